@@ -1,0 +1,26 @@
+"""Agents assembled from flows, objectives and environments; training, evaluation, command line."""
+
+from maxentflow.agents.agent import Agent, config, make, register, registered
+from maxentflow.agents.evaluation import Evaluation, evaluate
+from maxentflow.agents.meow import MeowConfig, meow
+from maxentflow.agents.run_folder import RunFolder
+from maxentflow.agents.sac import SacConfig, sac
+from maxentflow.agents.trainer import NonFiniteError, Trainer, TrainerConfig
+
+__all__ = [
+    "Agent",
+    "Evaluation",
+    "MeowConfig",
+    "NonFiniteError",
+    "RunFolder",
+    "SacConfig",
+    "Trainer",
+    "TrainerConfig",
+    "config",
+    "evaluate",
+    "make",
+    "meow",
+    "register",
+    "registered",
+    "sac",
+]

@@ -1,0 +1,153 @@
+"""An agent as data, and agents by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import gymnasium as gym
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch.nn.utils import clip_grad_norm_
+from torchrl.objectives import LossModule
+from torchrl.objectives.utils import TargetNetUpdater
+
+__all__ = ["Agent", "AgentConfig", "config", "make", "register", "registered", "space_sizes"]
+
+
+class AgentConfig(Protocol):
+    """What every agent's configuration has: a dataclass with defaults for a task."""
+
+    max_grad_norm: float | None
+
+    @classmethod
+    def for_task(cls, env_id: str | None) -> Any:
+        """The defaults for a gymnasium id."""
+        ...
+
+
+@dataclass
+class Agent:
+    """The parts of a learning agent; any TorchRL collector or trainer can drive them.
+
+    Attributes:
+        name: the algorithm's registered name.
+        policy: reads ``"observation"``, writes ``"action"`` and ``"action_log_prob"``.
+        loss: a TorchRL loss; what it returns under names that begin with ``loss`` is summed.
+        optimizer: over the loss's parameters.
+        target_updater: called after each optimiser step.
+        config: the dataclass that the agent was made from.
+    """
+
+    name: str
+    policy: TensorDictModuleBase
+    loss: LossModule
+    optimizer: torch.optim.Optimizer
+    target_updater: TargetNetUpdater
+    config: Any
+
+    def update(self, batch: TensorDictBase) -> TensorDictBase:
+        """One step of gradient descent and of the target, from a batch of transitions.
+
+        Returns:
+            What the loss reports, detached.
+
+        Raises:
+            FloatingPointError: the loss is not finite; parameters are then as they were.
+        """
+        report = self.loss(batch)
+        total = sum(report[key] for key in report.keys() if str(key).startswith("loss"))
+        if not torch.isfinite(total):
+            raise FloatingPointError(f"loss is {total.item()}")
+        self.optimizer.zero_grad()
+        total.backward()
+        if self.config.max_grad_norm is not None:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            clip_grad_norm_(parameters, self.config.max_grad_norm, foreach=True)
+        self.optimizer.step()
+        self.target_updater.step()
+        return report.detach()
+
+
+_AGENTS: dict[str, tuple[Callable[..., Agent], type]] = {}
+
+
+def register(name: str, config_type: type) -> Callable[[Callable[..., Agent]], Callable[..., Agent]]:
+    """Decorator that registers ``build(env, config) -> Agent`` with its configuration class."""
+
+    def add(build: Callable[..., Agent]) -> Callable[..., Agent]:
+        _AGENTS[name] = build, config_type
+        return build
+
+    return add
+
+
+def registered() -> tuple[str, ...]:
+    """Names that :func:`make` accepts."""
+    return tuple(_AGENTS)
+
+
+def config(name: str, env_id: str | None = None, **overrides: Any) -> Any:
+    """The configuration of an agent for a task, with fields replaced.
+
+    Raises:
+        ValueError: an unknown agent, or a field that its configuration does not have.
+
+    Example:
+        >>> config("meow", "Hopper-v4", flow="affine").temperature
+        0.25
+    """
+    if name not in _AGENTS:
+        near = difflib.get_close_matches(name, _AGENTS, n=3)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"Unknown agent {name!r}; known: {', '.join(_AGENTS)}.{hint}")
+    defaults = _AGENTS[name][1].for_task(env_id)
+    unknown = sorted(set(overrides) - set(vars(defaults)))
+    if unknown:
+        raise ValueError(
+            f"Agent {name!r} has no setting {', '.join(map(repr, unknown))}; "
+            f"its settings: {', '.join(vars(defaults))}."
+        )
+    return replace(defaults, **overrides)
+
+
+def make(name: str, env: gym.vector.VectorEnv, **overrides: Any) -> Agent:
+    """Build an agent by name for an environment, with the task's defaults.
+
+    Args:
+        name: one of :func:`registered`.
+        env: a vector environment of :func:`maxentflow.envs.make`.
+        overrides: fields of the agent's configuration to replace.
+
+    Raises:
+        ValueError: an unknown agent or field, a value out of range, or an environment that the
+            agent cannot act in.
+
+    Example:
+        >>> from maxentflow import envs
+        >>> agent = make("meow", envs.make("Pendulum-v1"), flow="affine", temperature=0.1)
+        >>> agent.config.flow
+        'affine'
+    """
+    spec = env.spec
+    resolved = config(name, None if spec is None else spec.id, **overrides)
+    return _AGENTS[name][0](env, resolved)
+
+
+def space_sizes(env: gym.vector.VectorEnv, agent: str) -> tuple[int, int]:
+    """Sizes of the observation and of a continuous action.
+
+    Raises:
+        ValueError: the action space is not a one-dimensional box; the message names what is.
+    """
+    space = env.single_action_space
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        raise ValueError(
+            f"Agent {agent!r} needs a one-dimensional continuous action space, got {space}."
+        )
+    shape = env.single_observation_space.shape
+    assert shape is not None
+    return shape[0], space.shape[0]

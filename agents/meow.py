@@ -1,0 +1,117 @@
+"""MEow: maximum-entropy RL with one energy-based normalizing flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from maxentflow import flows
+from maxentflow.agents.agent import Agent, register, space_sizes
+from maxentflow.agents.presets import preset
+from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
+
+__all__ = ["MeowConfig", "meow"]
+
+
+@dataclass
+class MeowConfig:
+    """Settings of MEow; defaults are the reference's, with the task's own where it tunes."""
+
+    flow: str = "additive"
+    """Architecture, one of flows.registered()."""
+    flow_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the architecture, see flows.options()."""
+    temperature: float = 0.2
+    """Entropy weight alpha, in units of reward."""
+    gamma: float = 0.99
+    """Discount factor."""
+    tau: float = 0.005
+    """Fraction by which the target moves in an update."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    max_grad_norm: float | None = 30.0
+    """Clip the gradient's norm; None for no clipping."""
+    log_sigma: tuple[float, float] = (-5.0, -0.3)
+    """Lowest and highest log-sigma of the state-conditioned scale."""
+    heads: int = 2
+    """Reward shifts: 0 none, 1 LRS, 2 SCDQ (clipped double Q)."""
+    dropout_per_head: bool = True
+    """Draw a dropout mask for each head instead of one for both."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"gamma must be in [0, 1], got {self.gamma}.")
+        if not 0 < self.tau <= 1:
+            raise ValueError(f"tau must be in (0, 1], got {self.tau}.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}.")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature must be positive and finite, got {self.temperature}.")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive or None, got {self.max_grad_norm}.")
+
+    @classmethod
+    def for_task(cls, env_id: str | None) -> MeowConfig:
+        """The paper's settings for a gymnasium id, general ones for a task it does not have."""
+        task = preset(env_id)
+        return cls(
+            temperature=task.temperature, gamma=task.gamma, tau=task.tau, log_sigma=task.log_sigma
+        )
+
+
+@register("meow", MeowConfig)
+def meow(
+    env: gym.vector.VectorEnv,
+    config: MeowConfig | None = None,
+    *,
+    flow: flows.EnergyBasedFlow | None = None,
+    **overrides: Any,
+) -> Agent:
+    """MEow for an environment (Chao et al. 2024, arXiv:2405.13629).
+
+    Args:
+        env: a vector environment with continuous actions.
+        config: settings; the task's own by default.
+        flow: a flow of one's own, in place of the one that the configuration names; its
+            temperature counts.
+        overrides: settings to replace.
+
+    Raises:
+        ValueError: the action space is not continuous, or a setting is out of range.
+
+    Example:
+        >>> from maxentflow import envs
+        >>> env = envs.make("Pendulum-v1")
+        >>> own = flows.build("affine", action_dim=1, obs_dim=3, temperature=0.1, blocks=1)
+        >>> agent = meow(env, flow=own)
+        >>> agent.loss.temperature
+        0.1
+    """
+    obs_dim, action_dim = space_sizes(env, "meow")
+    if config is None:
+        config = MeowConfig.for_task(None if env.spec is None else env.spec.id)
+    config = replace(config, **overrides)
+    if flow is None:
+        flow = flows.build(
+            config.flow,
+            action_dim,
+            obs_dim,
+            temperature=config.temperature,
+            heads=config.heads,
+            log_sigma=config.log_sigma,
+            dropout_per_head=config.dropout_per_head,
+            **config.flow_options,
+        )
+    loss = SoftBellmanLoss(flow)
+    loss.make_value_estimator(gamma=config.gamma)
+    return Agent(
+        name="meow",
+        policy=flows.FlowPolicy(flow),
+        loss=loss,
+        optimizer=torch.optim.Adam(loss.parameters(), lr=config.learning_rate, fused=True),
+        target_updater=PolyakUpdate(loss, tau=config.tau),
+        config=config,
+    )

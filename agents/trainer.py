@@ -1,0 +1,407 @@
+"""The training loop: one for every off-policy agent."""
+
+from __future__ import annotations
+
+import gc
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import SyncVectorEnv
+from numpy.typing import NDArray
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from tqdm import tqdm
+
+from maxentflow import envs
+from maxentflow.agents.agent import Agent
+from maxentflow.agents.evaluation import Evaluation, evaluate
+from maxentflow.agents.presets import preset
+from maxentflow.agents.run_folder import Metrics, RunFolder
+
+__all__ = ["NonFiniteError", "Trainer", "TrainerConfig"]
+
+_EVALUATION_SEED = 1_000_000
+
+
+class NonFiniteError(FloatingPointError):
+    """An observation, a reward or a loss was not finite."""
+
+
+@dataclass
+class TrainerConfig:
+    """Settings of a run that no algorithm owns. Steps are environment steps."""
+
+    env: str = "maxentflow/MultiGoal-v0"
+    """A gymnasium id."""
+    seed: int = 0
+    """Seed of everything."""
+    total_steps: int = 1_000_000
+    """Length of the run."""
+    warmup_steps: int = 5_000
+    """Uniformly random steps before the first update."""
+    num_envs: int = 1
+    """Copies of the environment, stepped together."""
+    updates_per_step: int = 1
+    """Updates for each step of the vector environment."""
+    batch_size: int = 256
+    """Transitions in an update."""
+    replay_size: int = 1_000_000
+    """Transitions that are kept."""
+    eval_every: int = 10_000
+    """Steps between evaluations; 0 for none."""
+    eval_episodes: int = 10
+    """Episodes of an evaluation."""
+    log_every: int = 1_000
+    """Steps between rows of the metrics."""
+    checkpoint_every: int = 10_000
+    """Steps between checkpoints; 0 for one at the end only."""
+    threads: int = 1
+    """Threads that torch computes with; small networks gain little from more."""
+    device: str = "cpu"
+    """Where networks and replay are."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            "total_steps",
+            "num_envs",
+            "updates_per_step",
+            "batch_size",
+            "replay_size",
+            "eval_episodes",
+            "log_every",
+            "threads",
+        )
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("seed", "warmup_steps", "eval_every", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+
+    @classmethod
+    def for_task(cls, env_id: str) -> TrainerConfig:
+        """The paper's length and warm-up for a gymnasium id."""
+        task = preset(env_id)
+        return cls(env=env_id, total_steps=task.total_steps, warmup_steps=task.warmup_steps)
+
+
+class Trainer:
+    """Trains an agent in an environment: act, step, store, sample, update, evaluate, log, save.
+
+    Knows nothing of the algorithm: it needs a policy to act with and ``agent.update(batch)``.
+
+    Args:
+        agent: what to train.
+        env: a vector environment of :func:`maxentflow.envs.make`, reset by the trainer.
+        config: lengths, sizes and intervals.
+        folder: where metrics and checkpoints go; nothing is written without one.
+        progress: show a bar when the output is a terminal.
+
+    Raises:
+        NonFiniteError: from :meth:`run`, an observation, a reward or a loss is not finite; the
+            message names it and the step, and the state is saved beside the last checkpoint.
+        ValueError: from :meth:`restore`, a checkpoint of another agent or environment.
+
+    Example:
+        >>> from maxentflow import agents, envs
+        >>> env = envs.make("maxentflow/MultiGoal-v0")
+        >>> config = TrainerConfig(total_steps=64, warmup_steps=32, batch_size=16, eval_every=0)
+        >>> trainer = Trainer(agents.make("meow", env), env, config, progress=False)
+        >>> trainer.run()
+        >>> trainer.step, trainer.updates
+        (64, 32)
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        env: SyncVectorEnv,
+        config: TrainerConfig,
+        folder: RunFolder | None = None,
+        *,
+        progress: bool = True,
+    ) -> None:
+        self.agent = agent
+        self.env = env
+        self.config = config
+        self.folder = folder
+        self.step = 0
+        self.updates = 0
+        self.episodes = 0
+        self._progress = progress
+        self._seconds = 0.0
+        self._observation: NDArray[np.float32] | None = None
+        self._returns = np.zeros(env.num_envs)
+        self._lengths = np.zeros(env.num_envs, dtype=np.int64)
+        self._finished: list[tuple[float, int]] = []
+        self._report: TensorDictBase | None = None
+        self._eval_env: SyncVectorEnv | None = None
+        self.replay = TensorDictReplayBuffer(
+            storage=LazyTensorStorage(config.replay_size, device=config.device),
+            batch_size=config.batch_size,
+        )
+        agent.loss.to(config.device)
+        agent.policy.to(config.device)
+
+    def run(self) -> None:
+        """Train from the present step to ``total_steps``."""
+        config = self.config
+        torch.set_num_threads(config.threads)
+        if self._observation is None:
+            self._observation, _ = self.env.reset(seed=config.seed)
+        metrics = self._open_metrics()
+        bar = tqdm(
+            total=config.total_steps,
+            initial=self.step,
+            disable=None if self._progress else True,
+            unit="step",
+            dynamic_ncols=True,
+        )
+        began, began_step = time.perf_counter(), self.step
+        gc.collect()
+        gc.freeze()  # what exists now lives to the end; the collector need not walk it again
+        try:
+            while self.step < config.total_steps:
+                action = self._act()
+                transition = self._step_environment(action)
+                self.replay.extend(transition)
+                self.step += config.num_envs
+                if self.step > config.warmup_steps and len(self.replay) >= config.batch_size:
+                    for _ in range(config.updates_per_step):
+                        self._update(self.replay.sample())
+                evaluation = self._evaluate() if self._due(config.eval_every) else None
+                if evaluation is not None or self._due(config.log_every):
+                    elapsed = time.perf_counter() - began
+                    row = self._row(evaluation)
+                    row["seconds"] = self._seconds + elapsed
+                    row["steps_per_second"] = (self.step - began_step) / elapsed
+                    if metrics is not None:
+                        metrics.write(row)
+                    bar.set_postfix(_postfix(row))
+                if self._due(config.checkpoint_every):
+                    self._save(began)
+                bar.update(config.num_envs)
+            self._save(began)
+        except KeyboardInterrupt:
+            self._save(began)
+            raise
+        finally:
+            gc.unfreeze()
+            bar.close()
+            if metrics is not None:
+                metrics.close()
+            if self._eval_env is not None:
+                self._eval_env.close()
+                self._eval_env = None
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the run depends on: tensors, numbers, strings, lists of them."""
+        assert self._observation is not None
+        return {
+            "agent": self.agent.name,
+            "loss": self.agent.loss.state_dict(),
+            "optimizer": self.agent.optimizer.state_dict(),
+            "target_updater": self.agent.target_updater.state_dict(),
+            "replay": _replay_state(self.replay),
+            "step": self.step,
+            "updates": self.updates,
+            "episodes": self.episodes,
+            "seconds": self._seconds,
+            "returns": self._returns.tolist(),
+            "lengths": self._lengths.tolist(),
+            "finished": self._finished,
+            "report": None if self._report is None else self._report.to_dict(),
+            "environments": [env.get_wrapper_attr("state")() for env in self.env.envs],
+            "torch_generator": torch.get_rng_state(),
+            "cuda_generators": torch.cuda.get_rng_state_all(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state of :meth:`state`, in this or another process."""
+        if state.get("agent") != self.agent.name:
+            raise ValueError(
+                f"The checkpoint is of agent {state.get('agent')!r}, this is {self.agent.name!r}."
+            )
+        if len(state["environments"]) != self.env.num_envs:
+            raise ValueError(
+                f"The checkpoint has {len(state['environments'])} environments, "
+                f"this run {self.env.num_envs}."
+            )
+        try:
+            self.agent.loss.load_state_dict(state["loss"])
+            self.agent.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError("The checkpoint's networks are not those of this run.") from error
+        self.agent.target_updater.load_state_dict(state["target_updater"])
+        _restore_replay(self.replay, state["replay"])
+        self.step, self.updates, self.episodes = state["step"], state["updates"], state["episodes"]
+        self._seconds = state["seconds"]
+        self._returns = np.array(state["returns"])
+        self._lengths = np.array(state["lengths"], dtype=np.int64)
+        self._finished = list(state["finished"])
+        self._report = None if state["report"] is None else TensorDict(state["report"])
+        self.env.reset()
+        self._observation = np.stack(
+            [
+                env.get_wrapper_attr("restore")(saved)
+                for env, saved in zip(self.env.envs, state["environments"], strict=True)
+            ]
+        )
+        torch.set_rng_state(state["torch_generator"])
+        if state["cuda_generators"]:
+            torch.cuda.set_rng_state_all(state["cuda_generators"])
+
+    def _act(self) -> NDArray[np.float32]:
+        if self.step < self.config.warmup_steps:
+            shape = self.env.action_space.shape
+            assert shape is not None
+            return torch.rand(shape).mul_(2).sub_(1).numpy()
+        batch = TensorDict(
+            observation=torch.from_numpy(self._observation).to(self.config.device),
+            batch_size=[self.config.num_envs],
+        )
+        with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+            return self.agent.policy(batch)["action"].cpu().numpy()
+
+    def _step_environment(self, action: NDArray[np.float32]) -> TensorDict:
+        before = self._observation
+        after, reward, terminated, truncated, info = self.env.step(action)
+        ended = terminated | truncated
+        final = after
+        if ended.any():
+            final = after.copy()
+            final[ended] = np.stack(list(info["final_obs"][ended]))
+        self._check_finite("observation", final)
+        self._check_finite("reward", reward)
+        self._returns += reward
+        self._lengths += 1
+        for index in np.flatnonzero(ended):
+            self._finished.append((float(self._returns[index]), int(self._lengths[index])))
+            self.episodes += 1
+        self._returns[ended] = 0.0
+        self._lengths[ended] = 0
+        self._observation = after
+        batch_size = [self.config.num_envs]
+        return TensorDict(
+            observation=torch.from_numpy(before),
+            action=torch.from_numpy(action),
+            next=TensorDict(
+                observation=torch.from_numpy(final),
+                reward=torch.from_numpy(reward.astype(np.float32)).unsqueeze(-1),
+                done=torch.from_numpy(ended).unsqueeze(-1),
+                terminated=torch.from_numpy(terminated).unsqueeze(-1),
+                batch_size=batch_size,
+            ),
+            batch_size=batch_size,
+        )
+
+    def _update(self, batch: TensorDictBase) -> None:
+        try:
+            self._report = self.agent.update(batch)
+        except FloatingPointError as error:
+            self._stop(str(error))
+        self.updates += 1
+
+    def _evaluate(self) -> Evaluation:
+        config = self.config
+        if self._eval_env is None:
+            self._eval_env = envs.make(config.env, min(config.eval_episodes, 10))
+        return evaluate(
+            self.agent.policy,
+            config.env,
+            episodes=config.eval_episodes,
+            seed=_EVALUATION_SEED + config.seed,
+            env=self._eval_env,
+            device=config.device,
+        )
+
+    def _due(self, interval: int) -> bool:
+        """Whether a multiple of the interval lies in the steps just taken."""
+        return interval > 0 and self.step % interval < self.config.num_envs
+
+    def _columns(self) -> list[str]:
+        return [
+            "step",
+            "seconds",
+            "steps_per_second",
+            "eval_return",
+            "eval_return_std",
+            "eval_length",
+            "train_return",
+            "train_length",
+            "episodes",
+            "updates",
+            *map(str, self.agent.loss.out_keys),
+        ]
+
+    def _row(self, evaluation: Evaluation | None) -> dict[str, float]:
+        row: dict[str, float] = {
+            "step": self.step,
+            "episodes": self.episodes,
+            "updates": self.updates,
+        }
+        if self._report is not None:
+            row |= {key: self._report[key].item() for key in self.agent.loss.out_keys}
+        if self._finished:
+            returns, lengths = zip(*self._finished, strict=True)
+            row |= {
+                "train_return": float(np.mean(returns)),
+                "train_length": float(np.mean(lengths)),
+            }
+            self._finished = []
+        if evaluation is not None:
+            row |= {
+                "eval_return": float(evaluation.returns.mean()),
+                "eval_return_std": float(evaluation.returns.std()),
+                "eval_length": float(evaluation.lengths.mean()),
+            }
+        return row
+
+    def _open_metrics(self) -> Metrics | None:
+        if self.folder is None:
+            return None
+        return Metrics(self.folder, self._columns(), self.step)
+
+    def _save(self, began: float) -> None:
+        if self.folder is not None:
+            state = self.state()
+            state["seconds"] += time.perf_counter() - began
+            self.folder.save_checkpoint(state)
+
+    def _check_finite(self, name: str, array: NDArray[Any]) -> None:
+        if not np.isfinite(array).all():
+            self._stop(f"{name} is {array[~np.isfinite(array)][0]}")
+
+    def _stop(self, what: str) -> None:
+        saved = ""
+        if self.folder is not None and self._observation is not None:
+            path = self.folder.save_checkpoint(self.state(), f"stopped_{self.step}.pt")
+            saved = f"; the state is in {path}"
+        raise NonFiniteError(f"Stopped after {self.step} steps: {what}{saved}.")
+
+
+def _replay_state(replay: TensorDictReplayBuffer) -> dict[str, Any]:
+    """The part of the buffer that is filled, and where it writes next."""
+    size = len(replay)
+    filled = replay[:size].exclude("index").to_dict(retain_none=False) if size else {}
+    return {"data": filled, "size": size, "writer": dict(replay.writer.state_dict())}
+
+
+def _restore_replay(replay: TensorDictReplayBuffer, state: dict[str, Any]) -> None:
+    replay.empty()
+    if state["size"]:
+        replay.extend(TensorDict(state["data"], batch_size=[state["size"]]))
+    replay.writer.load_state_dict(state["writer"])
+
+
+def _postfix(row: dict[str, float]) -> dict[str, str]:
+    shown = {
+        "return": row.get("eval_return", row.get("train_return")),
+        "loss": next((value for key, value in row.items() if key.startswith("loss")), None),
+    }
+    return {name: f"{value:.4g}" for name, value in shown.items() if value is not None}

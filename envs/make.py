@@ -1,0 +1,136 @@
+"""Any gymnasium task, in the form that agents expect."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torchrl.envs import GymWrapper
+
+from maxentflow.envs.resumable import Resumable
+
+__all__ = ["make", "make_single", "make_torchrl"]
+
+
+def make_single(env_id: str, *, render_mode: str | None = None, **kwargs: Any) -> Resumable:
+    """One environment: actions rescaled to [-1, 1], observations as one float32 vector.
+
+    Args:
+        env_id: any gymnasium id.
+        render_mode: as for :func:`gymnasium.make`.
+        kwargs: passed on to the environment.
+
+    Raises:
+        ValueError: an unknown id, with near matches; an observation that is not numbers; an
+            action space without finite bounds.
+
+    Example:
+        >>> make_single("Pendulum-v1").action_space
+        Box(-1.0, 1.0, (1,), float32)
+    """
+    if "/" not in env_id or env_id.startswith("maxentflow/"):
+        _check_known(env_id)
+    with warnings.catch_warnings():
+        # The v4 tasks are what the published curves were measured on; observations become float32
+        # on purpose.
+        warnings.filterwarnings("ignore", message=".*out of date.*")
+        warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
+        try:
+            env = gym.make(env_id, render_mode=render_mode, **kwargs)
+        except gym.error.UnregisteredEnv as error:
+            raise ValueError(f"Unknown task {env_id!r}: {error}") from error
+        return Resumable(_standardise(env, env_id))
+
+
+def _standardise(env: gym.Env[Any, Any], env_id: str) -> gym.Env[Any, Any]:
+    observation_space, action_space = env.observation_space, env.action_space
+    if isinstance(observation_space, (gym.spaces.Dict, gym.spaces.Tuple)):
+        env = gym.wrappers.FlattenObservation(env)
+    elif not isinstance(observation_space, gym.spaces.Box):
+        raise ValueError(
+            f"{env_id} observes {observation_space}; a Box, or a Dict or Tuple of them, is needed."
+        )
+    elif len(observation_space.shape) != 1:
+        env = gym.wrappers.FlattenObservation(env)
+    if env.observation_space.dtype != np.float32:
+        env = gym.wrappers.DtypeObservation(env, np.float32)
+    if isinstance(action_space, gym.spaces.Box):
+        if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
+            raise ValueError(f"{env_id} has actions without finite bounds: {action_space}.")
+        env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+    return env
+
+
+def make(env_id: str, num_envs: int = 1, *, seed: int | None = None, **kwargs: Any) -> SyncVectorEnv:
+    """A gymnasium vector environment of ``num_envs`` copies of a task.
+
+    Actions lie in [-1, 1], observations are float32. An environment that ends is reset in the same
+    step; ``truncations`` report time limits, and ``infos["final_obs"]`` holds the true last
+    observations of the environments that ended.
+
+    Args:
+        env_id: any gymnasium id.
+        num_envs: how many copies, at least 1.
+        seed: seeds environment ``i`` with ``seed + i`` at its first reset; ``None`` for chance.
+        kwargs: passed on to :func:`make_single`.
+
+    Raises:
+        ValueError: ``num_envs`` is below 1, or as :func:`make_single`.
+
+    Example:
+        >>> env = make("Hopper-v4", num_envs=2, seed=0)
+        >>> observation, _ = env.reset()
+        >>> observation.shape, observation.dtype
+        ((2, 11), dtype('float32'))
+    """
+    if num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
+    first = make_single(env_id, **kwargs)
+
+    def single(index: int) -> Resumable:
+        return first if index == 0 else make_single(env_id, **kwargs)
+
+    env = SyncVectorEnv(
+        [lambda index=index: single(index) for index in range(num_envs)],
+        autoreset_mode=AutoresetMode.SAME_STEP,
+    )
+    if seed is not None:
+        env.reset(seed=seed)
+    return env
+
+
+def make_torchrl(
+    env_id: str, *, seed: int | None = None, device: str = "cpu", **kwargs: Any
+) -> GymWrapper:
+    """The same task as one TorchRL environment, for TorchRL's collectors and rollouts.
+
+    Args:
+        env_id: any gymnasium id.
+        seed: seed of the environment; ``None`` for chance.
+        device: where its tensors are.
+        kwargs: passed on to :func:`make_single`.
+
+    Raises:
+        ValueError: as :func:`make_single`.
+
+    Example:
+        >>> env = make_torchrl("Hopper-v4", seed=0)
+        >>> env.rollout(3)["next", "reward"].shape
+        torch.Size([3, 1])
+    """
+    env = GymWrapper(make_single(env_id, **kwargs), device=device)
+    if seed is not None:
+        env.set_seed(seed)
+    return env
+
+
+def _check_known(env_id: str) -> None:
+    if env_id in gym.registry:
+        return
+    near = difflib.get_close_matches(env_id, gym.registry, n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(f"Unknown task {env_id!r}.{hint}")

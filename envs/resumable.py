@@ -1,0 +1,75 @@
+"""Environments whose state can be written down and restored exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+__all__ = ["Resumable"]
+
+
+class Resumable(gym.Wrapper):
+    """Records what is needed to bring an environment back to the present step.
+
+    Simulators differ in how their state is read and set; what every gymnasium environment has is a
+    seeded generator and a reset. So the state is the generator as it was when the episode began
+    and the actions since, and restoring repeats the episode. It is exact for environments whose
+    only source of chance is gymnasium's ``np_random`` and that carry nothing else from one
+    episode to the next, as gymnasium's own and those of this package.
+
+    Example:
+        >>> env = Resumable(gym.make("maxentflow/MultiGoal-v0"))
+        >>> _ = env.reset(seed=0)
+        >>> _ = env.step(np.array([0.5, 0.0]))
+        >>> state = env.state()
+        >>> first = env.step(np.array([0.0, 0.5]))[0]
+        >>> other = Resumable(gym.make("maxentflow/MultiGoal-v0"))
+        >>> _ = other.restore(state)
+        >>> bool((other.step(np.array([0.0, 0.5]))[0] == first).all())
+        True
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._start: dict[str, Any] | None = None
+        self._actions: list[Any] = []
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        generator = None if seed is not None else self.unwrapped.np_random.bit_generator.state
+        self._start = {"seed": seed, "generator": generator, "options": options}
+        self._actions = []
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self._actions.append(np.array(action))
+        return super().step(action)
+
+    def state(self) -> dict[str, Any]:
+        """How the episode began and its actions so far: numbers, strings and lists only.
+
+        Raises:
+            RuntimeError: before the first reset.
+        """
+        if self._start is None:
+            raise RuntimeError("The environment has no state before its first reset.")
+        return {**self._start, "actions": [action.tolist() for action in self._actions]}
+
+    def restore(self, state: dict[str, Any]) -> Any:
+        """Return to a state taken by :meth:`state`, here or in another process.
+
+        Returns:
+            The observation at that state.
+        """
+        if state["generator"] is not None:
+            bit_generator = getattr(np.random, state["generator"]["bit_generator"])()
+            bit_generator.state = state["generator"]
+            self.unwrapped.np_random = np.random.Generator(bit_generator)
+        observation, _ = self.reset(seed=state["seed"], options=state["options"])
+        dtype = self.action_space.dtype
+        for action in state["actions"]:
+            observation = self.step(np.array(action, dtype=dtype))[0]
+        return observation

@@ -1,0 +1,271 @@
+"""The energy-based flow: soft Q, soft value, samples and log-probabilities from one network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from maxentflow.flows.base import Base
+from maxentflow.flows.layer import Layer
+from maxentflow.flows.mlp import Dropout
+from maxentflow.flows.shift import RewardShift
+
+__all__ = ["ClosedFormValue", "EnergyBasedFlow"]
+
+
+class ClosedFormValue(nn.Module):
+    r"""The soft value of an energy-based flow, with no more of it than the value needs.
+
+    .. math:: V_h(s) = \alpha \Big( c(s) + \sum_{\text{linear}} \log|\det J(s)| + b_h(s) \Big)
+
+    where the determinants are those of the layers' latent-to-action direction
+    (Chao et al. 2024, arXiv:2405.13629, eq. 13). Shares its parameters with the flow it came from;
+    a target network copies this and nothing else. Made by :meth:`EnergyBasedFlow.value_module`.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        layers: Iterable[Layer],
+        temperature: float,
+        shift: RewardShift | None,
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.layers = nn.ModuleList(
+            layer for layer in layers if layer.is_linear and not layer.is_volume_preserving
+        )
+        self.temperature = temperature
+        self.shift = shift
+
+    def value(self, observation: Tensor) -> Tensor:
+        """The soft values, shape ``(*batch, heads)``, of observations ``(*batch, obs_dim)``."""
+        log_partition = observation.new_zeros(observation.shape[:-1])
+        log_partition = log_partition + self.base.log_normalizer(observation)
+        anything = observation.new_zeros(*observation.shape[:-1], self.base.dim)
+        for layer in self.layers:
+            log_partition = log_partition + layer(anything, observation)[1]
+        return _shifted(self.temperature, log_partition, self.shift, observation)
+
+    forward = value
+
+
+class EnergyBasedFlow(nn.Module):
+    r"""One flow that is the soft Q, the soft value and the policy of maximum-entropy RL.
+
+    Let g(·|s) invert the layers, from action to latent, and let the base's log-density be
+    :math:`u(z, s) - c(s)`. With layers split into linear ones, whose determinant is a function of
+    the state alone, and the rest,
+
+    .. math::
+        Q_h(s, a) &= \alpha \Big( u(g(a|s), s)
+            + \sum_{\text{non-linear}} \log|\det J_{g^i}| + b_h(s) \Big) \\
+        V_h(s) &= \alpha \Big( c(s)
+            - \sum_{\text{linear}} \log|\det J_{g^i}(s)| + b_h(s) \Big) \\
+        \pi(a|s) &= \exp\big((Q_h(s, a) - V_h(s)) / \alpha\big)
+
+    and :math:`V_h(s) = \alpha \log \int \exp(Q_h(s, a) / \alpha)\, da` holds exactly, for any layers
+    and parameters (Chao et al. 2024, arXiv:2405.13629, eq. 11 to 13).
+
+    Actions have shape ``(*batch, action_dim)`` and observations ``(*batch, obs_dim)``; batch
+    dimensions broadcast. In training mode, layers with dropout give each head of the shift a mask
+    of its own (``dropout_per_head``), so that every head's Q is a sample of its own.
+
+    Args:
+        base: density of the latents.
+        layers: invertible layers, in order from latent to action. A normflows layer is adapted
+            with :class:`~maxentflow.flows.NormflowsLayer`.
+        temperature: the entropy's weight :math:`\alpha`, positive, in units of reward.
+        shift: learnable reward shifting, or ``None``.
+        dropout_per_head: draw a dropout mask for each head instead of one for all.
+
+    Raises:
+        ValueError: the temperature is not positive and finite, the parts disagree on a size, or
+            (in every method) a tensor's last dimension is not the size expected.
+
+    Example:
+        >>> flow = EnergyBasedFlow(
+        ...     base=StandardNormal(2),
+        ...     layers=[
+        ...         StateScale(2, 3, bounds=(-5.0, -0.3)),
+        ...         AdditiveCoupling(2, 3, mask="even"),
+        ...         AdditiveCoupling(2, 3, mask="odd"),
+        ...         TanhSquash(2),
+        ...     ],
+        ...     temperature=0.25,
+        ...     shift=RewardShift(3, heads=2),
+        ... ).eval()
+        >>> observation = torch.randn(5, 3)
+        >>> action, log_prob = flow.sample(observation)
+        >>> q, v = flow.q_and_value(action, observation)
+        >>> q.shape, torch.allclose((q - v)[:, 0] / 0.25, log_prob, atol=1e-4)
+        (torch.Size([5, 2]), True)
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        layers: Sequence[Layer],
+        *,
+        temperature: float,
+        shift: RewardShift | None = None,
+        dropout_per_head: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature must be positive and finite, got {temperature}.")
+        for position, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise ValueError(
+                    f"layers[{position}] is a {type(layer).__name__}; expected a Layer of "
+                    "maxentflow.flows, or a normflows layer in NormflowsLayer."
+                )
+            if layer.dim not in (None, base.dim):
+                raise ValueError(
+                    f"layers[{position}] ({type(layer).__name__}) has dimension {layer.dim}, "
+                    f"the base {base.dim}."
+                )
+        context_dims = {
+            part.context_dim
+            for part in (base, *layers, *([] if shift is None else [shift]))
+            if part.context_dim is not None
+        }
+        if len(context_dims) > 1:
+            raise ValueError(
+                f"The parts of a flow must read one observation size, got {sorted(context_dims)}."
+            )
+        self.base = base
+        self.layers = nn.ModuleList(layers)
+        self.shift = shift
+        self.temperature = float(temperature)
+        self.action_dim = base.dim
+        self.obs_dim: int | None = next(iter(context_dims), None)
+        self.heads = 1 if shift is None else shift.heads
+        self.dropout_per_head = dropout_per_head
+        with_dropout = [i for i, layer in enumerate(layers) if _has_dropout(layer)]
+        self._last_with_dropout = max(with_dropout, default=None)
+        # Kept out of the registered modules: it is another view of the same parameters.
+        self.__dict__["_value"] = ClosedFormValue(base, layers, self.temperature, shift)
+
+    def q_value(self, action: Tensor, observation: Tensor) -> Tensor:
+        """Soft Q of each head, shape ``(*batch, heads)``."""
+        return self.q_and_value(action, observation)[0]
+
+    def value(self, observation: Tensor) -> Tensor:
+        """Soft value of each head in closed form, shape ``(*batch, heads)``.
+
+        Runs only the layers whose determinant it counts.
+        """
+        self._check(observation=observation)
+        return self._value.value(observation)
+
+    def q_and_value(self, action: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Soft Q and soft value, ``(*batch, heads)`` each, in one pass through the layers."""
+        self._check(action=action, observation=observation)
+        per_head = self.training and self.dropout_per_head and self.heads > 1
+        latent, linear, non_linear = self._to_latent(action, observation, per_head)
+        energy = self.base.unnormalized_log_prob(latent, observation) + non_linear
+        log_partition = self.base.log_normalizer(observation) - linear
+        if energy.ndim > log_partition.ndim:  # a row of energies for each head
+            energy = energy.movedim(0, -1)
+        else:
+            energy = energy.unsqueeze(-1)
+        log_partition = log_partition.unsqueeze(-1)
+        if self.shift is not None:
+            shift = self.shift(observation)
+            energy, log_partition = energy + shift, log_partition + shift
+        return self.temperature * energy, self.temperature * log_partition
+
+    def log_prob(self, action: Tensor, observation: Tensor) -> Tensor:
+        r"""Log-density of the policy at ``action``, shape ``(*batch,)``; equals (Q - V) / α."""
+        self._check(action=action, observation=observation)
+        latent, linear, non_linear = self._to_latent(action, observation)
+        return self.base.log_prob(latent, observation) + linear + non_linear
+
+    def sample(
+        self, observation: Tensor, sample_shape: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """Actions from the policy with their log-densities, reparameterised.
+
+        Args:
+            observation: shape ``(*batch, obs_dim)``.
+            sample_shape: how many actions to draw for each observation.
+
+        Returns:
+            action ``(*sample_shape, *batch, action_dim)``, log_prob ``(*sample_shape, *batch)``.
+        """
+        self._check(observation=observation)
+        action = self.base.rsample((*sample_shape, *observation.shape[:-1]), observation)
+        log_prob = self.base.log_prob(action, observation)
+        for layer in self.layers:
+            action, log_det = layer(action, observation)
+            log_prob = log_prob - log_det
+        return action, log_prob
+
+    def mode(self, observation: Tensor) -> Tensor:
+        """The base's mode pushed through the layers, shape ``(*batch, action_dim)``.
+
+        The most likely latent; the most likely action exactly where the non-linear determinants
+        are constant (additive coupling, before a squash).
+        """
+        self._check(observation=observation)
+        action = self.base.mode(observation).expand(*observation.shape[:-1], self.action_dim)
+        for layer in self.layers:
+            action, _ = layer(action, observation)
+        return action
+
+    def value_module(self) -> ClosedFormValue:
+        """What :meth:`value` needs and nothing else, sharing this flow's parameters."""
+        return self._value
+
+    def _to_latent(
+        self, action: Tensor, observation: Tensor, per_head: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The latent, and the log-determinants of the linear and of the other layers.
+
+        With ``per_head``, what lies behind the first dropout has a leading dimension of heads.
+        """
+        batch = action.shape[:-1]
+        if batch != observation.shape[:-1]:
+            batch = torch.broadcast_shapes(batch, observation.shape[:-1])
+        latent = action
+        linear = non_linear = action.new_zeros(batch)
+        for position in range(len(self.layers) - 1, -1, -1):
+            if per_head and position == self._last_with_dropout:
+                latent = latent.expand(self.heads, *latent.shape)
+            layer = self.layers[position]
+            latent, log_det = layer.inverse(latent, observation)
+            if layer.is_volume_preserving:
+                continue
+            if layer.is_linear:
+                linear = linear + log_det
+            else:
+                non_linear = non_linear + log_det
+        return latent, linear, non_linear
+
+    def _check(self, *, observation: Tensor, action: Tensor | None = None) -> None:
+        if self.obs_dim is not None and observation.shape[-1:] != (self.obs_dim,):
+            raise ValueError(
+                f"observation must have shape (*batch, {self.obs_dim}), "
+                f"got {tuple(observation.shape)}."
+            )
+        if action is not None and action.shape[-1:] != (self.action_dim,):
+            raise ValueError(
+                f"action must have shape (*batch, {self.action_dim}), got {tuple(action.shape)}."
+            )
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, dropout_per_head={self.dropout_per_head}"
+
+
+def _shifted(
+    temperature: float, energy: Tensor, shift: RewardShift | None, observation: Tensor
+) -> Tensor:
+    energy = energy.unsqueeze(-1)
+    return temperature * (energy if shift is None else energy + shift(observation))
+
+
+def _has_dropout(layer: nn.Module) -> bool:
+    return any(isinstance(module, (Dropout, nn.Dropout)) for module in layer.modules())

@@ -1,0 +1,55 @@
+"""The contract of an invertible layer, stated once."""
+
+from __future__ import annotations
+
+import torch
+from normflows.flows import Flow
+from torch import Tensor
+
+__all__ = ["Layer", "broadcast_batch"]
+
+
+class Layer(Flow):
+    r"""An invertible map of the last dimension, optionally conditioned on a context.
+
+    A subclass implements two methods, for any number of batch dimensions:
+
+    * ``forward(z, context=None) -> (x, log_det)``: latent to variable, with
+      :math:`\log|\det \partial x / \partial z|`;
+    * ``inverse(x, context=None) -> (z, log_det)``: variable to latent, with
+      :math:`\log|\det \partial z / \partial x|`.
+
+    The variable has shape ``(*batch, dim)``, the context ``(*batch, context_dim)``, the
+    log-determinant ``(*batch,)``; batch dimensions broadcast, so that one context may serve many
+    variables. Shapes are checked by the flow that holds the layer, not by the layer.
+
+    Attributes:
+        dim: size of the variable, or ``None`` if any size will do.
+        context_dim: size of the context, or ``None`` if the layer does not read one.
+        is_linear: the log-determinant is a function of the context alone. An energy-based flow
+            counts a linear layer in the soft value V and any other in Q
+            (Chao et al. 2024, arXiv:2405.13629, eq. 12 and 13).
+        is_volume_preserving: the log-determinant is zero, so that V need not run the layer.
+    """
+
+    dim: int | None = None
+    context_dim: int | None = None
+    is_linear: bool = False
+    is_volume_preserving: bool = False
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError(f"{type(self).__name__} does not define forward.")
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError(f"{type(self).__name__} does not define inverse.")
+
+
+def broadcast_batch(x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    """Expand the batch dimensions, all but the last, of two tensors to a common shape."""
+    batch, other = x.shape[:-1], context.shape[:-1]
+    if batch == other:
+        return x, context
+    if len(batch) > len(other) and batch[len(batch) - len(other) :] == other:
+        return x, context.expand(*batch, -1)  # the usual case, without the slow general rule
+    batch = torch.broadcast_shapes(batch, other)
+    return x.expand(*batch, -1), context.expand(*batch, -1)

@@ -1,0 +1,171 @@
+"""The networks inside layers: multilayer perceptrons with the reference's ingredients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MLP", "Dropout", "Initialization", "Linear", "Swish"]
+
+Initialization = Literal["default", "zero", "orthogonal"]
+"""How weight matrices start; biases always start as PyTorch's."""
+
+_INT64 = torch.iinfo(torch.int64)
+
+
+def initialize_weight(weight: Tensor, init: Initialization) -> None:
+    """Fill one ``(out, in)`` weight matrix in place."""
+    if init == "zero":
+        nn.init.zeros_(weight)
+    elif init == "orthogonal":
+        nn.init.orthogonal_(weight)
+    elif init == "default":
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+    else:
+        raise ValueError(f"init must be 'default', 'zero' or 'orthogonal', got {init!r}.")
+
+
+class Linear(nn.Linear):
+    """:class:`torch.nn.Linear` whose ``reset_parameters`` keeps the chosen initialisation."""
+
+    def __init__(
+        self, in_features: int, out_features: int, init: Initialization = "default"
+    ) -> None:
+        self.init = init
+        super().__init__(in_features, out_features)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        initialize_weight(self.weight, self.init)
+
+
+class Swish(nn.Module):
+    r"""Swish with a learnable slope per unit, :math:`x \sigma(\beta x)`
+    (Ramachandran et al. 2017, arXiv:1710.05941).
+
+    Args:
+        shape: shape of :math:`\beta`, broadcast against the input; starts at 1.
+    """
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.empty(shape))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.beta)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.beta * x)
+
+
+class Dropout(nn.Module):
+    """Dropout that draws four mask entries from each 64-bit random number.
+
+    Drawing one number for each entry is what makes dropout slow on a CPU. The probability is
+    rounded to a multiple of 2**-16, and kept units are scaled by the rounded probability's own
+    inverse, so that the expectation stays exact.
+
+    Args:
+        p: probability of dropping a unit, in [0, 1).
+
+    Raises:
+        ValueError: ``p`` is outside [0, 1).
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0.0 <= p < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {p}.")
+        self.p = p
+        threshold = min(round(p * 2**16), 2**16 - 1)
+        self._last_dropped = threshold - 2**15 - 1
+        self._scale = 2**16 / (2**16 - threshold)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        words = torch.randint(
+            _INT64.min, _INT64.max, (-(-x.numel() // 4),), dtype=torch.int64, device=x.device
+        )
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        # 0 or 1 by clamping to two neighbouring integers: several times faster than a comparison,
+        # whose booleans are slow to convert.
+        keep = bits.clamp(self._last_dropped, self._last_dropped + 1).to(x.dtype)
+        return x * keep.sub_(self._last_dropped).mul_(self._scale)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+_ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "swish": Swish,
+    "relu": lambda width: nn.ReLU(),
+    "silu": lambda width: nn.SiLU(),
+    "tanh": lambda width: nn.Tanh(),
+    "elu": lambda width: nn.ELU(),
+    "gelu": lambda width: nn.GELU(),
+}
+
+
+class MLP(nn.Sequential):
+    """A multilayer perceptron: per hidden layer Linear, LayerNorm, activation, dropout.
+
+    Args:
+        in_features: size of the input's last dimension.
+        out_features: size of the output's last dimension.
+        hidden: widths of the hidden layers.
+        activation: ``"swish"`` (learnable slope), ``"relu"``, ``"silu"``, ``"tanh"``, ``"elu"``,
+            ``"gelu"``, or a function from a width to a module.
+        layer_norm: normalise before each activation.
+        dropout: probability of dropping a hidden unit, in training mode.
+        init: initialisation of every weight matrix; biases are PyTorch's default.
+
+    Raises:
+        ValueError: an unknown activation or initialisation, a width below 1, a dropout outside
+            [0, 1).
+
+    Example:
+        >>> net = MLP(3, 2, hidden=(64, 64), layer_norm=True, init="orthogonal")
+        >>> net(torch.zeros(5, 7, 3)).shape
+        torch.Size([5, 7, 2])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        activation: str | Callable[[int], nn.Module] = "swish",
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+        init: Initialization = "default",
+    ) -> None:
+        if min((in_features, out_features, *hidden)) < 1:
+            raise ValueError(
+                "An MLP needs sizes of at least 1, got "
+                f"in_features={in_features}, hidden={tuple(hidden)}, out_features={out_features}."
+            )
+        if isinstance(activation, str):
+            if activation not in _ACTIVATIONS:
+                raise ValueError(
+                    f"Unknown activation {activation!r}; known: {', '.join(_ACTIVATIONS)}."
+                )
+            activation = _ACTIVATIONS[activation]
+        modules: list[nn.Module] = []
+        width_in = in_features
+        for width in hidden:
+            modules.append(Linear(width_in, width, init))
+            if layer_norm:
+                modules.append(nn.LayerNorm(width))
+            modules.append(activation(width))
+            if dropout:
+                modules.append(Dropout(dropout))
+            width_in = width
+        modules.append(Linear(width_in, out_features, init))
+        super().__init__(*modules)

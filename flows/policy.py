@@ -1,0 +1,63 @@
+"""The flow as a TensorDict policy."""
+
+from __future__ import annotations
+
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import InteractionType, TensorDictModuleBase
+from tensordict.nn.probabilistic import interaction_type
+
+from maxentflow.flows.energy import EnergyBasedFlow
+
+__all__ = ["FlowPolicy"]
+
+_DETERMINISTIC = (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
+
+
+class FlowPolicy(TensorDictModuleBase):
+    """Reads an observation, writes an action and its log-probability.
+
+    Obeys the exploration type of TorchRL (tensordict's interaction type): RANDOM, or none set,
+    samples; DETERMINISTIC, MODE and MEAN take :meth:`EnergyBasedFlow.mode`, with its log-density.
+    Acting never drops units: the policy holds its flow in evaluation mode, whatever mode the
+    policy itself is put in.
+
+    Args:
+        flow: the flow to act with.
+        observation_key: entry to read, shape ``(*batch, obs_dim)``.
+        action_key: entry to write, shape ``(*batch, action_dim)``.
+        log_prob_key: entry to write, shape ``(*batch,)``.
+
+    Example:
+        >>> policy = FlowPolicy(build("additive", 2, 3, temperature=0.25))
+        >>> data = policy(TensorDict(observation=torch.zeros(5, 3), batch_size=[5]))
+        >>> data["action"].shape, data["action_log_prob"].shape
+        (torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    def __init__(
+        self,
+        flow: EnergyBasedFlow,
+        *,
+        observation_key: NestedKey = "observation",
+        action_key: NestedKey = "action",
+        log_prob_key: NestedKey = "action_log_prob",
+    ) -> None:
+        super().__init__()
+        self.flow = flow.eval()
+        self.in_keys = [observation_key]
+        self.out_keys = [action_key, log_prob_key]
+
+    def train(self, mode: bool = True) -> FlowPolicy:
+        super().train(mode)
+        self.flow.eval()
+        return self
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        observation = tensordict.get(self.in_keys[0])
+        if interaction_type() in _DETERMINISTIC:
+            action = self.flow.mode(observation)
+            log_prob = self.flow.log_prob(action, observation)
+        else:
+            action, log_prob = self.flow.sample(observation)
+        action_key, log_prob_key = self.out_keys
+        return tensordict.set(action_key, action).set(log_prob_key, log_prob)

@@ -1,0 +1,85 @@
+"""State-conditioned diagonal scale: the linear layer that carries a flow's log-sigma."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maxentflow.flows.layer import Layer
+from maxentflow.flows.mlp import MLP
+
+__all__ = ["StateScale"]
+
+
+class StateScale(Layer):
+    r"""A diagonal scale that depends on the context alone.
+
+    .. math::
+        x = \sigma(s) \odot z, \qquad
+        \log \sigma(s) = \ell + \tfrac{h - \ell}{2} (\tanh f(s) + 1), \quad (\ell, h) = bounds
+
+    Linear: its log-determinant :math:`\sum_i \log \sigma_i(s)` is counted in V. On top of a
+    standard normal base it is the reference's state-conditioned Gaussian prior
+    (Chao et al. 2024, arXiv:2405.13629, appendix A.4).
+
+    Args:
+        dim: size of the variable.
+        context_dim: size of the context, at least 1.
+        bounds: lowest and highest log-sigma.
+        hidden: widths of the network's hidden layers.
+        mlp: further options of :class:`~maxentflow.flows.MLP`. Weights start at zero by default,
+            so that the scale starts close to the middle of its bounds.
+
+    Raises:
+        ValueError: ``bounds`` are not finite and increasing.
+
+    Example:
+        >>> layer = StateScale(2, 3, bounds=(-5.0, -0.3))
+        >>> x, log_det = layer(torch.ones(4, 2), torch.zeros(4, 3))
+        >>> bool((log_det >= -10.0).all() and (log_det <= -0.6).all())
+        True
+    """
+
+    is_linear = True
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        *,
+        bounds: tuple[float, float] = (-5.0, -0.3),
+        hidden: Sequence[int] = (64, 64),
+        **mlp: Any,
+    ) -> None:
+        super().__init__()
+        low, high = bounds
+        if not -float("inf") < low < high < float("inf"):
+            raise ValueError(
+                f"bounds of log-sigma must be finite and increasing, got ({low}, {high})."
+            )
+        self.dim = dim
+        self.context_dim = context_dim
+        self.bounds = (float(low), float(high))
+        self.net = MLP(context_dim, dim, hidden=hidden, **{"init": "zero", **mlp})
+
+    def log_sigma(self, context: Tensor) -> Tensor:
+        """The bounded log-scale, shape ``(*batch, dim)``."""
+        low, high = self.bounds
+        return low + 0.5 * (high - low) * (torch.tanh(self.net(context)) + 1)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        log_sigma = self.log_sigma(_required(context))
+        return z * log_sigma.exp(), log_sigma.sum(-1)
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        log_sigma = self.log_sigma(_required(context))
+        return x * (-log_sigma).exp(), -log_sigma.sum(-1)
+
+
+def _required(context: Tensor | None) -> Tensor:
+    if context is None:
+        raise ValueError("StateScale needs a context, got None.")
+    return context

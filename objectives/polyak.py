@@ -1,0 +1,35 @@
+"""Polyak averaging of target parameters in one multi-tensor call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchrl.objectives import SoftUpdate
+
+__all__ = ["PolyakUpdate"]
+
+
+class PolyakUpdate(SoftUpdate):
+    """:class:`torchrl.objectives.SoftUpdate`, all parameters at once.
+
+    TorchRL's own walks the parameters one by one, several times the cost of the arithmetic for
+    networks of this size. Values are the same.
+
+    Example:
+        >>> from maxentflow import flows
+        >>> loss = SoftBellmanLoss(flows.build("additive", 2, 3, temperature=0.25))
+        >>> PolyakUpdate(loss, tau=0.005).step()
+    """
+
+    _pairs: tuple[list[Tensor], list[Tensor]] | None = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every target a fraction tau towards its source."""
+        if self._pairs is None:
+            keys = list(self._sources.keys(True, True))
+            sources = [self._sources.get(key).data for key in keys]
+            targets = [self._targets.get((f"target_{key[0]}", *key[1:])).data for key in keys]
+            self._pairs = sources, targets
+        sources, targets = self._pairs
+        torch._foreach_lerp_(targets, sources, 1 - self.eps)
