@@ -59,7 +59,7 @@ class Agent:
             FloatingPointError: the loss is not finite; parameters are then as they were.
         """
         report = self.loss(batch)
-        total = sum(report[key] for key in report.keys() if str(key).startswith("loss"))
+        total = sum(entry for key, entry in report.items() if str(key).startswith("loss"))
         if not torch.isfinite(total):
             raise FloatingPointError(f"loss is {total.item()}")
         self.optimizer.zero_grad()
@@ -72,11 +72,13 @@ class Agent:
         return report.detach()
 
 
-_AGENTS: dict[str, tuple[Callable[..., Agent], type]] = {}
+_AGENTS: dict[str, tuple[Callable[..., Agent], type[AgentConfig]]] = {}
 
 
-def register(name: str, config_type: type) -> Callable[[Callable[..., Agent]], Callable[..., Agent]]:
-    """Decorator that registers ``build(env, config) -> Agent`` with its configuration class."""
+def register(
+    name: str, config_type: type[AgentConfig]
+) -> Callable[[Callable[..., Agent]], Callable[..., Agent]]:
+    """Decorator that registers ``build(env, config, *, device) -> Agent`` and its settings."""
 
     def add(build: Callable[..., Agent]) -> Callable[..., Agent]:
         _AGENTS[name] = build, config_type
@@ -114,12 +116,13 @@ def config(name: str, env_id: str | None = None, **overrides: Any) -> Any:
     return replace(defaults, **overrides)
 
 
-def make(name: str, env: gym.vector.VectorEnv, **overrides: Any) -> Agent:
+def make(name: str, env: gym.vector.VectorEnv, *, device: str = "cpu", **overrides: Any) -> Agent:
     """Build an agent by name for an environment, with the task's defaults.
 
     Args:
         name: one of :func:`registered`.
         env: a vector environment of :func:`maxentflow.envs.make`.
+        device: where its networks are.
         overrides: fields of the agent's configuration to replace.
 
     Raises:
@@ -134,7 +137,7 @@ def make(name: str, env: gym.vector.VectorEnv, **overrides: Any) -> Agent:
     """
     spec = env.spec
     resolved = config(name, None if spec is None else spec.id, **overrides)
-    return _AGENTS[name][0](env, resolved)
+    return _AGENTS[name][0](env, resolved, device=device)
 
 
 def space_sizes(env: gym.vector.VectorEnv, agent: str) -> tuple[int, int]:

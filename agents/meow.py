@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import torch
@@ -22,8 +22,8 @@ class MeowConfig:
 
     flow: str = "additive"
     """Architecture, one of flows.registered()."""
-    flow_options: dict[str, Any] = field(default_factory=dict)
-    """Options of the architecture, see flows.options()."""
+    flow_options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Options of the architecture by name and value, such as blocks 3; see flows.options()."""
     temperature: float = 0.2
     """Entropy weight alpha, in units of reward."""
     gamma: float = 0.99
@@ -68,6 +68,7 @@ def meow(
     config: MeowConfig | None = None,
     *,
     flow: flows.EnergyBasedFlow | None = None,
+    device: str = "cpu",
     **overrides: Any,
 ) -> Agent:
     """MEow for an environment (Chao et al. 2024, arXiv:2405.13629).
@@ -77,6 +78,7 @@ def meow(
         config: settings; the task's own by default.
         flow: a flow of one's own, in place of the one that the configuration names; its
             temperature counts.
+        device: where its networks are.
         overrides: settings to replace.
 
     Raises:
@@ -103,8 +105,9 @@ def meow(
             heads=config.heads,
             log_sigma=config.log_sigma,
             dropout_per_head=config.dropout_per_head,
-            **config.flow_options,
+            **cast(dict[str, Any], config.flow_options),
         )
+    flow.to(device)
     loss = SoftBellmanLoss(flow)
     loss.make_value_estimator(gamma=config.gamma)
     return Agent(

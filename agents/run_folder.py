@@ -57,7 +57,9 @@ class RunFolder:
             self.checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
             self.figures_path.mkdir(exist_ok=True)
         except OSError as error:
-            raise ValueError(f"Cannot make the run folder {self.path}: {error.strerror}.") from error
+            raise ValueError(
+                f"Cannot make the run folder {self.path}: {error.strerror}."
+            ) from error
         content = {
             "agent": agent,
             "agent_config": _plain(dataclasses.asdict(agent_config)),
@@ -123,9 +125,7 @@ class Metrics:
     def __init__(self, folder: RunFolder, columns: Sequence[str], from_step: int = 0) -> None:
         self._path = folder.metrics_path
         self._columns = list(columns)
-        kept = [
-            row for row in read_metrics(folder) if int(row[self._columns[0]]) <= from_step
-        ]
+        kept = [row for row in read_metrics(folder) if int(row[self._columns[0]]) <= from_step]
         lines = [self._columns, *([row[name] for name in self._columns] for row in kept)]
         text = "".join(",".join(line) + "\n" for line in lines)
         _write_atomically(self._path, text.encode())
@@ -155,9 +155,7 @@ def read_metrics(folder: RunFolder) -> list[dict[str, str]]:
     text = folder.metrics_path.read_text()
     lines = text[: text.rfind("\n") + 1].splitlines()
     rows = list(csv.reader(lines))
-    return [
-        dict(zip(rows[0], row, strict=True)) for row in rows[1:] if len(row) == len(rows[0])
-    ]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:] if len(row) == len(rows[0])]
 
 
 def _cell(value: float | None) -> str:

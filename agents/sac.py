@@ -57,7 +57,11 @@ class SacConfig:
 
 @register("sac", SacConfig)
 def sac(
-    env: gym.vector.VectorEnv, config: SacConfig | None = None, **overrides: Any
+    env: gym.vector.VectorEnv,
+    config: SacConfig | None = None,
+    *,
+    device: str = "cpu",
+    **overrides: Any,
 ) -> Agent:
     """Soft actor-critic (Haarnoja et al. 2018, arXiv:1812.05905): two critics, a tanh-Gaussian
     actor, a temperature learned towards an entropy of minus the action's size.
@@ -65,6 +69,7 @@ def sac(
     Args:
         env: a vector environment with continuous actions.
         config: settings; the usual ones by default.
+        device: where its networks are.
         overrides: settings to replace.
 
     Raises:
@@ -86,6 +91,7 @@ def sac(
             out_features=outputs,
             num_cells=list(config.hidden),
             activation_class=nn.ReLU,
+            device=device,
         )
 
     parameters = nn.Sequential(
@@ -101,9 +107,7 @@ def sac(
         return_log_prob=True,
     )
     critics = [
-        ValueOperator(
-            network(obs_dim + action_dim, 1), in_keys=["observation", "action"]
-        )
+        ValueOperator(network(obs_dim + action_dim, 1), in_keys=["observation", "action"])
         for _ in range(2)
     ]
     loss = SACLoss(

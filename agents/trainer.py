@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import SyncVectorEnv
@@ -105,7 +104,8 @@ class Trainer:
     Raises:
         NonFiniteError: from :meth:`run`, an observation, a reward or a loss is not finite; the
             message names it and the step, and the state is saved beside the last checkpoint.
-        ValueError: from :meth:`restore`, a checkpoint of another agent or environment.
+        ValueError: the agent is on another device than the configuration says; from
+            :meth:`restore`, a checkpoint of another agent or environment.
 
     Example:
         >>> from maxentflow import agents, envs
@@ -126,6 +126,12 @@ class Trainer:
         *,
         progress: bool = True,
     ) -> None:
+        devices = {parameter.device.type for parameter in agent.loss.parameters()}
+        if devices != {torch.device(config.device).type}:
+            raise ValueError(
+                f"The agent is on {' and '.join(sorted(devices))}, the configuration says "
+                f"{config.device!r}; make the agent with device={config.device!r}."
+            )
         self.agent = agent
         self.env = env
         self.config = config
@@ -145,8 +151,6 @@ class Trainer:
             storage=LazyTensorStorage(config.replay_size, device=config.device),
             batch_size=config.batch_size,
         )
-        agent.loss.to(config.device)
-        agent.policy.to(config.device)
 
     def run(self) -> None:
         """Train from the present step to ``total_steps``."""
@@ -223,20 +227,12 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state of :meth:`state`, in this or another process."""
-        if state.get("agent") != self.agent.name:
-            raise ValueError(
-                f"The checkpoint is of agent {state.get('agent')!r}, this is {self.agent.name!r}."
-            )
+        self.restore_agent(state)
         if len(state["environments"]) != self.env.num_envs:
             raise ValueError(
                 f"The checkpoint has {len(state['environments'])} environments, "
                 f"this run {self.env.num_envs}."
             )
-        try:
-            self.agent.loss.load_state_dict(state["loss"])
-            self.agent.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise ValueError("The checkpoint's networks are not those of this run.") from error
         self.agent.target_updater.load_state_dict(state["target_updater"])
         _restore_replay(self.replay, state["replay"])
         self.step, self.updates, self.episodes = state["step"], state["updates"], state["episodes"]
@@ -255,6 +251,18 @@ class Trainer:
         torch.set_rng_state(state["torch_generator"])
         if state["cuda_generators"]:
             torch.cuda.set_rng_state_all(state["cuda_generators"])
+
+    def restore_agent(self, state: dict[str, Any]) -> None:
+        """Take the networks and the optimiser from a state, and nothing of the loop."""
+        if state.get("agent") != self.agent.name:
+            raise ValueError(
+                f"The checkpoint is of agent {state.get('agent')!r}, this is {self.agent.name!r}."
+            )
+        try:
+            self.agent.loss.load_state_dict(state["loss"])
+            self.agent.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError("The checkpoint's networks are not those of this run.") from error
 
     def _act(self) -> NDArray[np.float32]:
         if self.step < self.config.warmup_steps:
@@ -377,7 +385,7 @@ class Trainer:
         if not np.isfinite(array).all():
             self._stop(f"{name} is {array[~np.isfinite(array)][0]}")
 
-    def _stop(self, what: str) -> None:
+    def _stop(self, what: str) -> NoReturn:
         saved = ""
         if self.folder is not None and self._observation is not None:
             path = self.folder.save_checkpoint(self.state(), f"stopped_{self.step}.pt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -16,11 +17,14 @@ from maxentflow.envs.resumable import Resumable
 __all__ = ["make", "make_single", "make_torchrl"]
 
 
-def make_single(env_id: str, *, render_mode: str | None = None, **kwargs: Any) -> Resumable:
+def make_single(
+    env_id: str, *, seed: int | None = None, render_mode: str | None = None, **kwargs: Any
+) -> Resumable:
     """One environment: actions rescaled to [-1, 1], observations as one float32 vector.
 
     Args:
         env_id: any gymnasium id.
+        seed: seed of the first reset; ``None`` for chance.
         render_mode: as for :func:`gymnasium.make`.
         kwargs: passed on to the environment.
 
@@ -32,7 +36,7 @@ def make_single(env_id: str, *, render_mode: str | None = None, **kwargs: Any) -
         >>> make_single("Pendulum-v1").action_space
         Box(-1.0, 1.0, (1,), float32)
     """
-    if "/" not in env_id or env_id.startswith("maxentflow/"):
+    if ":" not in env_id and ("/" not in env_id or env_id.startswith("maxentflow/")):
         _check_known(env_id)
     with warnings.catch_warnings():
         # The v4 tasks are what the published curves were measured on; observations become float32
@@ -43,7 +47,7 @@ def make_single(env_id: str, *, render_mode: str | None = None, **kwargs: Any) -
             env = gym.make(env_id, render_mode=render_mode, **kwargs)
         except gym.error.UnregisteredEnv as error:
             raise ValueError(f"Unknown task {env_id!r}: {error}") from error
-        return Resumable(_standardise(env, env_id))
+        return Resumable(_standardise(env, env_id), seed)
 
 
 def _standardise(env: gym.Env[Any, Any], env_id: str) -> gym.Env[Any, Any]:
@@ -65,7 +69,9 @@ def _standardise(env: gym.Env[Any, Any], env_id: str) -> gym.Env[Any, Any]:
     return env
 
 
-def make(env_id: str, num_envs: int = 1, *, seed: int | None = None, **kwargs: Any) -> SyncVectorEnv:
+def make(
+    env_id: str, num_envs: int = 1, *, seed: int | None = None, **kwargs: Any
+) -> SyncVectorEnv:
     """A gymnasium vector environment of ``num_envs`` copies of a task.
 
     Actions lie in [-1, 1], observations are float32. An environment that ends is reset in the same
@@ -89,18 +95,11 @@ def make(env_id: str, num_envs: int = 1, *, seed: int | None = None, **kwargs: A
     """
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
-    first = make_single(env_id, **kwargs)
-
-    def single(index: int) -> Resumable:
-        return first if index == 0 else make_single(env_id, **kwargs)
-
-    env = SyncVectorEnv(
-        [lambda index=index: single(index) for index in range(num_envs)],
+    seeds = [None if seed is None else seed + index for index in range(num_envs)]
+    return SyncVectorEnv(
+        [partial(make_single, env_id, seed=own_seed, **kwargs) for own_seed in seeds],
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
-    if seed is not None:
-        env.reset(seed=seed)
-    return env
 
 
 def make_torchrl(
@@ -110,7 +109,7 @@ def make_torchrl(
 
     Args:
         env_id: any gymnasium id.
-        seed: seed of the environment; ``None`` for chance.
+        seed: seed of the first reset; ``None`` for chance.
         device: where its tensors are.
         kwargs: passed on to :func:`make_single`.
 
@@ -122,10 +121,7 @@ def make_torchrl(
         >>> env.rollout(3)["next", "reward"].shape
         torch.Size([3, 1])
     """
-    env = GymWrapper(make_single(env_id, **kwargs), device=device)
-    if seed is not None:
-        env.set_seed(seed)
-    return env
+    return GymWrapper(make_single(env_id, seed=seed, **kwargs), device=device)
 
 
 def _check_known(env_id: str) -> None:

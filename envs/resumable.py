@@ -19,6 +19,10 @@ class Resumable(gym.Wrapper):
     only source of chance is gymnasium's ``np_random`` and that carry nothing else from one
     episode to the next, as gymnasium's own and those of this package.
 
+    Args:
+        env: the environment.
+        seed: seed of the first reset, where that does not bring one.
+
     Example:
         >>> env = Resumable(gym.make("maxentflow/MultiGoal-v0"))
         >>> _ = env.reset(seed=0)
@@ -31,21 +35,25 @@ class Resumable(gym.Wrapper):
         True
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: gym.Env[Any, Any], seed: int | None = None) -> None:
         super().__init__(env)
+        self._seed = seed
         self._start: dict[str, Any] | None = None
         self._actions: list[Any] = []
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        if self._start is None and seed is None:
+            seed = self._seed
         generator = None if seed is not None else self.unwrapped.np_random.bit_generator.state
         self._start = {"seed": seed, "generator": generator, "options": options}
         self._actions = []
         return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self._actions.append(np.array(action))
+        action = np.array(action, dtype=self.action_space.dtype)
+        self._actions.append(action)
         return super().step(action)
 
     def state(self) -> dict[str, Any]:

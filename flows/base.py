@@ -12,7 +12,7 @@ __all__ = ["Base", "StandardNormal"]
 
 
 class Base(BaseDistribution):
-    r"""A latent density, split into the part that depends on the latent and the part that does not.
+    r"""A latent density, split into the part that depends on the latent and the rest.
 
     .. math:: \log p(z \mid s) = u(z, s) - c(s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class ClosedFormValue(nn.Module):
         layers: Iterable[Layer],
         temperature: float,
         shift: RewardShift | None,
+        obs_dim: int | None,
     ) -> None:
         super().__init__()
         self.base = base
@@ -39,9 +41,11 @@ class ClosedFormValue(nn.Module):
         )
         self.temperature = temperature
         self.shift = shift
+        self.obs_dim = obs_dim
 
     def value(self, observation: Tensor) -> Tensor:
         """The soft values, shape ``(*batch, heads)``, of observations ``(*batch, obs_dim)``."""
+        _check_size("observation", observation, self.obs_dim)
         log_partition = observation.new_zeros(observation.shape[:-1])
         log_partition = log_partition + self.base.log_normalizer(observation)
         anything = observation.new_zeros(*observation.shape[:-1], self.base.dim)
@@ -66,8 +70,8 @@ class EnergyBasedFlow(nn.Module):
             - \sum_{\text{linear}} \log|\det J_{g^i}(s)| + b_h(s) \Big) \\
         \pi(a|s) &= \exp\big((Q_h(s, a) - V_h(s)) / \alpha\big)
 
-    and :math:`V_h(s) = \alpha \log \int \exp(Q_h(s, a) / \alpha)\, da` holds exactly, for any layers
-    and parameters (Chao et al. 2024, arXiv:2405.13629, eq. 11 to 13).
+    and :math:`V_h(s) = \alpha \log \int \exp(Q_h(s, a) / \alpha)\, da` holds exactly, for any
+    layers and parameters (Chao et al. 2024, arXiv:2405.13629, eq. 11 to 13).
 
     Actions have shape ``(*batch, action_dim)`` and observations ``(*batch, obs_dim)``; batch
     dimensions broadcast. In training mode, layers with dropout give each head of the shift a mask
@@ -104,6 +108,10 @@ class EnergyBasedFlow(nn.Module):
         (torch.Size([5, 2]), True)
     """
 
+    base: Base
+    shift: RewardShift | None
+    _value: ClosedFormValue
+
     def __init__(
         self,
         base: Base,
@@ -129,8 +137,8 @@ class EnergyBasedFlow(nn.Module):
                 )
         context_dims = {
             part.context_dim
-            for part in (base, *layers, *([] if shift is None else [shift]))
-            if part.context_dim is not None
+            for part in (base, shift, *layers)
+            if part is not None and part.context_dim is not None
         }
         if len(context_dims) > 1:
             raise ValueError(
@@ -145,9 +153,12 @@ class EnergyBasedFlow(nn.Module):
         self.heads = 1 if shift is None else shift.heads
         self.dropout_per_head = dropout_per_head
         with_dropout = [i for i, layer in enumerate(layers) if _has_dropout(layer)]
-        self._last_with_dropout = max(with_dropout, default=None)
+        self._last_with_dropout = max(with_dropout, default=-1)
+        self._masks_differ = dropout_per_head and self.heads > 1 and bool(with_dropout)
         # Kept out of the registered modules: it is another view of the same parameters.
-        self.__dict__["_value"] = ClosedFormValue(base, layers, self.temperature, shift)
+        self.__dict__["_value"] = ClosedFormValue(
+            base, layers, self.temperature, shift, self.obs_dim
+        )
 
     def q_value(self, action: Tensor, observation: Tensor) -> Tensor:
         """Soft Q of each head, shape ``(*batch, heads)``."""
@@ -158,20 +169,17 @@ class EnergyBasedFlow(nn.Module):
 
         Runs only the layers whose determinant it counts.
         """
-        self._check(observation=observation)
         return self._value.value(observation)
 
     def q_and_value(self, action: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Soft Q and soft value, ``(*batch, heads)`` each, in one pass through the layers."""
-        self._check(action=action, observation=observation)
-        per_head = self.training and self.dropout_per_head and self.heads > 1
+        _check_size("action", action, self.action_dim)
+        _check_size("observation", observation, self.obs_dim)
+        per_head = self.training and self._masks_differ
         latent, linear, non_linear = self._to_latent(action, observation, per_head)
         energy = self.base.unnormalized_log_prob(latent, observation) + non_linear
         log_partition = self.base.log_normalizer(observation) - linear
-        if energy.ndim > log_partition.ndim:  # a row of energies for each head
-            energy = energy.movedim(0, -1)
-        else:
-            energy = energy.unsqueeze(-1)
+        energy = energy.movedim(0, -1) if per_head else energy.unsqueeze(-1)
         log_partition = log_partition.unsqueeze(-1)
         if self.shift is not None:
             shift = self.shift(observation)
@@ -180,7 +188,8 @@ class EnergyBasedFlow(nn.Module):
 
     def log_prob(self, action: Tensor, observation: Tensor) -> Tensor:
         r"""Log-density of the policy at ``action``, shape ``(*batch,)``; equals (Q - V) / α."""
-        self._check(action=action, observation=observation)
+        _check_size("action", action, self.action_dim)
+        _check_size("observation", observation, self.obs_dim)
         latent, linear, non_linear = self._to_latent(action, observation)
         return self.base.log_prob(latent, observation) + linear + non_linear
 
@@ -196,7 +205,7 @@ class EnergyBasedFlow(nn.Module):
         Returns:
             action ``(*sample_shape, *batch, action_dim)``, log_prob ``(*sample_shape, *batch)``.
         """
-        self._check(observation=observation)
+        _check_size("observation", observation, self.obs_dim)
         action = self.base.rsample((*sample_shape, *observation.shape[:-1]), observation)
         log_prob = self.base.log_prob(action, observation)
         for layer in self.layers:
@@ -210,7 +219,7 @@ class EnergyBasedFlow(nn.Module):
         The most likely latent; the most likely action exactly where the non-linear determinants
         are constant (additive coupling, before a squash).
         """
-        self._check(observation=observation)
+        _check_size("observation", observation, self.obs_dim)
         action = self.base.mode(observation).expand(*observation.shape[:-1], self.action_dim)
         for layer in self.layers:
             action, _ = layer(action, observation)
@@ -225,36 +234,25 @@ class EnergyBasedFlow(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The latent, and the log-determinants of the linear and of the other layers.
 
-        With ``per_head``, what lies behind the first dropout has a leading dimension of heads.
+        With ``per_head``, the latent and the last of these have a leading dimension of heads.
         """
         batch = action.shape[:-1]
         if batch != observation.shape[:-1]:
             batch = torch.broadcast_shapes(batch, observation.shape[:-1])
-        latent = action
+        latent = action.expand(*batch, -1)
         linear = non_linear = action.new_zeros(batch)
         for position in range(len(self.layers) - 1, -1, -1):
             if per_head and position == self._last_with_dropout:
                 latent = latent.expand(self.heads, *latent.shape)
-            layer = self.layers[position]
+            layer = cast(Layer, self.layers[position])
             latent, log_det = layer.inverse(latent, observation)
             if layer.is_volume_preserving:
                 continue
-            if layer.is_linear:
-                linear = linear + log_det
+            if layer.is_linear:  # the same for every head, since it does not see the latent
+                linear = linear + (log_det[0] if log_det.ndim > len(batch) else log_det)
             else:
                 non_linear = non_linear + log_det
         return latent, linear, non_linear
-
-    def _check(self, *, observation: Tensor, action: Tensor | None = None) -> None:
-        if self.obs_dim is not None and observation.shape[-1:] != (self.obs_dim,):
-            raise ValueError(
-                f"observation must have shape (*batch, {self.obs_dim}), "
-                f"got {tuple(observation.shape)}."
-            )
-        if action is not None and action.shape[-1:] != (self.action_dim,):
-            raise ValueError(
-                f"action must have shape (*batch, {self.action_dim}), got {tuple(action.shape)}."
-            )
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, dropout_per_head={self.dropout_per_head}"
@@ -265,6 +263,11 @@ def _shifted(
 ) -> Tensor:
     energy = energy.unsqueeze(-1)
     return temperature * (energy if shift is None else energy + shift(observation))
+
+
+def _check_size(name: str, tensor: Tensor, size: int | None) -> None:
+    if size is not None and tensor.shape[-1:] != (size,):
+        raise ValueError(f"{name} must have shape (*batch, {size}), got {tuple(tensor.shape)}.")
 
 
 def _has_dropout(layer: nn.Module) -> bool:

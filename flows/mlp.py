@@ -82,12 +82,13 @@ class Dropout(nn.Module):
         if not 0.0 <= p < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {p}.")
         self.p = p
-        threshold = min(round(p * 2**16), 2**16 - 1)
+        threshold = min(round(p * 2**16), 2**16 - 1)  # of 2**16, how many are dropped
+        self._active = threshold > 0
         self._last_dropped = threshold - 2**15 - 1
         self._scale = 2**16 / (2**16 - threshold)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
+        if not (self.training and self._active):
             return x
         words = torch.randint(
             _INT64.min, _INT64.max, (-(-x.numel() // 4),), dtype=torch.int64, device=x.device
@@ -157,6 +158,7 @@ class MLP(nn.Sequential):
                     f"Unknown activation {activation!r}; known: {', '.join(_ACTIVATIONS)}."
                 )
             activation = _ACTIVATIONS[activation]
+        drop = Dropout(dropout)
         modules: list[nn.Module] = []
         width_in = in_features
         for width in hidden:
@@ -164,8 +166,8 @@ class MLP(nn.Sequential):
             if layer_norm:
                 modules.append(nn.LayerNorm(width))
             modules.append(activation(width))
-            if dropout:
-                modules.append(Dropout(dropout))
+            if drop.p:
+                modules.append(drop)
             width_in = width
         modules.append(Linear(width_in, out_features, init))
         super().__init__(*modules)

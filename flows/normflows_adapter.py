@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import normflows.flows as nf
 from torch import Tensor
 
-from maxentflow.flows.layer import Layer
+from maxentflow.flows.layer import Layer, broadcast_batch
 
 __all__ = ["NormflowsLayer"]
 
@@ -46,11 +48,14 @@ class NormflowsLayer(Layer):
             raise ValueError(
                 f"NormflowsLayer adapts layers of normflows, got {type(flow).__name__}."
             )
-        if type(flow).inverse is nf.Flow.inverse:
+        if type(flow).inverse is nf.Flow.inverse or isinstance(flow, nf.Planar):
             raise ValueError(f"{type(flow).__name__} has no inverse; an energy needs one.")
         self.flow = flow
         self.is_linear = isinstance(flow, _LINEAR) if is_linear is None else is_linear
-        self._reads_context = "context" in inspect.signature(flow.forward).parameters
+        self._reads_context = "context" in inspect.signature(flow.forward).parameters and any(
+            getattr(module, "context_features", None) or hasattr(module, "context_layer")
+            for module in flow.modules()
+        )
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._run(self.flow.forward, z, context)
@@ -58,12 +63,15 @@ class NormflowsLayer(Layer):
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._run(self.flow.inverse, x, context)
 
-    def _run(self, direction, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run(
+        self, direction: Callable[..., Any], x: Tensor, context: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if context is not None:
+            x, context = broadcast_batch(x, context)
         batch, dim = x.shape[:-1], x.shape[-1]
         rows = x.reshape(-1, dim)
         if self._reads_context and context is not None:
-            context = context.expand(*batch, -1).reshape(rows.shape[0], -1)
-            y, log_det = direction(rows, context=context)
+            y, log_det = direction(rows, context=context.reshape(rows.shape[0], -1))
         else:
             y, log_det = direction(rows)
         return y.reshape(*batch, dim), log_det.expand(rows.shape[0]).reshape(batch)

@@ -123,6 +123,9 @@ def build(
             f"Flow {name!r} has no option {', '.join(map(repr, unknown))}; "
             f"its options: {', '.join(accepted)}."
         )
+    for option, value in recipe_options.items():
+        if isinstance(accepted[option], (bool, int, float)):
+            _check_number(name, option, value, accepted[option])
     if min(action_dim, obs_dim) < 1 or heads < 0:
         raise ValueError(
             "A flow needs action_dim >= 1, obs_dim >= 1 and heads >= 0, got "
@@ -139,6 +142,14 @@ def build(
         shift=RewardShift(obs_dim, heads, hidden=shift_hidden) if heads else None,
         dropout_per_head=dropout_per_head,
     )
+
+
+def _check_number(name: str, option: str, value: Any, default: float) -> None:
+    kind = type(default)
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(
+            f"Option {option!r} of flow {name!r} is of type {kind.__name__}, got {value!r}."
+        )
 
 
 def _alternate(coupling: Callable[..., Layer], blocks: int) -> list[Layer]:

@@ -50,7 +50,7 @@ class TanhSquash(Layer):
         self.margin = margin
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return torch.tanh(z), (2 * (math.log(2) - z - F.softplus(-2 * z))).sum(-1)
+        return torch.tanh(z), (2 * (math.log(2) - z + F.logsigmoid(2 * z))).sum(-1)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         margin = _MARGIN.get(x.dtype, 1e-5) if self.margin is None else self.margin

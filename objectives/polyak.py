@@ -21,15 +21,17 @@ class PolyakUpdate(SoftUpdate):
         >>> PolyakUpdate(loss, tau=0.005).step()
     """
 
-    _pairs: tuple[list[Tensor], list[Tensor]] | None = None
+    _pairs: list[tuple[Tensor, Tensor]] | None = None
 
     @torch.no_grad()
     def step(self) -> None:
         """Move every target a fraction tau towards its source."""
         if self._pairs is None:
-            keys = list(self._sources.keys(True, True))
-            sources = [self._sources.get(key).data for key in keys]
-            targets = [self._targets.get((f"target_{key[0]}", *key[1:])).data for key in keys]
-            self._pairs = sources, targets
-        sources, targets = self._pairs
+            self._pairs = [
+                (source, self._targets.get((f"target_{key[0]}", *key[1:])))
+                for key, source in self._sources.items(True, True)
+            ]
+        # .data at each step: a cast or a move replaces it behind the parameter.
+        sources = [source.data for source, _ in self._pairs]
+        targets = [target.data for _, target in self._pairs]
         torch._foreach_lerp_(targets, sources, 1 - self.eps)

@@ -46,9 +46,10 @@ class _QAndValue(TensorDictModuleBase):
         self.out_keys: list[NestedKey] = []
 
     def forward(self, action: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
-        if hasattr(self.model, "q_and_value"):
-            return self.model.q_and_value(action, observation)
-        return self.model.q_value(action, observation), self.model.value(observation)
+        model: Any = self.model
+        if hasattr(model, "q_and_value"):
+            return model.q_and_value(action, observation)
+        return model.q_value(action, observation), model.value(observation)
 
 
 class _MinimumValue(TensorDictModuleBase):
@@ -61,7 +62,8 @@ class _MinimumValue(TensorDictModuleBase):
         self.out_keys: list[NestedKey] = []
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        value = self.model.value(tensordict.get(self.in_keys[0]))
+        model: Any = self.model
+        value = model.value(tensordict.get(self.in_keys[0]))
         return tensordict.set(self.out_keys[0], value.amin(-1, keepdim=True))
 
 
@@ -156,7 +158,6 @@ class SoftBellmanLoss(LossModule):
     network_params: TensorDictParams
     target_network_params: TensorDictParams
     value_network: _MinimumValue
-    value_network_params: TensorDictParams
     target_value_network_params: TensorDictParams
 
     def __init__(
@@ -181,19 +182,42 @@ class SoftBellmanLoss(LossModule):
             )
         if reduction not in (None, "mean", "sum", "none"):
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+        if use_prioritized_weights not in (True, False, "auto"):
+            raise ValueError(
+                "use_prioritized_weights must be True, False or 'auto', "
+                f"got {use_prioritized_weights!r}."
+            )
         self.loss_function = loss_function
         self.reduction = "mean" if reduction is None else reduction
         self.use_prioritized_weights = use_prioritized_weights
         self.temperature: float | None = getattr(model, "temperature", None)
 
-        valued = model.value_module() if hasattr(model, "value_module") else model
-        self.convert_to_functional(_QAndValue(_shared_copy(model)), "network")
-        self.convert_to_functional(
-            _MinimumValue(_shared_copy(valued)), "value_network", create_target_params=True
+        online = _QAndValue(_shared_copy(model))
+        valued = _MinimumValue(_shared_copy(getattr(model, "value_module", lambda: model)()))
+        names = {id(entry): key for key, entry in _entries(online)}
+        foreign = [key for key, entry in _entries(valued) if id(entry) not in names]
+        if foreign:
+            raise ValueError(
+                f"value_module of {type(model).__name__} has parameters that the model lacks: "
+                f"{', '.join('.'.join(key[1:]) for key in foreign)}."
+            )
+        self._value_names = {key: names[id(entry)] for key, entry in _entries(valued)}
+        self.convert_to_functional(online, "network")
+        self.__dict__["value_network"] = valued.eval()
+        self.target_value_network_params = TensorDictParams(
+            self.value_network_params.data.clone(), no_convert=True
         )
-        self.value_network.eval()
+        self._has_update_associated["value_network"] = False
         self._forward_value_estimator_keys()
         self.train()
+
+    @property
+    def value_network_params(self) -> TensorDictBase:
+        """The online parameters that the value depends on, a part of ``network_params``."""
+        params = TensorDict()
+        for key, name in self._value_names.items():
+            params[key] = self.network_params[name]
+        return params
 
     def train(self, mode: bool = True) -> SoftBellmanLoss:
         """Set the mode of the regression's Q (dropout on or off); the target stays in eval."""
@@ -258,10 +282,11 @@ class SoftBellmanLoss(LossModule):
         if isinstance(value_type, ValueEstimatorBase) or (
             isinstance(value_type, type) and issubclass(value_type, ValueEstimatorBase)
         ):
-            return super().make_value_estimator(value_type, **hyperparams)
-        dispatch_value_estimator(
-            self, value_type, supported=self.supported_value_estimators, **hyperparams
-        )
+            super().make_value_estimator(value_type, **hyperparams)
+        else:
+            dispatch_value_estimator(
+                self, value_type, supported=self.supported_value_estimators, **hyperparams
+            )
         self._forward_value_estimator_keys()
         return self
 
@@ -274,8 +299,9 @@ class SoftBellmanLoss(LossModule):
                 ``(*batch, action_dim)``, reward and flags ``(*batch, 1)``.
         """
         keys = self.tensor_keys
-        with self.network_params.to_module(self.network):
-            q, value = self.network(tensordict.get(keys.action), tensordict.get(keys.observation))
+        action, observation = tensordict[keys.action], tensordict[keys.observation]
+        with self.network_params.to_module(self.network, preserve_module_state=False):
+            q, value = self.network(action, observation)
         with torch.no_grad():
             target = self.value_estimator.value_estimate(
                 tensordict.copy(), target_params=self.target_value_network_params
@@ -283,9 +309,8 @@ class SoftBellmanLoss(LossModule):
             error = (q - target).abs()
             tensordict.set(keys.priority, error.amax(-1))
         loss = distance_loss(q, target.expand_as(q), self.loss_function).mean(-1)
-        loss = self._reduce_loss(
-            loss, tensordict=tensordict, weights=self._maybe_get_priority_weight(tensordict)
-        )
+        weights = tensordict.get(keys.priority_weight) if self.use_prioritized_weights else None
+        loss = self._reduce_loss(loss, tensordict=tensordict, weights=weights)
         report = {"q": q, "value": value, "target": target, "td_error": error}
         if self.temperature is not None:
             report["entropy"] = (value - q) / self.temperature
@@ -302,7 +327,6 @@ class SoftBellmanLoss(LossModule):
             tensordict,
             out,
             "network_params",
-            "value_network_params",
             "target_value_network_params",
         )
         return out
@@ -310,6 +334,15 @@ class SoftBellmanLoss(LossModule):
 
 def _under_next(key: NestedKey) -> NestedKey:
     return ("next", *key) if isinstance(key, tuple) else ("next", key)
+
+
+def _entries(module: nn.Module) -> list[tuple[tuple[str, ...], Tensor]]:
+    """Parameters and buffers with their nested names."""
+    named = (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    )
+    return [(tuple(name.split(".")), entry) for name, entry in named]
 
 
 def _shared_copy(module: nn.Module) -> nn.Module:

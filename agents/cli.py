@@ -1,0 +1,313 @@
+"""The command line: ``maxentflow train | evaluate | plot``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import torch
+import tyro
+
+from maxentflow import envs
+from maxentflow.agents import agent as agents
+from maxentflow.agents import figures
+from maxentflow.agents.agent import Agent
+from maxentflow.agents.evaluation import evaluate, record_video
+from maxentflow.agents.run_folder import RunFolder
+from maxentflow.agents.trainer import NonFiniteError, Trainer, TrainerConfig
+
+__all__ = ["main"]
+
+_USAGE = """\
+usage: maxentflow COMMAND ...
+
+commands:
+  train AGENT [options]      train {agents}, e.g. maxentflow train meow --env Hopper-v4
+  train --resume RUN         continue a run exactly where its last checkpoint is
+  evaluate RUN [options]     run episodes with a trained policy, or film one
+  plot RUN [RUN ...]         learning curves, with the published ones
+
+maxentflow COMMAND --help, and maxentflow train AGENT --help, list the options.
+"""
+
+_RUN_DIR_HELP = "Folder of the run; runs/TASK-AGENT-SEED by default."
+
+Job = Callable[[], None]
+"""What is left to do once everything has been checked."""
+
+
+@dataclass
+class _Resume:
+    """Continue a run from its last checkpoint; its metrics go on as if it had never stopped."""
+
+    resume: Path
+    """The run's folder."""
+    total_steps: int | None = None
+    """New length of the run; its own by default."""
+
+
+@dataclass
+class _Evaluate:
+    """Run whole episodes with a trained policy."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    episodes: int = 10
+    """How many."""
+    stochastic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Sample actions instead of taking the mode."""
+    seed: int = 0
+    """Of the first episode; episode i starts from seed + i."""
+    video: Path | None = None
+    """Also film one episode into this mp4."""
+
+
+@dataclass
+class _Plot:
+    """Draw the evaluations of runs; those that differ by seed alone become one curve."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders."""
+    out: Path = Path("curves.png")
+    """Where to write the figure."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; bad input ends in one sentence and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        job = _prepare(arguments)
+    except ValueError as error:
+        _fail(str(error))
+    try:
+        job()
+    except NonFiniteError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("\nInterrupted; the run folder's last checkpoint holds everything.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _prepare(arguments: list[str]) -> Job:
+    commands = {"train": _train, "evaluate": _evaluate, "plot": _plot}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        return lambda: print(_USAGE.format(agents=" or ".join(agents.registered())), end="")
+    command, *rest = arguments
+    if command not in commands:
+        near = difflib.get_close_matches(command, commands, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Unknown command {command!r}; known: {', '.join(commands)}.{hint}")
+    return commands[command](rest)
+
+
+def _train(arguments: list[str]) -> Job:
+    if any(word == "--resume" or word.startswith("--resume=") for word in arguments):
+        named = arguments[0] if not arguments[0].startswith("-") else None
+        return _resume(_parse(_Resume, arguments[named is not None :], "train"), named)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        return lambda: print(_USAGE.format(agents=" or ".join(agents.registered())), end="")
+    name, *rest = arguments
+    env_id = _value_of("--env", rest) or TrainerConfig().env
+    agent_defaults = agents.config(name, env_id)
+
+    train = dataclasses.make_dataclass(
+        "Train",
+        [
+            ("agent", type(agent_defaults)),
+            ("trainer", TrainerConfig),
+            ("run_dir", Annotated[Path | None, tyro.conf.arg(help=_RUN_DIR_HELP)]),
+        ],
+    )
+    train.__doc__ = f"Train {name}; the defaults shown are those for {env_id}."
+    defaults = train(agent_defaults, TrainerConfig.for_task(env_id), None)
+    options = _parse(train, rest, f"train {name}", defaults)
+    trainer = _assemble(name, options.agent, options.trainer)
+    folder = RunFolder(options.run_dir or _free_folder(name, options.trainer))
+    folder.create(name, options.agent, options.trainer)
+    trainer.folder = folder
+    return lambda: _run(trainer, folder)
+
+
+def _resume(options: _Resume, named: str | None) -> Job:
+    folder = RunFolder(options.resume)
+    name, agent_config, trainer_config = _configuration(folder)
+    if named is not None and named != name:
+        raise ValueError(f"{folder} is a run of {name!r}, not of {named!r}.")
+    if options.total_steps is not None:
+        trainer_config = dataclasses.replace(trainer_config, total_steps=options.total_steps)
+    trainer = _assemble(name, agent_config, trainer_config)
+    trainer.folder = folder
+    state = folder.load_checkpoint()
+    if state is not None:
+        trainer.restore(state)
+    if trainer.step >= trainer_config.total_steps:
+        raise ValueError(
+            f"{folder} is complete at {trainer.step} steps; give a larger --total-steps to go on."
+        )
+    return lambda: _run(trainer, folder)
+
+
+def _evaluate(arguments: list[str]) -> Job:
+    options = _parse(_Evaluate, arguments, "evaluate")
+    if options.episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {options.episodes}.")
+    agent, trainer_config = _trained(RunFolder(options.run))
+
+    def job() -> None:
+        deterministic = not options.stochastic
+        result = evaluate(
+            agent.policy,
+            trainer_config.env,
+            episodes=options.episodes,
+            deterministic=deterministic,
+            seed=options.seed,
+        )
+        print(f"{trainer_config.env}, {'mode' if deterministic else 'samples'}: {result}")
+        if options.video is not None:
+            try:
+                record_video(
+                    agent.policy,
+                    trainer_config.env,
+                    options.video,
+                    deterministic=deterministic,
+                    seed=options.seed,
+                )
+            except ValueError as error:
+                _fail(str(error))
+            print(f"Video: {options.video}")
+
+    return job
+
+
+def _plot(arguments: list[str]) -> Job:
+    options = _parse(_Plot, arguments, "plot")
+    if not options.runs:
+        raise ValueError("plot needs at least one run folder.")
+    figures.learning_curves([RunFolder(path) for path in options.runs], options.out)
+    return lambda: print(f"Figure: {options.out}")
+
+
+def _run(trainer: Trainer, folder: RunFolder) -> None:
+    config = trainer.config
+    print(f"Run folder: {folder}", flush=True)
+    trainer.run()
+    result = evaluate(trainer.agent.policy, config.env, episodes=config.eval_episodes)
+    print(f"{config.env} after {trainer.step} steps, mode: {result}")
+    if config.env.startswith("maxentflow/MultiGoal"):
+        path = folder.figures_path / "multigoal.png"
+        rollouts = figures.multigoal(trainer.agent, path)
+        reached = ", ".join(
+            f"({goal[0]:+.0f}, {goal[1]:+.0f}) {(rollouts.goals == index).mean():.0%}"
+            for index, goal in enumerate(envs.GOALS)
+        )
+        print(f"Sampled episodes that end at each goal: {reached}")
+        print(f"Figure: {path}")
+    with contextlib.suppress(ValueError):  # a short run may have no evaluation to draw
+        path = folder.figures_path / "returns.png"
+        figures.learning_curves([folder], path)
+        print(f"Figure: {path}")
+    print(
+        "Next:\n"
+        f"  maxentflow evaluate {folder} --episodes 20 --stochastic\n"
+        f"  maxentflow train {trainer.agent.name} --env Hopper-v4 --total-steps 300000\n"
+        "  maxentflow train meow --flow affine\n"
+        f"  tensorboard --logdir {folder}"
+    )
+
+
+def _assemble(name: str, agent_config: Any, trainer_config: TrainerConfig) -> Trainer:
+    torch.manual_seed(trainer_config.seed)
+    if trainer_config.device != "cpu":
+        _check_device(trainer_config.device)
+    env = envs.make(trainer_config.env, trainer_config.num_envs)
+    agent = agents.make(name, env, device=trainer_config.device, **vars(agent_config))
+    return Trainer(agent, env, trainer_config)
+
+
+def _configuration(folder: RunFolder) -> tuple[str, Any, TrainerConfig]:
+    content = folder.config()
+    name = content["agent"]
+    try:
+        trainer_config = TrainerConfig(**content["trainer_config"])
+        settings = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in content["agent_config"].items()
+        }
+        return name, agents.config(name, trainer_config.env, **settings), trainer_config
+    except TypeError as error:
+        raise ValueError(f"{folder.config_path} is not a run's configuration: {error}.") from error
+
+
+def _trained(folder: RunFolder) -> tuple[Agent, TrainerConfig]:
+    name, agent_config, trainer_config = _configuration(folder)
+    state = folder.load_checkpoint()
+    if state is None:
+        raise ValueError(f"{folder} has no checkpoint yet.")
+    trainer_config = dataclasses.replace(trainer_config, device="cpu")
+    trainer = _assemble(name, agent_config, trainer_config)
+    trainer.restore_agent(state)
+    torch.set_num_threads(trainer_config.threads)
+    return trainer.agent, trainer_config
+
+
+def _free_folder(agent: str, config: TrainerConfig) -> Path:
+    task = config.env.rpartition("/")[2]
+    first = Path("runs") / f"{task}-{agent}-{config.seed}"
+    path, count = first, 1
+    while path.exists():
+        count += 1
+        path = first.with_name(f"{first.name}-{count}")
+    return path
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"Device {device!r} cannot be used: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    for position, word in enumerate(arguments):
+        if word == flag and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _parse(kind: Any, arguments: list[str], command: str, default: Any = None) -> Any:
+    """tyro's parse, with its boxed complaints made one sentence."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                kind,
+                args=arguments,
+                prog=f"maxentflow {command}",
+                config=(tyro.conf.OmitArgPrefixes,),
+                **({} if default is None else {"default": default}),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        text = " ".join(complaint.getvalue().translate(_NO_BOX).split())
+        text = text.removeprefix("Parsing error").removeprefix("Unrecognized options").strip()
+        raise ValueError(text.partition(" For full helptext")[0]) from None
+
+
+_NO_BOX = {ord(character): " " for character in "╭╮╰╯─│┌┐└┘"}
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"maxentflow: {message}", file=sys.stderr)
+    sys.exit(2)

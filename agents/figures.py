@@ -1,0 +1,208 @@
+"""Figures: learning curves against the published ones, and the picture of MultiGoal."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from numpy.typing import NDArray
+from tensordict import TensorDict
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from maxentflow import envs
+from maxentflow.agents.agent import Agent
+from maxentflow.agents.run_folder import RunFolder, read_metrics
+from maxentflow.flows import EnergyBasedFlow
+
+__all__ = ["Rollouts", "learning_curves", "multigoal", "multigoal_rollouts", "published"]
+
+# Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom.
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+@cache
+def published(
+    env_id: str, algorithm: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Steps and mean returns of Fig. 3 of Chao et al. 2024, or ``None`` where it has no curve.
+
+    Example:
+        >>> steps, returns = published("Hopper-v4", "meow")
+        >>> round(float(returns[-1]), -1)
+        3490.0
+    """
+    source = resources.files("maxentflow.agents") / "published" / "paper_fig3_mujoco.csv"
+    with source.open() as file:
+        rows = [
+            (float(row["step"]), float(row["mean_return"]))
+            for row in csv.DictReader(file)
+            if row["env"] == env_id and row["algo"] == algorithm
+        ]
+    if not rows:
+        return None
+    steps, returns = np.array(sorted(rows)).T
+    return steps, returns
+
+
+@dataclass(frozen=True)
+class _Curve:
+    env: str
+    agent: str
+    label: str
+    steps: NDArray[np.int64]
+    returns: NDArray[np.float64]
+
+
+def learning_curves(folders: Sequence[RunFolder], path: Path) -> None:
+    """Draw the evaluations of runs over steps, one panel for each task.
+
+    Runs of one task that differ in nothing but their seed are one curve: their mean, a band of
+    the 95% confidence interval of that mean (Student's t) and thin lines for each. The published
+    curve of the same algorithm is drawn beside them where there is one.
+
+    Raises:
+        ValueError: a folder is not a run, or has no evaluation yet.
+    """
+    curves = [_read_curve(folder) for folder in folders]
+    tasks: dict[str, dict[str, list[_Curve]]] = defaultdict(lambda: defaultdict(list))
+    for curve in curves:
+        tasks[curve.env][curve.label].append(curve)
+    figure = Figure(figsize=(6.4 * len(tasks), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for axes, (env_id, groups) in zip(panels, tasks.items(), strict=True):
+        for index, (label, group) in enumerate(groups.items()):
+            _draw_group(axes, label, group, f"C{index}")
+        last = max(int(curve.steps[-1]) for group in groups.values() for curve in group)
+        for agent in {curve.agent for group in groups.values() for curve in group}:
+            reference = published(env_id, agent)
+            if reference is not None:
+                shown = reference[0] <= 1.05 * last
+                style = "k--" if agent == "meow" else "k:"
+                axes.plot(
+                    reference[0][shown], reference[1][shown], style, label=f"{agent}, published"
+                )
+        axes.set(title=env_id, xlabel="environment steps", ylabel="evaluation return")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    _save(figure, path)
+
+
+def _read_curve(folder: RunFolder) -> _Curve:
+    config = folder.config()
+    rows = [row for row in read_metrics(folder) if row["eval_return"]]
+    if not rows:
+        raise ValueError(f"{folder} has no evaluation to plot yet.")
+    settings = config["agent_config"]
+    label = config["agent"]
+    if "flow" in settings:
+        label += f", {settings['flow']}"
+    return _Curve(
+        env=config["trainer_config"]["env"],
+        agent=config["agent"],
+        label=label,
+        steps=np.array([int(row["step"]) for row in rows]),
+        returns=np.array([float(row["eval_return"]) for row in rows]),
+    )
+
+
+def _draw_group(axes: Axes, label: str, group: list[_Curve], color: str) -> None:
+    common = sorted(set.intersection(*(set(curve.steps.tolist()) for curve in group)))
+    table = np.array(
+        [
+            [curve.returns[np.flatnonzero(curve.steps == step)[0]] for step in common]
+            for curve in group
+        ]
+    )
+    mean, count = table.mean(0), len(group)
+    axes.plot(common, mean, color=color, label=f"{label} ({count} seed{'s' * (count > 1)})")
+    if count > 1:
+        for returns in table:
+            axes.plot(common, returns, color=color, alpha=0.4, linewidth=0.7)
+        limits = axes.get_ylim()
+        t95 = _T95[count - 2] if count - 2 < len(_T95) else 1.96
+        half = t95 * table.std(0, ddof=1) / np.sqrt(count)
+        axes.fill_between(common, mean - half, mean + half, color=color, alpha=0.15, linewidth=0)
+        axes.set_ylim(limits)  # the interval of two seeds would dwarf the curves
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Episodes of MultiGoal: each path ``(steps + 1, 2)``, and the goal reached or -1."""
+
+    paths: list[NDArray[np.float64]]
+    goals: NDArray[np.int64]
+
+
+def multigoal_rollouts(agent: Agent, episodes: int, seed: int = 0) -> Rollouts:
+    """Sampled episodes from the start of MultiGoal."""
+    env = envs.make("maxentflow/MultiGoal-v0", episodes)
+    paths: list[list[NDArray[np.float64]]] = [[] for _ in range(episodes)]
+    goals = np.full(episodes, -1, dtype=np.int64)
+    alive = np.ones(episodes, dtype=bool)
+    exploration = set_exploration_type(ExplorationType.RANDOM)
+    with torch.random.fork_rng(), torch.no_grad(), exploration:
+        torch.manual_seed(seed)
+        observation, _ = env.reset(seed=seed)
+        for path, start in zip(paths, observation, strict=True):
+            path.append(start.copy())
+        while alive.any():
+            batch = TensorDict(observation=torch.from_numpy(observation), batch_size=[episodes])
+            action = agent.policy(batch)["action"].numpy()
+            observation, _, terminated, truncated, info = env.step(action)
+            ended = terminated | truncated
+            for index in np.flatnonzero(alive):
+                end = ended[index]
+                last = info["final_obs"][index] if end else observation[index]
+                paths[index].append(np.array(last))
+                if end:
+                    goals[index] = info["final_info"]["goal"][index]
+            alive &= ~ended
+    env.close()
+    return Rollouts([np.array(path) for path in paths], goals)
+
+
+def multigoal(agent: Agent, path: Path, episodes: int = 100) -> Rollouts:
+    """Draw sampled trajectories, over the contour of the soft value where the agent has one.
+
+    Returns:
+        The episodes drawn.
+    """
+    rollouts = multigoal_rollouts(agent, episodes)
+    figure = Figure(figsize=(5.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    flow = getattr(agent.policy, "flow", None)
+    if isinstance(flow, EnergyBasedFlow):
+        grid = torch.linspace(-7, 7, 141)
+        x, y = torch.meshgrid(grid, grid, indexing="xy")
+        with torch.no_grad():
+            value = flow.value(torch.stack([x, y], dim=-1)).amin(-1)
+        contour = axes.contourf(x.numpy(), y.numpy(), value.numpy(), levels=24, cmap="viridis")
+        figure.colorbar(contour, ax=axes, label="soft value V(s)")
+    for trajectory in rollouts.paths:
+        axes.plot(trajectory[:, 0], trajectory[:, 1], color="white", alpha=0.45, linewidth=0.7)
+    for goal in envs.GOALS:
+        axes.add_patch(Circle((goal[0], goal[1]), 1.0, fill=False, color="tab:red", linewidth=1.5))
+    axes.set(xlim=(-7, 7), ylim=(-7, 7), aspect="equal", xlabel="x", ylabel="y")
+    axes.set_title(f"MultiGoal: {episodes} sampled episodes")
+    if not isinstance(flow, EnergyBasedFlow):
+        axes.set_facecolor("0.3")
+    _save(figure, path)
+    return rollouts
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Cannot write the figure {path}: {error}.") from error

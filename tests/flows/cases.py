@@ -1,0 +1,246 @@
+"""Random layers and flows in double precision, and the quadrature that checks their densities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import normflows
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from maxentflow.flows import (
+    MLP,
+    AdditiveCoupling,
+    AffineCoupling,
+    EnergyBasedFlow,
+    Layer,
+    NormflowsLayer,
+    Permutation,
+    RewardShift,
+    StandardNormal,
+    StateScale,
+    TanhSquash,
+    build,
+    options,
+    registered,
+)
+
+quick = settings(max_examples=20, deadline=None, derandomize=True)
+few = settings(max_examples=7, deadline=None, derandomize=True)
+
+SEEDS = st.integers(0, 2**31 - 1)
+DIMS = st.integers(1, 4)
+SQUASH = st.booleans()
+BATCHES = st.sampled_from([(), (5,), (2, 3)])
+HIDDEN = (16, 16)
+
+
+def _custom_mask(dim: int) -> list[int]:
+    return [1] * (dim - 1) + [0]
+
+
+def _masked_affine(dim: int) -> normflows.flows.Flow:
+    mask = torch.tensor([float(i % 2) for i in range(dim)])
+    return normflows.flows.MaskedAffineFlow(
+        mask, MLP(dim, dim, hidden=HIDDEN), MLP(dim, dim, hidden=HIDDEN)
+    )
+
+
+def _spline(dim: int, context_dim: int) -> normflows.flows.Flow:
+    return normflows.flows.CoupledRationalQuadraticSpline(
+        dim, 1, 16, num_context_channels=context_dim, activation=nn.SiLU
+    )
+
+
+LAYERS: dict[str, Callable[[int, int], Layer]] = {
+    "StateScale": lambda d, c: StateScale(d, c, bounds=(-1.5, 0.5), hidden=HIDDEN),
+    "AdditiveCoupling-even": lambda d, c: AdditiveCoupling(d, c, mask="even", hidden=HIDDEN),
+    "AdditiveCoupling-odd": lambda d, c: AdditiveCoupling(d, c, mask="odd", hidden=HIDDEN),
+    "AdditiveCoupling-custom": lambda d, c: AdditiveCoupling(d, c, mask=_custom_mask(d)),
+    "AdditiveCoupling-unconditional": lambda d, c: AdditiveCoupling(d, hidden=HIDDEN),
+    "AffineCoupling-even": lambda d, c: AffineCoupling(d, c, mask="even", hidden=HIDDEN),
+    "AffineCoupling-odd": lambda d, c: AffineCoupling(d, c, mask="odd", hidden=HIDDEN),
+    "AffineCoupling-custom": lambda d, c: AffineCoupling(d, c, mask=_custom_mask(d)),
+    "AffineCoupling-unconditional": lambda d, c: AffineCoupling(d, hidden=HIDDEN),
+    "Permutation": lambda d, c: Permutation(d),
+    "Permutation-random": lambda d, c: Permutation(d, torch.randperm(d).tolist()),
+    "TanhSquash": lambda d, c: TanhSquash(d),
+    "Permute": lambda d, c: NormflowsLayer(normflows.flows.Permute(d)),
+    "LULinearPermute": lambda d, c: NormflowsLayer(normflows.flows.LULinearPermute(d)),
+    "MaskedAffineFlow": lambda d, c: NormflowsLayer(_masked_affine(d)),
+    "CoupledRationalQuadraticSpline": lambda d, c: NormflowsLayer(_spline(d, c)),
+}
+
+# A coupled spline leaves nothing to transform, or nothing to condition on, in one dimension.
+SMALLEST_DIM = {"CoupledRationalQuadraticSpline": 2}
+
+
+def perturb(module: nn.Module, noise: float = 0.3) -> nn.Module:
+    """Add noise to every parameter: at their initial zeros, most properties hold trivially."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            fan = max(parameter.shape[-2:], default=1) if parameter.ndim > 1 else 1
+            parameter.add_(noise * 2 / math.sqrt(fan) * torch.randn_like(parameter))
+    return module
+
+
+def uniform(*shape: int, bound: float) -> Tensor:
+    """Double-precision entries between ``-bound`` and ``bound``."""
+    return bound * (2 * torch.rand(*shape, dtype=torch.float64) - 1)
+
+
+class LayerCase(NamedTuple):
+    layer: Layer
+    z: Tensor
+    x: Tensor
+    context: Tensor
+
+
+@st.composite
+def layer_cases(draw: st.DrawFn, name: str) -> LayerCase:
+    """A random layer with a latent ``z``, an unrelated variable ``x`` and a context."""
+    dim = max(draw(DIMS), SMALLEST_DIM.get(name, 1))
+    context_dim, batch = draw(st.integers(1, 3)), draw(BATCHES)
+    torch.manual_seed(draw(SEEDS))
+    layer = perturb(LAYERS[name](dim, context_dim)).double().eval()
+    z, x = uniform(*batch, dim, bound=5), uniform(*batch, dim, bound=5)
+    if isinstance(layer, TanhSquash):
+        x = torch.tanh(x)
+    return LayerCase(layer, z, x, uniform(*batch, context_dim, bound=2))
+
+
+def _mixed(action_dim: int, obs_dim: int) -> list[Layer]:
+    return [
+        AdditiveCoupling(action_dim, obs_dim, mask="odd", hidden=HIDDEN),
+        Permutation(action_dim),
+        NormflowsLayer(normflows.flows.LULinearPermute(action_dim)),
+        AffineCoupling(action_dim, obs_dim, mask="odd", **_SMALL),
+        NormflowsLayer(_masked_affine(action_dim)),
+    ]
+
+
+# Small networks, and densities that a grid of actions resolves.
+_SMALL = {"hidden": HIDDEN, "max_log_scale": 0.5}
+
+MIXED = "our layers mixed with those of normflows"
+FLOWS = (*registered(), MIXED)
+
+
+def make_flow(
+    name: str,
+    action_dim: int,
+    obs_dim: int,
+    *,
+    temperature: float = 0.5,
+    heads: int = 2,
+    log_sigma: tuple[float, float] = (-1.5, 0.3),
+    squash: bool = True,
+    **further: object,
+) -> EnergyBasedFlow:
+    """A flow with small networks: one that is registered, or ``MIXED``."""
+    if name in registered():
+        small = {k: v for k, v in _SMALL.items() if k in options(name)}
+        return build(
+            name,
+            action_dim,
+            obs_dim,
+            temperature=temperature,
+            heads=heads,
+            log_sigma=log_sigma,
+            squash=squash,
+            scale_hidden=HIDDEN,
+            shift_hidden=HIDDEN,
+            **{**small, **further},
+        )
+    return EnergyBasedFlow(
+        StandardNormal(action_dim),
+        [
+            StateScale(action_dim, obs_dim, bounds=log_sigma, hidden=HIDDEN),
+            *_mixed(action_dim, obs_dim),
+            *([TanhSquash(action_dim)] if squash else []),
+        ],
+        temperature=temperature,
+        shift=RewardShift(obs_dim, heads, hidden=HIDDEN) if heads else None,
+        **further,
+    )
+
+
+class FlowCase(NamedTuple):
+    flow: EnergyBasedFlow
+    action: Tensor
+    observation: Tensor
+
+    @property
+    def ends_in_squash(self) -> bool:
+        return isinstance(self.flow.layers[-1], TanhSquash)
+
+
+@st.composite
+def flow_cases(
+    draw: st.DrawFn,
+    name: str,
+    *,
+    dims: st.SearchStrategy[int] = DIMS,
+    batches: st.SearchStrategy[tuple[int, ...]] = BATCHES,
+    squash: st.SearchStrategy[bool] = SQUASH,
+    log_sigma: tuple[float, float] = (-1.5, 0.3),
+    noise: float = 0.2,
+) -> FlowCase:
+    """A random flow in evaluation mode with actions and observations."""
+    action_dim, obs_dim, batch = draw(dims), draw(st.integers(1, 3)), draw(batches)
+    heads, squash_ = draw(st.integers(0, 3)), draw(squash)
+    temperature = draw(st.floats(0.05, 3.0))
+    torch.manual_seed(draw(SEEDS))
+    flow = make_flow(
+        name,
+        action_dim,
+        obs_dim,
+        temperature=temperature,
+        heads=heads,
+        log_sigma=log_sigma,
+        squash=squash_,
+    )
+    flow = perturb(flow, noise).double().eval()
+    action = uniform(*batch, action_dim, bound=3)
+    if squash_:
+        action = torch.tanh(action)
+    return FlowCase(flow, action, uniform(*batch, obs_dim, bound=2))
+
+
+class Grid(NamedTuple):
+    """Actions ``(points, dim)`` with the logarithms of their quadrature weights."""
+
+    axis: Tensor
+    action: Tensor
+    log_weight: Tensor
+
+    def log_integral(self, log_density: Tensor) -> Tensor:
+        """Of log-densities ``(points, ...)``."""
+        weights = self.log_weight.reshape(-1, *[1] * (log_density.ndim - 1))
+        return torch.logsumexp(log_density + weights, dim=0)
+
+
+def action_grid(
+    dim: int, squash: bool, *, half_width: float = 12.0, points: int | None = None
+) -> Grid:
+    """The trapezoid rule in u, where a = tanh(u) or a = u.
+
+    It converges faster than any power of the spacing for smooth densities that vanish at the ends.
+    """
+    points = points or {1: 2001, 2: 257}[dim]
+    axis = torch.linspace(-half_width, half_width, points, dtype=torch.float64)
+    u = torch.stack(torch.meshgrid(*[axis] * dim, indexing="ij"), dim=-1).reshape(-1, dim)
+    log_weight = torch.full((len(u),), dim * math.log(2 * half_width / (points - 1))).double()
+    if not squash:
+        return Grid(axis, u, log_weight)
+    log_cosh = u.abs() + torch.log1p(torch.exp(-2 * u.abs())) - math.log(2)
+    return Grid(axis, torch.tanh(u), log_weight - 2 * log_cosh.sum(-1))
+
+
+def largest(error: Tensor) -> float:
+    """The largest magnitude of an entry."""
+    return error.detach().abs().max().item()

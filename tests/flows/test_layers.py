@@ -1,0 +1,125 @@
+"""What every layer promises, ours and those of normflows, against autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from .cases import LAYERS, SMALLEST_DIM, largest, layer_cases, perturb, quick, uniform
+
+pytestmark = pytest.mark.parametrize("name", LAYERS)
+
+OVER_LAYERS = given(data=st.data())
+
+
+def jacobian_log_det(direction, x: Tensor, context: Tensor) -> Tensor:
+    """log|det| by autograd, one row at a time."""
+    contexts = context.reshape(-1, context.shape[-1])
+    rows = [
+        torch.linalg.slogdet(
+            torch.autograd.functional.jacobian(lambda row: direction(row, c)[0], row)  # noqa: B023
+        ).logabsdet
+        for row, c in zip(x.reshape(-1, x.shape[-1]), contexts, strict=True)
+    ]
+    return torch.stack(rows).reshape(x.shape[:-1])
+
+
+@quick
+@OVER_LAYERS
+def test_inverse_undoes_forward(name: str, data: st.DataObject) -> None:
+    layer, z, _, context = data.draw(layer_cases(name))
+    x, log_det = layer(z, context)
+    z_again, log_det_back = layer.inverse(x, context)
+    assert largest(z_again - z) <= 1e-9
+    assert largest(log_det + log_det_back) <= 1e-9
+
+
+@quick
+@OVER_LAYERS
+def test_forward_undoes_inverse(name: str, data: st.DataObject) -> None:
+    layer, _, x, context = data.draw(layer_cases(name))
+    z, log_det = layer.inverse(x, context)
+    x_again, log_det_back = layer(z, context)
+    assert largest(x_again - x) <= 1e-9
+    assert largest(log_det + log_det_back) <= 1e-9
+
+
+@quick
+@OVER_LAYERS
+def test_log_det_is_the_jacobians(name: str, data: st.DataObject) -> None:
+    layer, z, x, context = data.draw(layer_cases(name))
+    for direction, at in ((layer.forward, z), (layer.inverse, x)):
+        y, log_det = direction(at, context)
+        assert y.shape == at.shape
+        assert log_det.shape == at.shape[:-1]
+        assert largest(log_det - jacobian_log_det(direction, at, context)) <= 1e-9
+
+
+@quick
+@OVER_LAYERS
+def test_batch_dimensions_broadcast(name: str, data: st.DataObject) -> None:
+    layer, z, x, context = data.draw(layer_cases(name))
+    for direction, at in ((layer.forward, z), (layer.inverse, x)):
+        many, contexts = at.expand(4, *at.shape), context.expand(4, *context.shape)
+        expected_y, expected_log_det = direction(many, contexts)
+        for arguments in ((many, context), (at, contexts)):
+            y, log_det = direction(*arguments)
+            assert largest(y - expected_y) <= 1e-12
+            assert largest(log_det - expected_log_det) <= 1e-12
+
+
+@quick
+@OVER_LAYERS
+def test_linear_layers_have_a_log_det_of_the_context_alone(name: str, data: st.DataObject) -> None:
+    layer, z, x, context = data.draw(layer_cases(name))
+    change = largest(layer.inverse(x, context)[1] - layer.inverse(0.3 * x + 0.1, context)[1])
+    if layer.is_linear:
+        assert change <= 1e-12
+    if layer.is_volume_preserving:
+        assert layer.is_linear
+        assert largest(layer(z, context)[1]) == 0
+        assert largest(layer.inverse(x, context)[1]) == 0
+
+
+@quick
+@OVER_LAYERS
+def test_state_dict_restores_the_layer(name: str, data: st.DataObject) -> None:
+    layer, z, _, context = data.draw(layer_cases(name))
+    saved = {key: value.clone() for key, value in layer.state_dict().items()}
+    x, log_det = layer(z, context)
+    perturb(layer)
+    layer.load_state_dict(saved)
+    x_again, log_det_again = layer(z, context)
+    assert torch.equal(x_again, x)
+    assert torch.equal(log_det_again, log_det)
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+@pytest.mark.parametrize("dim", [1, 2, 3, 4])
+def test_single_precision_stays_finite_far_out(name: str, direction: str, dim: int) -> None:
+    dim = max(dim, SMALLEST_DIM.get(name, 1))
+    torch.manual_seed(dim)
+    layer = perturb(LAYERS[name](dim, 3))
+    size = 1.0 if name == "TanhSquash" and direction == "inverse" else 50.0
+    corners = torch.cartesian_prod(*[torch.tensor([-size, 0.0, size])] * dim).reshape(-1, dim)
+    corners.requires_grad_()
+    y, log_det = getattr(layer, direction)(corners, torch.randn(len(corners), 3))
+    leaves = [corners, *layer.parameters()]
+    gradients = torch.autograd.grad(y.sum() + log_det.sum(), leaves, allow_unused=True)
+    for value in (y, log_det, *(g for g in gradients if g is not None)):
+        assert value.isfinite().all()
+
+
+def test_a_batch_gives_what_its_rows_give(name: str) -> None:
+    torch.manual_seed(0)
+    layer = perturb(LAYERS[name](2, 3)).double().eval()
+    z, context = uniform(4, 3, 2, bound=3), uniform(4, 3, 3, bound=3)
+    x, log_det = layer(z, context)
+    for i in range(4):
+        for j in range(3):
+            row, row_log_det = layer(z[i, j], context[i, j])
+            assert largest(x[i, j] - row) <= 1e-12
+            assert largest(log_det[i, j] - row_log_det) <= 1e-12
