@@ -78,7 +78,21 @@ _AGENTS: dict[str, tuple[Callable[..., Agent], type[AgentConfig]]] = {}
 def register(
     name: str, config_type: type[AgentConfig]
 ) -> Callable[[Callable[..., Agent]], Callable[..., Agent]]:
-    """Decorator that registers ``build(env, config, *, device) -> Agent`` and its settings."""
+    """Decorator that adds an agent under ``name``, for :func:`make` and the command line.
+
+    Args:
+        name: what to call it.
+        config_type: a dataclass of its settings with ``for_task``, see :class:`AgentConfig`.
+
+    Example:
+        >>> @dataclass
+        ... class HotConfig(MeowConfig):
+        ...     temperature: float = 10.0
+        >>> @register("hot-meow", HotConfig)
+        ... def hot_meow(env, config, *, device):
+        ...     return meow(env, config, device=device)
+        >>> _ = _AGENTS.pop("hot-meow")  # this was only an example
+    """
 
     def add(build: Callable[..., Agent]) -> Callable[..., Agent]:
         _AGENTS[name] = build, config_type
@@ -88,7 +102,12 @@ def register(
 
 
 def registered() -> tuple[str, ...]:
-    """Names that :func:`make` accepts."""
+    """Names that :func:`make` accepts.
+
+    Example:
+        >>> registered()
+        ('meow', 'sac')
+    """
     return tuple(_AGENTS)
 
 

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,6 +83,7 @@ class _Plot:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; bad input ends in one sentence and exit code 2."""
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         job = _prepare(arguments)
@@ -300,11 +303,17 @@ def _parse(kind: Any, arguments: list[str], command: str, default: Any = None) -
     except SystemExit as stop:
         if not stop.code:
             raise
-        text = " ".join(complaint.getvalue().translate(_NO_BOX).split())
-        text = text.removeprefix("Parsing error").removeprefix("Unrecognized options").strip()
-        raise ValueError(text.partition(" For full helptext")[0]) from None
+        raise ValueError(_one_sentence(complaint.getvalue())) from None
 
 
+def _one_sentence(box: str) -> str:
+    text = " ".join(box.translate(_NO_BOX).split())
+    text = re.split(r" For full helptext| Argument helptext", text)[0]
+    text = re.sub(rf"^(({_TITLES}|Error parsing \w+:)\s+)+", "", text)
+    return re.sub(r" Perhaps you meant: (--[\w-]+).*", r". Did you mean \1?", text)
+
+
+_TITLES = r"(Value|Parsing) error|Missing argument|Required options|Unrecognized options(?!:)"
 _NO_BOX = {ord(character): " " for character in "╭╮╰╯─│┌┐└┘"}
 
 

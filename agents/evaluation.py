@@ -60,6 +60,11 @@ def evaluate(
 
     Raises:
         ValueError: ``episodes`` is below 1.
+
+    Example:
+        >>> agent = make("meow", envs.make("Pendulum-v1"))
+        >>> evaluate(agent.policy, "Pendulum-v1", episodes=2).lengths
+        array([200, 200])
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}.")

@@ -49,6 +49,10 @@ class Swish(nn.Module):
 
     Args:
         shape: shape of :math:`\beta`, broadcast against the input; starts at 1.
+
+    Example:
+        >>> Swish(2)(torch.tensor([0.0, 1.0]))
+        tensor([0.0000, 0.7311], grad_fn=<MulBackward0>)
     """
 
     def __init__(self, *shape: int) -> None:
@@ -60,7 +64,7 @@ class Swish(nn.Module):
         nn.init.ones_(self.beta)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.beta * x)
+        return torch.sigmoid(self.beta * x) * x
 
 
 class Dropout(nn.Module):
@@ -75,6 +79,11 @@ class Dropout(nn.Module):
 
     Raises:
         ValueError: ``p`` is outside [0, 1).
+
+    Example:
+        >>> kept = Dropout(0.5)(torch.ones(1000)).count_nonzero().item()
+        >>> 400 < kept < 600
+        True
     """
 
     def __init__(self, p: float) -> None:
@@ -147,6 +156,8 @@ class MLP(nn.Sequential):
         dropout: float = 0.0,
         init: Initialization = "default",
     ) -> None:
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}.")
         if min((in_features, out_features, *hidden)) < 1:
             raise ValueError(
                 "An MLP needs sizes of at least 1, got "
@@ -158,7 +169,6 @@ class MLP(nn.Sequential):
                     f"Unknown activation {activation!r}; known: {', '.join(_ACTIVATIONS)}."
                 )
             activation = _ACTIVATIONS[activation]
-        drop = Dropout(dropout)
         modules: list[nn.Module] = []
         width_in = in_features
         for width in hidden:
@@ -166,8 +176,8 @@ class MLP(nn.Sequential):
             if layer_norm:
                 modules.append(nn.LayerNorm(width))
             modules.append(activation(width))
-            if drop.p:
-                modules.append(drop)
+            if dropout:
+                modules.append(Dropout(dropout))
             width_in = width
         modules.append(Linear(width_in, out_features, init))
         super().__init__(*modules)

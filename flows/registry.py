@@ -54,7 +54,12 @@ def register(name: str) -> Callable[[Recipe], Recipe]:
 
 
 def registered() -> tuple[str, ...]:
-    """Names that :func:`build` accepts."""
+    """Names that :func:`build` accepts.
+
+    Example:
+        >>> registered()[:2]
+        ('additive', 'affine')
+    """
     return tuple(_RECIPES)
 
 

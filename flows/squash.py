@@ -39,7 +39,7 @@ class TanhSquash(Layer):
         >>> log_det
         tensor([ -0.2402, -98.6137])
         >>> squash.inverse(torch.tensor([1.0]))[0]
-        tensor([6.1030])
+        tensor([6.1024])
     """
 
     def __init__(self, dim: int, margin: float | None = None) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.utils import ValueEstimators, dispatch_value_estimator, distance_loss
 from torchrl.objectives.value import ValueEstimatorBase
@@ -204,9 +206,9 @@ class SoftBellmanLoss(LossModule):
         self._value_names = {key: names[id(entry)] for key, entry in _entries(valued)}
         self.convert_to_functional(online, "network")
         self.__dict__["value_network"] = valued.eval()
-        self.target_value_network_params = TensorDictParams(
-            self.value_network_params.data.clone(), no_convert=True
-        )
+        target = TensorDictParams(self.value_network_params.data.clone(), no_convert=True)
+        target.to_module(self.value_network)
+        self.target_value_network_params = target
         self._has_update_associated["value_network"] = False
         self._forward_value_estimator_keys()
         self.train()
@@ -300,11 +302,14 @@ class SoftBellmanLoss(LossModule):
         """
         keys = self.tensor_keys
         action, observation = tensordict[keys.action], tensordict[keys.observation]
-        with self.network_params.to_module(self.network, preserve_module_state=False):
+        with _installed(self.network_params, self.network):
             q, value = self.network(action, observation)
         with torch.no_grad():
+            target_params = self.target_value_network_params
+            with _installed(target_params, self.value_network):
+                following = self.value_network(tensordict["next"].select(keys.observation))
             target = self.value_estimator.value_estimate(
-                tensordict.copy(), target_params=self.target_value_network_params
+                tensordict.copy(), target_params=target_params, next_value=following[keys.value]
             )
             error = (q - target).abs()
             tensordict.set(keys.priority, error.amax(-1))
@@ -334,6 +339,29 @@ class SoftBellmanLoss(LossModule):
 
 def _under_next(key: NestedKey) -> NestedKey:
     return ("next", *key) if isinstance(key, tuple) else ("next", key)
+
+
+def _installed(params: TensorDictParams, module: nn.Module) -> AbstractContextManager[Any]:
+    """A context in which the module computes with these parameters.
+
+    Installing them takes a tenth of an update; where the module has them already, as it does from
+    the start, that is spared.
+    """
+    if not is_compiling() and _holds(module, params):
+        return nullcontext()
+    return params.to_module(module, preserve_module_state=False)
+
+
+def _holds(module: nn.Module, params: TensorDictBase) -> bool:
+    parameters, buffers, children = module._parameters, module._buffers, module._modules
+    for name, entry in params.items():
+        if isinstance(entry, Tensor):
+            held = cast(Tensor, parameters.get(name, buffers.get(name)))
+            if entry is not held and (entry.requires_grad or entry.data_ptr() != held.data_ptr()):
+                return False
+        elif not _holds(cast(nn.Module, children[name]), entry):
+            return False
+    return True
 
 
 def _entries(module: nn.Module) -> list[tuple[tuple[str, ...], Tensor]]:

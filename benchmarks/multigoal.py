@@ -1,0 +1,45 @@
+"""MEow on MultiGoal, reference configuration: do the sampled episodes reach all four goals?
+
+    python benchmarks/multigoal.py
+
+Trains each seed, samples 400 episodes from the start, and writes multigoal.csv and a figure of
+each seed next to this file.
+"""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from maxentflow import agents, envs
+from maxentflow.agents import figures
+
+HERE = Path(__file__).parent
+ENV = "maxentflow/MultiGoal-v0"
+SEEDS = (0, 1, 2)
+EPISODES = 400
+
+
+def main() -> None:
+    rows = []
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        env = envs.make(ENV)
+        agent = agents.make("meow", env)
+        config = replace(agents.TrainerConfig.for_task(ENV), seed=seed, eval_every=0)
+        agents.Trainer(agent, env, config).run()
+        rollouts = figures.multigoal_rollouts(agent, EPISODES, seed=10_000 + seed)
+        figures.multigoal(agent, HERE / f"multigoal-{seed}.png")
+        shares = [(rollouts.goals == goal).mean() for goal in range(4)]
+        rows.append([seed, config.total_steps, EPISODES, sum(shares), *shares])
+        print(f"seed {seed}: {sum(shares):.1%} end at a goal, each {min(shares):.1%} or more")
+    with open(HERE / "multigoal.csv", "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        goals = [f"goal_{x:+.0f}_{y:+.0f}" for x, y in envs.GOALS]
+        writer.writerow(["seed", "steps", "episodes", "reached", *goals])
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

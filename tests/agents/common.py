@@ -1,0 +1,143 @@
+"""Small runs, small agents, and comparisons to the last bit, for the tests of this package."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import torch
+from tensordict.nn import TensorDictModuleBase
+from torchrl.envs.utils import ExplorationType, exploration_type
+
+from maxentflow import agents, envs, flows
+from maxentflow.agents import Agent, Trainer, TrainerConfig, cli
+from maxentflow.agents.run_folder import RunFolder, read_metrics
+
+MULTIGOAL = "maxentflow/MultiGoal-v0"
+SMALL = {
+    "meow": {"flow_options": {"blocks": 1}},
+    "sac": {"hidden": (16,)},
+}
+RUN = {
+    "total_steps": 150,
+    "warmup_steps": 40,
+    "batch_size": 16,
+    "replay_size": 500,
+    "checkpoint_every": 45,
+    "log_every": 20,
+    "eval_every": 60,
+    "eval_episodes": 2,
+}
+
+
+def words(folder, agent="meow", **changes):
+    """The command line of a small training run."""
+    flags = [
+        word
+        for name, value in {**RUN, **changes, "run_dir": folder}.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    small = ["--hidden", "16"] if agent == "sac" else ["--flow-options", "blocks", "1"]
+    return ["train", agent, *flags, *small]
+
+
+def without_figures(monkeypatch):
+    """Leave out the pictures at a run's end, which cost more than a small run."""
+    monkeypatch.setattr(cli, "_run", lambda trainer, folder: trainer.run())
+
+
+def checkpoint(folder, name="latest.pt"):
+    return torch.load(RunFolder(folder).checkpoint_path.with_name(name), weights_only=True)
+
+
+def metrics(folder):
+    """The rows of metrics.csv, less the two columns that a clock fills."""
+    return [
+        {key: cell for key, cell in row.items() if key not in ("seconds", "steps_per_second")}
+        for row in read_metrics(RunFolder(folder))
+    ]
+
+
+def differences(first, second, path="state"):
+    """Where two nested states differ, bit for bit."""
+    if type(first) is not type(second):
+        return [path]
+    if isinstance(first, dict):
+        if first.keys() != second.keys():
+            return [path]
+        return [
+            at for key in first for at in differences(first[key], second[key], f"{path}/{key}")
+        ]
+    if isinstance(first, (list, tuple)):
+        if len(first) != len(second):
+            return [path]
+        pairs = enumerate(zip(first, second, strict=True))
+        return [at for i, (a, b) in pairs for at in differences(a, b, f"{path}/{i}")]
+    if isinstance(first, torch.Tensor):
+        same = first.dtype == second.dtype and torch.equal(first, second)
+        return [] if same else [path]
+    return [] if first == second else [path]
+
+
+def make_trainer(env_id=MULTIGOAL, agent="meow", *, seed=0, folder=None, settings=None, **changes):
+    """A small trainer; every configuration entry has RUN's value or the one given."""
+    torch.manual_seed(seed)
+    config = TrainerConfig(env=env_id, seed=seed, **{**RUN, **changes})
+    env = envs.make(env_id, config.num_envs)
+    made = agents.make(agent, env, **{**SMALL[agent], **(settings or {})})
+    return Trainer(made, env, config, folder, progress=False)
+
+
+def make_double_agent(env, *, heads=2, dropout=0.0, **settings):
+    """MEow in double precision, every parameter random, so that no gradient is zero."""
+    obs_dim, action_dim = env.single_observation_space.shape[0], env.single_action_space.shape[0]
+    flow = flows.build(
+        "additive",
+        action_dim,
+        obs_dim,
+        temperature=0.5,
+        heads=heads,
+        log_sigma=(-1.0, 0.0),
+        scale_hidden=(8,),
+        shift_hidden=(8,),
+        hidden=(8,),
+        dropout=dropout,
+    ).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return agents.meow(env, flow=flow, **settings)
+
+
+class Scripted(TensorDictModuleBase):
+    """A policy from a function of the observation, with noise where it is asked to explore.
+
+    Its arithmetic is the same in every bit for any number of rows, unlike a matrix product's.
+    """
+
+    in_keys = ("observation",)
+    out_keys = ("action",)
+
+    def __init__(self, act, noise=0.25):
+        super().__init__()
+        self.act, self.noise = act, noise
+
+    def forward(self, tensordict):
+        action = self.act(tensordict["observation"])
+        if exploration_type() == ExplorationType.RANDOM and self.noise:
+            action = action + self.noise * torch.randn_like(action)
+        return tensordict.set("action", action.clamp(-1.0, 1.0))
+
+
+def lean(observation):
+    """Three torques from eleven observations, by exact arithmetic."""
+    return (2.0 * observation[..., 1:4]).clamp(-1.0, 1.0)
+
+
+def scripted_agent(act, noise=0.0):
+    """An agent that nothing can train, to act with."""
+    return Agent("scripted", Scripted(act, noise), None, None, None, None)
+
+
+def plain(env_id, **kwargs):
+    """The task as gymnasium makes it, actions in [-1, 1]."""
+    env = gym.make(env_id, **kwargs)
+    return gym.wrappers.RescaleAction(env, -1.0, 1.0)

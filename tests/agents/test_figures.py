@@ -1,0 +1,289 @@
+"""Figures by the numbers that they draw."""
+
+from types import SimpleNamespace
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+from matplotlib.collections import FillBetweenPolyCollection
+from scipy import stats
+
+from maxentflow import agents, envs
+from maxentflow.agents import MeowConfig, SacConfig, TrainerConfig, figures
+from maxentflow.agents.run_folder import Metrics, RunFolder
+
+from .common import MULTIGOAL, scripted_agent
+
+# Chao et al. 2024, figure 3: means of the last three points, to the nearest ten
+LAST = {
+    "Hopper-v4": (3490, 3410, 3190, 1640, 1000, 2680),
+    "HalfCheetah-v4": (11310, 12340, 11520, 12590, 5730, 6740),
+    "Walker2d-v4": (5530, 5490, 4290, 2330, 3340, 3170),
+    "Ant-v4": (6540, 6030, 5880, 530, 1620, 3570),
+    "Humanoid-v4": (6850, 6430, 80, 160, 880, 4750),
+}
+ALGORITHMS = ("meow", "sac", "td3", "ddpg", "ppo", "sql")
+EARLY = [("HalfCheetah-v4", 90_000, 5760), ("Hopper-v4", 300_000, 3050), ("Walker2d-v4", 320_000, 2530)]
+
+
+@pytest.mark.parametrize("env_id", LAST)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_published_curves(env_id, algorithm):
+    steps, returns = figures.published(env_id, algorithm)
+    expected = LAST[env_id][ALGORITHMS.index(algorithm)]
+    assert abs(returns[-3:].mean() - expected) <= 5
+    assert (np.diff(steps) > 0).all()
+    length = TrainerConfig.for_task(env_id).total_steps
+    assert 0.95 * length <= steps[-1] <= length
+
+
+@pytest.mark.parametrize(("env_id", "step", "expected"), EARLY)
+def test_the_published_curves_early_on(env_id, step, expected):
+    returns = np.interp(step, *figures.published(env_id, "meow"))
+    # Read off the figure to about 1% of the axis, which ends at the best algorithm's return.
+    assert abs(returns - expected) <= 0.01 * max(LAST[env_id])
+
+
+@pytest.mark.parametrize(
+    ("env_id", "algorithm"),
+    [("Hopper-v5", "meow"), ("Hopper-v4", "dqn"), (MULTIGOAL, "meow"), ("Hopper", "meow")],
+)
+def test_what_was_not_published(env_id, algorithm):
+    assert figures.published(env_id, algorithm) is None
+
+
+class Runs:
+    """Makes run folders with evaluations that somebody thought of."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, *returns, env="Pendulum-v1", agent="meow", every=100, **settings):
+        count = len(list(self.path.iterdir()))
+        folder = RunFolder(self.path / f"run{count}")
+        kind = {"meow": MeowConfig, "sac": SacConfig}[agent]
+        folder.create(agent, kind(**settings), TrainerConfig(env=env, seed=count))
+        metrics = Metrics(folder, ["step", "eval_return", "train_return"])
+        for index, value in enumerate(returns):
+            metrics.write({"step": every * index + every // 2, "train_return": -1.0})
+            metrics.write({"step": every * (index + 1), "eval_return": value})
+        metrics.close()
+        return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    (tmp_path / "runs").mkdir()
+    return Runs(tmp_path / "runs")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were to be saved."""
+    kept = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
+    return kept
+
+
+def lines(axes):
+    """Label, steps and returns of the lines that the legend names."""
+    return {
+        line.get_label(): (line.get_xdata(), line.get_ydata())
+        for line in axes.lines
+        if not line.get_label().startswith("_")
+    }
+
+
+def bands(axes):
+    return [part for part in axes.collections if isinstance(part, FillBetweenPolyCollection)]
+
+
+def test_one_run(runs, drawn, tmp_path):
+    figures.learning_curves([runs(1.0, 4.0, 2.0)], tmp_path / "curves.png")
+    (axes,) = drawn[0].axes
+    assert axes.get_title() == "Pendulum-v1"
+    ((label, (steps, returns)),) = lines(axes).items()
+    assert label == "meow, additive (1 seed)"
+    assert list(steps) == [100, 200, 300]
+    assert list(returns) == [1.0, 4.0, 2.0]
+    assert not bands(axes)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10, 11, 40])
+def test_the_band_is_students_interval_of_the_mean(runs, drawn, tmp_path, count):
+    table = np.random.default_rng(0).normal(size=(count, 4)).round(3)
+    figures.learning_curves([runs(*row) for row in table.tolist()], tmp_path / "curves.png")
+    (axes,) = drawn[0].axes
+    ((label, (steps, mean)),) = lines(axes).items()
+    assert label == f"meow, additive ({count} seeds)"
+    np.testing.assert_allclose(mean, table.mean(0), rtol=1e-12)
+    thin = [list(line.get_ydata()) for line in axes.lines if line.get_label().startswith("_")]
+    assert thin == table.tolist()
+    (band,) = bands(axes)
+    outline = band.get_paths()[0].vertices
+    interval = stats.t(count - 1, table.mean(0), table.std(0, ddof=1) / np.sqrt(count)).interval(0.95)
+    for step, low, high in zip(steps, *interval, strict=True):
+        at = outline[outline[:, 0] == step][:, 1]
+        # Tables of Student's t have three decimals.
+        np.testing.assert_allclose([at.min(), at.max()], [low, high], rtol=0, atol=1e-3)
+
+
+def test_steps_that_all_seeds_have(runs, drawn, tmp_path):
+    figures.learning_curves([runs(1.0, 4.0, 2.0), runs(3.0, 5.0)], tmp_path / "curves.png")
+    ((_, (steps, mean)),) = lines(drawn[0].axes[0]).items()
+    assert list(steps) == [100, 200]
+    assert list(mean) == [2.0, 4.5]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"agent": "sac"},
+        {"flow": "affine"},
+        {"temperature": 0.5},
+        {"learning_rate": 1e-4},
+        {"flow_options": {"blocks": 1}},
+    ],
+)
+def test_runs_that_differ_in_more_than_their_seed_are_curves_of_their_own(
+    runs, drawn, tmp_path, other
+):
+    folders = [runs(1.0, 2.0), runs(3.0, 4.0), runs(7.0, 9.0, **other)]
+    figures.learning_curves(folders, tmp_path / "curves.png")
+    means = [list(returns) for _, returns in lines(drawn[0].axes[0]).values()]
+    assert means == [[2.0, 3.0], [7.0, 9.0]]
+
+
+def test_a_panel_for_each_task(runs, drawn, tmp_path):
+    folders = [runs(1.0), runs(2.0, env="Ant-v5"), runs(3.0)]
+    figures.learning_curves(folders, tmp_path / "curves.png")
+    assert [axes.get_title() for axes in drawn[0].axes] == ["Pendulum-v1", "Ant-v5"]
+    assert [list(lines(axes)) for axes in drawn[0].axes] == [
+        ["meow, additive (2 seeds)"],
+        ["meow, additive (1 seed)"],
+    ]
+
+
+@pytest.mark.parametrize("agent", ["meow", "sac"])
+def test_the_published_curve_beside_v4_tasks_alone(runs, drawn, tmp_path, agent):
+    made = [
+        runs(1.0, 2.0, env=env, agent=agent, every=100_000) for env in ("Hopper-v4", "Hopper-v5")
+    ]
+    figures.learning_curves(made, tmp_path / "curves.png")
+    old, new = drawn[0].axes
+    steps, returns = lines(old)[f"{agent}, published"]
+    all_steps, all_returns = figures.published("Hopper-v4", agent)
+    np.testing.assert_array_equal(returns, all_returns[: len(steps)])
+    assert steps[-1] <= 1.05 * 200_000 < all_steps[len(steps)]
+    assert len(lines(new)) == 1
+
+
+def test_a_picture_is_written(runs, tmp_path):
+    path = tmp_path / "new" / "curves.png"
+    figures.learning_curves([runs(1.0, 4.0), runs(2.0, 3.0)], path)
+    picture = imageio.imread(path)
+    assert picture.shape == (630, 960, 4)
+    assert len(np.unique(picture.reshape(-1, 4), axis=0)) > 20
+
+
+def test_a_run_without_evaluations(runs, tmp_path):
+    with pytest.raises(ValueError, match="run1 has no evaluation to plot yet"):
+        figures.learning_curves([runs(1.0), runs()], tmp_path / "curves.png")
+    with pytest.raises(ValueError, match="nowhere is not a run folder"):
+        figures.learning_curves([RunFolder(tmp_path / "nowhere")], tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_a_figure_that_cannot_be_written(runs, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="Cannot write the figure .*curves.png"):
+        figures.learning_curves([runs(1.0)], tmp_path / "file" / "curves.png")
+    with pytest.raises(ValueError, match="Cannot write the figure .*curves.nonsense"):
+        figures.learning_curves([runs(1.0)], tmp_path / "curves.nonsense")
+
+
+# MultiGoal
+
+
+def towards(goal):
+    direction = torch.tensor(goal, dtype=torch.float32) / 5.0
+    return scripted_agent(lambda observation: direction.expand_as(observation))
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_walking_to_a_goal(index):
+    rollouts = figures.multigoal_rollouts(towards(envs.GOALS[index]), episodes=6, seed=3)
+    assert rollouts.goals.tolist() == [index] * 6
+    for number, path in enumerate(rollouts.paths):
+        start, _ = envs.make_single(MULTIGOAL).reset(seed=3 + number)
+        np.testing.assert_array_equal(path[0], start)
+        expected = path[0] + np.arange(len(path))[:, None] * envs.GOALS[index] / 5.0
+        np.testing.assert_allclose(path, expected, atol=1e-5)  # observations are float32
+        distances = np.linalg.norm(path - envs.GOALS[index], axis=-1)
+        assert distances[-1] <= 1 < distances[:-1].min()
+
+
+def test_standing_still_reaches_nothing():
+    rollouts = figures.multigoal_rollouts(scripted_agent(torch.zeros_like), episodes=3)
+    assert rollouts.goals.tolist() == [-1] * 3
+    for path in rollouts.paths:
+        assert path.shape == (101, 2)
+        assert (path == path[0]).all()
+
+
+def test_each_episode_by_its_own_start():
+    """Walking outwards along the larger coordinate, every goal is reached by somebody."""
+
+    def act(observation):
+        largest = observation.abs() == observation.abs().amax(-1, keepdim=True)
+        return torch.where(largest, observation.sign(), 0.0)
+
+    rollouts = figures.multigoal_rollouts(scripted_agent(act), episodes=40)
+    for path, goal in zip(rollouts.paths, rollouts.goals, strict=True):
+        axis = np.abs(path[0]).argmax()
+        assert goal == 2 * axis + (path[0][axis] < 0)
+    assert set(rollouts.goals.tolist()) == {0, 1, 2, 3}
+
+
+def test_rollouts_repeat_and_leave_torchs_generator():
+    agent = scripted_agent(lambda observation: 0 * observation, noise=1.0)
+    torch.manual_seed(5)
+    first, again = (figures.multigoal_rollouts(agent, 4, seed=1) for _ in range(2))
+    after = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), after)
+    for path, same in zip(first.paths, again.paths, strict=True):
+        np.testing.assert_array_equal(path, same)
+    other = figures.multigoal_rollouts(agent, 4, seed=2)
+    assert not np.array_equal(first.paths[0], other.paths[0])
+
+
+def test_the_picture_of_multigoal(drawn, tmp_path):
+    agent = agents.make("meow", envs.make(MULTIGOAL), flow_options={"blocks": 1})
+    with torch.no_grad():
+        for parameter in agent.policy.flow.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    rollouts = figures.multigoal(agent, tmp_path / "multigoal.png", episodes=3)
+    axes, colours = drawn[0].axes
+    for line, path in zip(axes.lines, rollouts.paths, strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), path)
+    circles = [(*patch.center, patch.radius) for patch in axes.patches]
+    assert circles == [(*goal, 1.0) for goal in envs.GOALS]
+    corners = torch.cartesian_prod(*[torch.linspace(-7, 7, 141)] * 2)
+    with torch.no_grad():
+        value = agent.policy.flow.value(corners).amin(-1)
+    low, high = colours.get_ylim()
+    assert low <= value.min()
+    assert value.max() <= high
+    step = (high - low) / 24
+    assert value.min() - low < 2 * step
+    assert high - value.max() < 2 * step
+
+
+def test_the_picture_of_an_agent_without_a_soft_value(tmp_path):
+    path = tmp_path / "multigoal.png"
+    rollouts = figures.multigoal(SimpleNamespace(policy=towards([5.0, 0.0]).policy), path, episodes=2)
+    assert rollouts.goals.tolist() == [0, 0]
+    picture = imageio.imread(path)
+    assert len(np.unique(picture.reshape(-1, 4), axis=0)) > 20
