@@ -15,7 +15,17 @@ from torch.nn.utils import clip_grad_norm_
 from torchrl.objectives import LossModule
 from torchrl.objectives.utils import TargetNetUpdater
 
-__all__ = ["Agent", "AgentConfig", "config", "make", "register", "registered", "space_sizes"]
+__all__ = [
+    "Agent",
+    "AgentConfig",
+    "check_fraction",
+    "check_positive",
+    "config",
+    "make",
+    "register",
+    "registered",
+    "space_sizes",
+]
 
 
 class AgentConfig(Protocol):
@@ -157,6 +167,28 @@ def make(name: str, env: gym.vector.VectorEnv, *, device: str = "cpu", **overrid
     spec = env.spec
     resolved = config(name, None if spec is None else spec.id, **overrides)
     return _AGENTS[name][0](env, resolved, device=device)
+
+
+def check_positive(**settings: float | None) -> None:
+    """Refuse settings that are not positive and finite; ``None`` passes.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    for name, value in settings.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be positive and finite, got {value}.")
+
+
+def check_fraction(**settings: float) -> None:
+    """Refuse settings outside [0, 1].
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    for name, value in settings.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {value}.")
 
 
 def space_sizes(env: gym.vector.VectorEnv, agent: str) -> tuple[int, int]:

@@ -161,6 +161,8 @@ def _evaluate(arguments: list[str]) -> Job:
     options = _parse(_Evaluate, arguments, "evaluate")
     if options.episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {options.episodes}.")
+    if options.seed < 0:
+        raise ValueError(f"seed must not be negative, got {options.seed}.")
     agent, trainer_config = _trained(RunFolder(options.run))
 
     def job() -> None:
@@ -244,7 +246,7 @@ def _configuration(folder: RunFolder) -> tuple[str, Any, TrainerConfig]:
             for key, value in content["agent_config"].items()
         }
         return name, agents.config(name, trainer_config.env, **settings), trainer_config
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         raise ValueError(f"{folder.config_path} is not a run's configuration: {error}.") from error
 
 
@@ -307,7 +309,8 @@ def _parse(kind: Any, arguments: list[str], command: str, default: Any = None) -
 
 
 def _one_sentence(box: str) -> str:
-    text = " ".join(box.translate(_NO_BOX).split())
+    plain = re.sub(r"\x1b\[[0-9;]*m|-{3,}", "", box.translate(_NO_BOX))
+    text = " ".join(plain.split())
     text = re.split(r" For full helptext| Argument helptext", text)[0]
     text = re.sub(rf"^(({_TITLES}|Error parsing \w+:)\s+)+", "", text)
     return re.sub(r" Perhaps you meant: (--[\w-]+).*", r". Did you mean \1?", text)

@@ -59,7 +59,7 @@ def evaluate(
         device: where the policy is.
 
     Raises:
-        ValueError: ``episodes`` is below 1.
+        ValueError: ``episodes`` is below 1, or ``seed`` negative.
 
     Example:
         >>> agent = make("meow", envs.make("Pendulum-v1"))
@@ -68,6 +68,8 @@ def evaluate(
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}.")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}.")
     own = env is None
     env = envs.make(env_id, min(episodes, _AT_ONCE)) if env is None else env
     exploration = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM

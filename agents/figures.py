@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
+from scipy import stats
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -25,9 +26,6 @@ from maxentflow.agents.run_folder import RunFolder, read_metrics
 from maxentflow.flows import EnergyBasedFlow
 
 __all__ = ["Rollouts", "learning_curves", "multigoal", "multigoal_rollouts", "published"]
-
-# Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom.
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 @cache
@@ -58,7 +56,7 @@ def published(
 class _Curve:
     env: str
     agent: str
-    label: str
+    settings: dict[str, str]
     steps: NDArray[np.int64]
     returns: NDArray[np.float64]
 
@@ -73,17 +71,17 @@ def learning_curves(folders: Sequence[RunFolder], path: Path) -> None:
     Raises:
         ValueError: a folder is not a run, or has no evaluation yet.
     """
-    curves = [_read_curve(folder) for folder in folders]
-    tasks: dict[str, dict[str, list[_Curve]]] = defaultdict(lambda: defaultdict(list))
-    for curve in curves:
-        tasks[curve.env][curve.label].append(curve)
+    tasks: dict[str, list[_Curve]] = defaultdict(list)
+    for folder in folders:
+        curve = _read_curve(folder)
+        tasks[curve.env].append(curve)
     figure = Figure(figsize=(6.4 * len(tasks), 4.2), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]
-    for axes, (env_id, groups) in zip(panels, tasks.items(), strict=True):
-        for index, (label, group) in enumerate(groups.items()):
+    for axes, (env_id, curves) in zip(panels, tasks.items(), strict=True):
+        for index, (label, group) in enumerate(_groups(curves).items()):
             _draw_group(axes, label, group, f"C{index}")
-        last = max(int(curve.steps[-1]) for group in groups.values() for curve in group)
-        for agent in {curve.agent for group in groups.values() for curve in group}:
+        last = max(int(curve.steps[-1]) for curve in curves)
+        for agent in sorted({curve.agent for curve in curves}):
             reference = published(env_id, agent)
             if reference is not None:
                 shown = reference[0] <= 1.05 * last
@@ -97,22 +95,48 @@ def learning_curves(folders: Sequence[RunFolder], path: Path) -> None:
     _save(figure, path)
 
 
+# What two runs may differ in and still be two seeds of one thing.
+_ASIDE = {
+    "env",
+    "seed",
+    "total_steps",
+    "eval_episodes",
+    "eval_every",
+    "log_every",
+    "checkpoint_every",
+    "threads",
+    "device",
+}
+
+
 def _read_curve(folder: RunFolder) -> _Curve:
     config = folder.config()
     rows = [row for row in read_metrics(folder) if row["eval_return"]]
     if not rows:
         raise ValueError(f"{folder} has no evaluation to plot yet.")
-    settings = config["agent_config"]
-    label = config["agent"]
-    if "flow" in settings:
-        label += f", {settings['flow']}"
+    settings = {**config["trainer_config"], **config["agent_config"]}
     return _Curve(
         env=config["trainer_config"]["env"],
         agent=config["agent"],
-        label=label,
+        settings={name: str(value) for name, value in settings.items() if name not in _ASIDE},
         steps=np.array([int(row["step"]) for row in rows]),
         returns=np.array([float(row["eval_return"]) for row in rows]),
     )
+
+
+def _groups(curves: list[_Curve]) -> dict[str, list[_Curve]]:
+    """Runs of one task by a label: the agent, its flow, and the settings in which they differ."""
+    groups: dict[str, list[_Curve]] = defaultdict(list)
+    for curve in curves:
+        rivals = [other.settings for other in curves if other.agent == curve.agent]
+        differing = [
+            f"{name} {value}"
+            for name, value in curve.settings.items()
+            if name != "flow" and any(rival.get(name) != value for rival in rivals)
+        ]
+        flow = [curve.settings["flow"]] if "flow" in curve.settings else []
+        groups[", ".join([curve.agent, *flow, *differing])].append(curve)
+    return groups
 
 
 def _draw_group(axes: Axes, label: str, group: list[_Curve], color: str) -> None:
@@ -129,8 +153,7 @@ def _draw_group(axes: Axes, label: str, group: list[_Curve], color: str) -> None
         for returns in table:
             axes.plot(common, returns, color=color, alpha=0.4, linewidth=0.7)
         limits = axes.get_ylim()
-        t95 = _T95[count - 2] if count - 2 < len(_T95) else 1.96
-        half = t95 * table.std(0, ddof=1) / np.sqrt(count)
+        half = stats.t.ppf(0.975, count - 1) * table.std(0, ddof=1) / np.sqrt(count)
         axes.fill_between(common, mean - half, mean + half, color=color, alpha=0.15, linewidth=0)
         axes.set_ylim(limits)  # the interval of two seeds would dwarf the curves
 

@@ -9,7 +9,13 @@ import gymnasium as gym
 import torch
 
 from maxentflow import flows
-from maxentflow.agents.agent import Agent, register, space_sizes
+from maxentflow.agents.agent import (
+    Agent,
+    check_fraction,
+    check_positive,
+    register,
+    space_sizes,
+)
 from maxentflow.agents.presets import preset
 from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
 
@@ -42,16 +48,13 @@ class MeowConfig:
     """Draw a dropout mask for each head instead of one for both."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma must be in [0, 1], got {self.gamma}.")
-        if not 0 < self.tau <= 1:
-            raise ValueError(f"tau must be in (0, 1], got {self.tau}.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}.")
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature must be positive and finite, got {self.temperature}.")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be positive or None, got {self.max_grad_norm}.")
+        check_fraction(gamma=self.gamma, tau=self.tau)
+        check_positive(
+            tau=self.tau,
+            temperature=self.temperature,
+            learning_rate=self.learning_rate,
+            max_grad_norm=self.max_grad_norm,
+        )
 
     @classmethod
     def for_task(cls, env_id: str | None) -> MeowConfig:

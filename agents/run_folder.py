@@ -106,7 +106,8 @@ class RunFolder:
         if not self.checkpoint_path.exists():
             return None
         try:
-            return torch.load(self.checkpoint_path, weights_only=True, map_location="cpu")
+            state = torch.load(self.checkpoint_path, weights_only=True, map_location="cpu")
+            return {"agent": state["agent"], **state}
         except Exception as error:  # torch, pickle and zipfile each raise their own
             raise ValueError(
                 f"{self.checkpoint_path} is not a readable checkpoint of maxentflow."
@@ -159,7 +160,7 @@ def read_metrics(folder: RunFolder) -> list[dict[str, str]]:
 
 
 def _cell(value: float | None) -> str:
-    return "" if value is None else repr(value)
+    return "" if value is None else str(value)
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,13 @@ from torchrl.data import Bounded
 from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss
 
-from maxentflow.agents.agent import Agent, register, space_sizes
+from maxentflow.agents.agent import (
+    Agent,
+    check_fraction,
+    check_positive,
+    register,
+    space_sizes,
+)
 from maxentflow.agents.presets import preset
 from maxentflow.objectives import PolyakUpdate
 
@@ -40,14 +46,16 @@ class SacConfig:
     """Temperature at the start."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma must be in [0, 1], got {self.gamma}.")
-        if not 0 < self.tau <= 1:
-            raise ValueError(f"tau must be in (0, 1], got {self.tau}.")
-        if not min(self.actor_learning_rate, self.critic_learning_rate) > 0:
-            raise ValueError("Learning rates must be positive.")
-        if not self.alpha_init > 0:
-            raise ValueError(f"alpha_init must be positive, got {self.alpha_init}.")
+        check_fraction(gamma=self.gamma, tau=self.tau)
+        check_positive(
+            tau=self.tau,
+            actor_learning_rate=self.actor_learning_rate,
+            critic_learning_rate=self.critic_learning_rate,
+            max_grad_norm=self.max_grad_norm,
+            alpha_init=self.alpha_init,
+        )
+        if min(self.hidden, default=1) < 1:
+            raise ValueError(f"hidden must be widths of at least 1, got {self.hidden}.")
 
     @classmethod
     def for_task(cls, env_id: str | None) -> SacConfig:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import platform
+import signal
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -41,7 +43,7 @@ class TrainerConfig:
     env: str = "maxentflow/MultiGoal-v0"
     """A gymnasium id."""
     seed: int = 0
-    """Seed of everything."""
+    """Seed of the environments; the command line seeds torch with it too."""
     total_steps: int = 1_000_000
     """Length of the run."""
     warmup_steps: int = 5_000
@@ -84,6 +86,13 @@ class TrainerConfig:
         for name in ("seed", "warmup_steps", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be below 2**32, got {self.seed}.")
+        if self.replay_size < self.batch_size:
+            raise ValueError(
+                f"replay_size must be at least batch_size ({self.batch_size}), "
+                f"got {self.replay_size}."
+            )
 
     @classmethod
     def for_task(cls, env_id: str) -> TrainerConfig:
@@ -111,8 +120,11 @@ class Trainer:
         progress: show a bar when the output is a terminal.
 
     Raises:
-        NonFiniteError: from :meth:`run`, an observation, a reward or a loss is not finite; the
-            message names it and the step, and the state is saved beside the last checkpoint.
+        KeyboardInterrupt: from :meth:`run`, on Ctrl-C, after the step in progress is finished and
+            its state saved.
+        NonFiniteError: from :meth:`run`, an action, an observation, a reward or a loss is not
+            finite; the message names it and the step, and the state is saved beside the last
+            checkpoint.
         ValueError: the agent is on another device than the configuration says; from
             :meth:`restore`, a checkpoint of another agent or environment.
 
@@ -179,8 +191,9 @@ class Trainer:
         _keep_freed_memory()
         gc.collect()
         gc.freeze()  # what exists now lives to the end; the collector need not walk it again
+        interrupted = _Interrupt()
         try:
-            while self.step < config.total_steps:
+            while self.step < config.total_steps and not interrupted:
                 action = self._act()
                 transition = self._step_environment(action)
                 self.replay.extend(transition)
@@ -198,12 +211,10 @@ class Trainer:
                         metrics.write(row)
                     bar.set_postfix(_postfix(row))
                 bar.update(config.num_envs)
-                if self._due(config.checkpoint_every or config.total_steps):
+                if self._due(config.checkpoint_every or config.total_steps) or interrupted:
                     self._save(began)
-        except KeyboardInterrupt:
-            self._save(began)
-            raise
         finally:
+            interrupted.restore()
             gc.unfreeze()
             bar.close()
             if metrics is not None:
@@ -211,6 +222,8 @@ class Trainer:
             if self._eval_env is not None:
                 self._eval_env.close()
                 self._eval_env = None
+        if interrupted:
+            raise KeyboardInterrupt
 
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on: tensors, numbers, strings, lists of them."""
@@ -283,7 +296,9 @@ class Trainer:
             batch_size=[self.config.num_envs],
         )
         with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
-            return self.agent.policy(batch)["action"].cpu().numpy()
+            action = self.agent.policy(batch)["action"].cpu().numpy()
+        self._check_finite("action", action)
+        return action
 
     def _step_environment(self, action: NDArray[np.float32]) -> TensorDict:
         before = self._observation
@@ -294,7 +309,8 @@ class Trainer:
             final = after.copy()
             final[ended] = np.stack(list(info["final_obs"][ended]))
         self._check_finite("observation", final)
-        self._check_finite("reward", reward)
+        reward32 = reward.astype(np.float32)
+        self._check_finite("reward", reward32)
         self._returns += reward
         self._lengths += 1
         for index in np.flatnonzero(ended):
@@ -309,7 +325,7 @@ class Trainer:
             action=torch.from_numpy(action),
             next=TensorDict(
                 observation=torch.from_numpy(final),
-                reward=torch.from_numpy(reward.astype(np.float32)).unsqueeze(-1),
+                reward=torch.from_numpy(reward32).unsqueeze(-1),
                 done=torch.from_numpy(ended).unsqueeze(-1),
                 terminated=torch.from_numpy(terminated).unsqueeze(-1),
                 batch_size=batch_size,
@@ -403,6 +419,26 @@ class Trainer:
             path = self.folder.save_checkpoint(self.state(), f"stopped_{self.step}.pt")
             saved = f"; the state is in {path}"
         raise NonFiniteError(f"Stopped after {self.step} steps: {what}{saved}.")
+
+
+class _Interrupt:
+    """Ctrl-C as a flag, true once it was pressed, so that a step is never left half done."""
+
+    def __init__(self) -> None:
+        self._pressed = False
+        self._previous: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._press)
+
+    def __bool__(self) -> bool:
+        return self._pressed
+
+    def _press(self, *_: object) -> None:
+        self._pressed = True
+
+    def restore(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
 
 
 def _keep_freed_memory() -> None:

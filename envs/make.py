@@ -38,15 +38,17 @@ def make_single(
     """
     if ":" not in env_id and ("/" not in env_id or env_id.startswith("maxentflow/")):
         _check_known(env_id)
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
     with warnings.catch_warnings():
         # The v4 tasks are what the published curves were measured on; observations become float32
         # on purpose.
         warnings.filterwarnings("ignore", message=".*out of date.*")
         warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
         try:
-            env = gym.make(env_id, render_mode=render_mode, **kwargs)
-        except gym.error.UnregisteredEnv as error:
-            raise ValueError(f"Unknown task {env_id!r}: {error}") from error
+            env = gym.make(env_id, **kwargs)
+        except (gym.error.Error, ImportError) as error:
+            raise ValueError(f"Task {env_id!r} cannot be made: {error}") from error
         return Resumable(_standardise(env, env_id), seed)
 
 
@@ -96,10 +98,12 @@ def make(
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
     seeds = [None if seed is None else seed + index for index in range(num_envs)]
-    return SyncVectorEnv(
+    env = SyncVectorEnv(
         [partial(make_single, env_id, seed=own_seed, **kwargs) for own_seed in seeds],
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
+    env.spec = env.envs[0].spec  # gymnasium leaves it empty; agents read their task from it
+    return env
 
 
 def make_torchrl(

@@ -64,7 +64,7 @@ class Swish(nn.Module):
         nn.init.ones_(self.beta)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.beta * x) * x
+        return (self.beta * x).sigmoid_() * x
 
 
 class Dropout(nn.Module):
@@ -105,7 +105,7 @@ class Dropout(nn.Module):
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)
         # 0 or 1 by clamping to two neighbouring integers: several times faster than a comparison,
         # whose booleans are slow to convert.
-        keep = bits.clamp(self._last_dropped, self._last_dropped + 1).to(x.dtype)
+        keep = bits.clamp_(self._last_dropped, self._last_dropped + 1).to(x.dtype)
         return x * keep.sub_(self._last_dropped).mul_(self._scale)
 
     def extra_repr(self) -> str:

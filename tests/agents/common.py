@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gymnasium as gym
+import numpy as np
 import torch
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import ExplorationType, exploration_type
@@ -12,6 +13,7 @@ from maxentflow.agents import Agent, Trainer, TrainerConfig, cli
 from maxentflow.agents.run_folder import RunFolder, read_metrics
 
 MULTIGOAL = "maxentflow/MultiGoal-v0"
+COUNT = "probe/Count-v0"
 SMALL = {
     "meow": {"flow_options": {"blocks": 1}},
     "sac": {"hidden": (16,)},
@@ -141,3 +143,30 @@ def plain(env_id, **kwargs):
     """The task as gymnasium makes it, actions in [-1, 1]."""
     env = gym.make(env_id, **kwargs)
     return gym.wrappers.RescaleAction(env, -1.0, 1.0)
+
+
+class Count(gym.Env):
+    """Observes how many steps the episode has; at one step of all, something is not finite."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, render_mode=None, spoilt="nothing", value=float("nan"), at=33):
+        self.render_mode = render_mode
+        self.spoilt, self.value, self.at = spoilt, value, at
+        self.total = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.total += 1
+        observation, reward = np.array([self.steps, 1.0], np.float32), 1.0
+        if self.total == self.at and self.spoilt == "observation":
+            observation[1] = self.value
+        if self.total == self.at and self.spoilt == "reward":
+            reward = self.value
+        return observation, reward, False, False, {}

@@ -51,7 +51,8 @@ def test_the_registered_agents():
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("moew", " Did you mean 'meow'?"), ("sca", " Did you mean 'sac'?"), ("x", "")]
+    ("name", "hint"),
+    [("moew", " Did you mean 'meow'?"), ("sca", " Did you mean 'sac'?"), ("x", "")],
 )
 def test_an_unknown_agent_is_refused_with_near_matches(env, name, hint):
     for call in (agents.config, partial(agents.make, env=env)):
@@ -228,7 +229,9 @@ def test_three_updates_by_hand(env, heads, max_grad_norm):
     for count in range(1, 4):
         batch = random_batch(env, dtype=torch.float64)
         loss = hand_loss(flow, target, batch, 0.875)
-        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True, allow_unused=True)
+        gradients = torch.autograd.grad(
+            loss, parameters, materialize_grads=True, allow_unused=True
+        )
         norm = torch.stack([(gradient**2).sum() for gradient in gradients]).sum().sqrt()
         clip = 1.0 if max_grad_norm is None else min(1.0, max_grad_norm / norm.item())
         assert (clip < 1) == (max_grad_norm == 0.125)
@@ -243,13 +246,12 @@ def test_three_updates_by_hand(env, heads, max_grad_norm):
         assert not report["loss"].requires_grad
         # torch clips by the norm plus 1e-6, which the formula does not have.
         assert report["loss"].item() == pytest.approx(loss.item(), rel=1e-7)
-    for (name, p), expected in zip(
-        agent.policy.flow.named_parameters(), parameters, strict=True
-    ):
+    for (name, p), expected in zip(agent.policy.flow.named_parameters(), parameters, strict=True):
         torch.testing.assert_close(p, expected, rtol=0, atol=1e-6, msg=name)
     observation = torch.randn(5, 3, dtype=torch.float64)
-    with torch.no_grad(), agent.loss.target_value_network_params.to_module(
-        agent.loss.value_network
+    with (
+        torch.no_grad(),
+        agent.loss.target_value_network_params.to_module(agent.loss.value_network),
     ):
         value = agent.loss.value_network(TensorDict(observation=observation))["state_value"]
     expected = target.value(observation).amin(-1, keepdim=True)

@@ -111,10 +111,9 @@ def frames(path):
         return [np.asarray(frame) for frame in reader]
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_a_video_has_a_frame_for_each_state(tmp_path, deterministic):
+def test_a_video_has_a_frame_for_each_state(tmp_path):
     path = tmp_path / "hopper.mp4"
-    options = {"deterministic": deterministic, "seed": 7}
+    options = {"deterministic": False, "seed": 7}
     torch.manual_seed(5)
     record_video(Scripted(lean), TASK, str(path), **options)
     after = torch.rand(3)
@@ -140,5 +139,5 @@ def test_a_video_of_multigoal(tmp_path):
 
 def test_a_video_that_cannot_be_written(tmp_path):
     path = tmp_path / "missing" / "film.mp4"
-    with pytest.raises(ValueError, match="Cannot write a video to .*film.mp4"):
+    with pytest.raises(ValueError, match=r"Cannot write a video to .*film\.mp4"):
         record_video(Scripted(lean), TASK, str(path), deterministic=True, seed=0)

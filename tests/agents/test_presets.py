@@ -23,7 +23,9 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("env_id", "steps", "tau", "alpha", "high", "low", "warmup", "gamma"), ROWS)
+@pytest.mark.parametrize(
+    ("env_id", "steps", "tau", "alpha", "high", "low", "warmup", "gamma"), ROWS
+)
 def test_the_table(env_id, steps, tau, alpha, high, low, warmup, gamma):
     config = MeowConfig.for_task(env_id)
     assert (config.tau, config.temperature, config.gamma) == (tau, alpha, gamma)
@@ -40,7 +42,9 @@ def test_what_all_tasks_share(env_id):
     assert (config.learning_rate, config.max_grad_norm) == (1e-3, 30)
     assert (trainer.batch_size, trainer.replay_size) == (256, 1_000_000)
     assert (trainer.num_envs, trainer.updates_per_step) == (1, 1)
-    assert (trainer.eval_every, trainer.eval_episodes) == (10_000, 10)
+    assert trainer.eval_episodes == 10
+    # In MuJoCo as in the paper; MultiGoal's whole run is shorter than that.
+    assert trainer.eval_every == (500 if env_id.startswith("maxentflow/") else 10_000)
 
 
 @pytest.mark.parametrize("env_id", [None, "", "Pendulum-v1", "Ant", "MultiGoal-v0", "my/Ant-v4"])
@@ -87,11 +91,14 @@ def test_the_flow(env_id, obs_dim, action_dim):
 
     assert isinstance(squash, flows.TanhSquash)
     ends, _ = squash.inverse(torch.ones(1, action_dim))
-    torch.testing.assert_close(ends, torch.full_like(ends, 6.1030), rtol=0, atol=1e-4)  # 1 - 1e-5
+    # atanh(1 - 1e-5); single precision rounds its argument by 3e-8, which atanh magnifies.
+    torch.testing.assert_close(ends, torch.full_like(ends, 6.1030), rtol=0, atol=1e-3)
 
     assert flow.shift.heads == 2
     shapes = [
-        tuple(part.weight.shape) for part in flow.shift.modules() if isinstance(part, BatchedLinear)
+        tuple(part.weight.shape)
+        for part in flow.shift.modules()
+        if isinstance(part, BatchedLinear)
     ]
     assert shapes == [(2, obs_dim, 256), (2, 256, 256), (2, 256, 1)]
 

@@ -127,9 +127,9 @@ def test_interrupted_from_the_keyboard_and_resumed(tmp_path, dies, uninterrupted
 
 
 def test_a_run_made_longer(tmp_path, uninterrupted):
-    """Two thirds of a run and the rest are the run."""
+    """Most of a run, ending where an evaluation is due anyway, and the rest are the run."""
     folder = tmp_path / "run"
-    cli.main(words(folder, total_steps=100))
+    cli.main(words(folder, total_steps=120))
     cli.main(["train", "meow", "--resume", str(folder), "--total-steps", "150"])
     assert_same_run(folder, uninterrupted("meow"))
 

@@ -63,7 +63,7 @@ def test_a_run_that_exists_is_not_overwritten(folder):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("something")
-    with pytest.raises(ValueError, match="Cannot make the run folder .*file"):
+    with pytest.raises(ValueError, match=r"Cannot make the run folder .*file"):
         create(RunFolder(tmp_path / "file"))
     assert (tmp_path / "file").read_text() == "something"
 
@@ -181,7 +181,7 @@ def test_a_writer_that_dies_leaves_the_old_checkpoint(folder, monkeypatch, momen
             patch.setattr(torch, "save", half)
         else:
             patch.setattr(os, "replace", never)
-        with pytest.raises(OSError, match="No space|Killed"):
+        with pytest.raises(OSError, match=r"No space|Killed"):
             folder.save_checkpoint({**STATE, "step": 8})
     assert folder.checkpoint_path.read_bytes() == before
     assert folder.load_checkpoint()["step"] == 7

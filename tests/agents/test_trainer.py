@@ -1,9 +1,8 @@
 """The loop, against tasks stepped by hand, counts, and runs that must not differ."""
 
 import copy
-import warnings
+from itertools import pairwise
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -14,49 +13,9 @@ from maxentflow import agents, envs, flows
 from maxentflow.agents import NonFiniteError, Trainer, TrainerConfig
 from maxentflow.agents.run_folder import RunFolder
 
-from .common import MULTIGOAL, checkpoint, differences, make_trainer, metrics, plain
+from .common import COUNT, MULTIGOAL, checkpoint, differences, make_trainer, metrics, plain
 
-PROBE = "probe/Count-v0"
 QUIET = {"eval_every": 0, "checkpoint_every": 0}
-
-
-class Count(gym.Env):
-    """Observes how many steps the episode has; at one step of all, something is not finite."""
-
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-    def __init__(self, render_mode=None, spoilt="nothing", value=float("nan"), at=33):
-        self.render_mode = render_mode
-        self.spoilt, self.value, self.at = spoilt, value, at
-        self.total = 0
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action):
-        self.steps += 1
-        self.total += 1
-        observation, reward = np.array([self.steps, 1.0], np.float32), 1.0
-        if self.total == self.at and self.spoilt == "observation":
-            observation[1] = self.value
-        if self.total == self.at and self.spoilt == "reward":
-            reward = self.value
-        return observation, reward, False, False, {}
-
-
-@pytest.fixture
-def count():
-    """Registers Count with a time limit of 10 steps."""
-
-    def register(**kwargs):
-        gym.register(PROBE, Count, max_episode_steps=10, disable_env_checker=True, kwargs=kwargs)
-        return PROBE
-
-    yield register
-    del gym.registry[PROBE]
 
 
 def stored(trainer):
@@ -207,8 +166,7 @@ def test_a_task_that_is_not_finite_stops_the_run(tmp_path, count, spoilt, value)
 
     trainer.agent.update = learn
     message = rf"^Stopped after 32 steps: {spoilt} is {value}; the state is in .*stopped_32\.pt\.$"
-    with warnings.catch_warnings(), pytest.raises(NonFiniteError, match=message):
-        warnings.simplefilter("ignore")
+    with pytest.raises(NonFiniteError, match=message):
         trainer.run()
     assert checkpoint(tmp_path)["step"] == 30
     assert [row["step"] for row in metrics(tmp_path)] == ["10", "20", "30"]
@@ -226,7 +184,7 @@ def test_an_agent_is_usable_after_the_run_stopped(count):
     trainer = make_trainer(count(spoilt="reward"), total_steps=60, warmup_steps=20, **QUIET)
     with pytest.raises(NonFiniteError, match=r"reward is nan\.$"):
         trainer.run()
-    expected = make_trainer(PROBE, total_steps=32, warmup_steps=20, **QUIET)
+    expected = make_trainer(COUNT, total_steps=32, warmup_steps=20, **QUIET)
     expected.run()
     state, wanted = trainer.agent.loss.state_dict(), expected.agent.loss.state_dict()
     assert not differences(dict(state), dict(wanted))
@@ -267,6 +225,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, count):
     assert latest == (trainer.step - 1) // 15 * 15
     rows = metrics(tmp_path)
     assert [int(row["step"]) for row in rows] == list(range(10, trainer.step, 10))
+
+
+def test_an_action_that_is_not_finite_stops_the_run(tmp_path):
+    """As after a step of the optimiser that was far too large."""
+    trainer = make_trainer(folder=RunFolder(tmp_path), total_steps=60, eval_every=0)
+    update = trainer.agent.update
+
+    def explode(batch):
+        report = update(batch)
+        for parameter in trainer.agent.loss.parameters():
+            parameter.data.fill_(float("nan"))
+        return report
+
+    trainer.agent.update = explode
+    with pytest.raises(NonFiniteError, match=r"^Stopped after 41 steps: action is nan; "):
+        trainer.run()
+    assert checkpoint(tmp_path, "stopped_41.pt")["step"] == 41
 
 
 def trained(agent="meow", **changes):
@@ -330,7 +305,7 @@ def test_training_returns_are_those_of_the_finished_episodes(tmp_path):
     data = stored(trainer)
     ends = [-1, *data["next", "done"].flatten().nonzero().flatten().tolist()]
     reward = data["next", "reward"].flatten().double()
-    episodes = [reward[a + 1 : b + 1] for a, b in zip(ends, ends[1:], strict=False)]
+    episodes = [reward[a + 1 : b + 1] for a, b in pairwise(ends)]
     (row,) = metrics(tmp_path)
     assert int(row["episodes"]) == len(episodes) > 3
     # The replay keeps rewards in single precision, the metrics in double.

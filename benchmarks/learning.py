@@ -1,10 +1,10 @@
 """Learning curves on MuJoCo, against the published ones.
 
-    python benchmarks/mujoco.py train HalfCheetah-v4 meow 0     # one run, or the rest of it
-    python benchmarks/mujoco.py report                          # tables and figures of all runs
+    python benchmarks/learning.py train HalfCheetah-v4 meow 0     # one run, or the rest of it
+    python benchmarks/learning.py report                          # tables and figures of all runs
 
-Runs are kept in runs/benchmarks; report copies their metrics and configurations into mujoco/ next
-to this file, draws the figures there and writes summary.csv.
+Runs are kept in runs/benchmarks; report copies their metrics and configurations into learning/
+next to this file, draws the figures there and writes summary.csv.
 """
 
 import csv
@@ -19,7 +19,7 @@ from maxentflow.agents import RunFolder, figures
 from maxentflow.agents.cli import main as maxentflow
 from maxentflow.agents.run_folder import read_metrics
 
-RESULTS = Path(__file__).parent / "mujoco"
+RESULTS = Path(__file__).parent / "learning"
 RUNS = Path("runs/benchmarks")
 
 
