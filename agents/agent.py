@@ -18,7 +18,7 @@ from torchrl.objectives.utils import TargetNetUpdater
 __all__ = [
     "Agent",
     "AgentConfig",
-    "check_fraction",
+    "check_common",
     "check_positive",
     "config",
     "make",
@@ -31,6 +31,8 @@ __all__ = [
 class AgentConfig(Protocol):
     """What every agent's configuration has: a dataclass with defaults for a task."""
 
+    gamma: float
+    tau: float
     max_grad_norm: float | None
 
     @classmethod
@@ -180,15 +182,17 @@ def check_positive(**settings: float | None) -> None:
             raise ValueError(f"{name} must be positive and finite, got {value}.")
 
 
-def check_fraction(**settings: float) -> None:
-    """Refuse settings outside [0, 1].
+def check_common(settings: AgentConfig) -> None:
+    """Refuse a discount, a target step or a gradient norm out of range.
 
     Raises:
-        ValueError: naming the first that is not.
+        ValueError: naming the first that is.
     """
-    for name, value in settings.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {value}.")
+    if not 0 <= settings.gamma <= 1:
+        raise ValueError(f"gamma must be in [0, 1], got {settings.gamma}.")
+    if not 0 < settings.tau <= 1:
+        raise ValueError(f"tau must be in (0, 1], got {settings.tau}.")
+    check_positive(max_grad_norm=settings.max_grad_norm)
 
 
 def space_sizes(env: gym.vector.VectorEnv, agent: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import torch
 from maxentflow import flows
 from maxentflow.agents.agent import (
     Agent,
-    check_fraction,
+    check_common,
     check_positive,
     register,
     space_sizes,
@@ -48,13 +48,8 @@ class MeowConfig:
     """Draw a dropout mask for each head instead of one for both."""
 
     def __post_init__(self) -> None:
-        check_fraction(gamma=self.gamma, tau=self.tau)
-        check_positive(
-            tau=self.tau,
-            temperature=self.temperature,
-            learning_rate=self.learning_rate,
-            max_grad_norm=self.max_grad_norm,
-        )
+        check_common(self)
+        check_positive(temperature=self.temperature, learning_rate=self.learning_rate)
 
     @classmethod
     def for_task(cls, env_id: str | None) -> MeowConfig:

@@ -15,7 +15,7 @@ from torchrl.objectives import SACLoss
 
 from maxentflow.agents.agent import (
     Agent,
-    check_fraction,
+    check_common,
     check_positive,
     register,
     space_sizes,
@@ -46,12 +46,10 @@ class SacConfig:
     """Temperature at the start."""
 
     def __post_init__(self) -> None:
-        check_fraction(gamma=self.gamma, tau=self.tau)
+        check_common(self)
         check_positive(
-            tau=self.tau,
             actor_learning_rate=self.actor_learning_rate,
             critic_learning_rate=self.critic_learning_rate,
-            max_grad_norm=self.max_grad_norm,
             alpha_init=self.alpha_init,
         )
         if min(self.hidden, default=1) < 1:

@@ -355,11 +355,14 @@ def _installed(params: TensorDictParams, module: nn.Module) -> AbstractContextMa
 def _holds(module: nn.Module, params: TensorDictBase) -> bool:
     parameters, buffers, children = module._parameters, module._buffers, module._modules
     for name, entry in params.items():
-        if isinstance(entry, Tensor):
-            held = cast(Tensor, parameters.get(name, buffers.get(name)))
-            if entry is not held and (entry.requires_grad or entry.data_ptr() != held.data_ptr()):
+        if parameters.get(name) is entry:
+            continue
+        if not isinstance(entry, Tensor):
+            if not _holds(cast(nn.Module, children[name]), entry):
                 return False
-        elif not _holds(cast(nn.Module, children[name]), entry):
+            continue
+        held = cast(Tensor, parameters.get(name, buffers.get(name)))
+        if entry.requires_grad or entry.data_ptr() != held.data_ptr():
             return False
     return True
 

@@ -97,7 +97,7 @@ def test_settings_reach_the_loss_and_the_updater(env, name):
         ({"gamma": float("nan")}, r"gamma must be in \[0, 1\], got nan"),
         ({"tau": 0.0}, r"tau must be in \(0, 1\], got 0.0"),
         ({"tau": 7.0}, r"tau must be in \(0, 1\], got 7.0"),
-        ({"max_grad_norm": -1.0}, r"max_grad_norm must be positive or None, got -1.0"),
+        ({"max_grad_norm": -1.0}, r"max_grad_norm must be positive and finite, got -1.0"),
     ],
 )
 def test_values_out_of_range(env, name, settings, message):

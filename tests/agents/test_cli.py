@@ -66,7 +66,7 @@ REFUSED = [
     ((*TRAIN, "--env", "Hoper-v4"), "Unknown task 'Hoper-v4'. Did you mean Hopper-v4"),
     ((*TRAIN, "--env=Hoper-v4"), "Unknown task 'Hoper-v4'. Did you mean Hopper-v4"),
     ((*TRAIN, "--env", ""), "Unknown task ''"),
-    ((*TRAIN, "--env", "nothing/Here-v0"), "Unknown task 'nothing/Here-v0'"),
+    ((*TRAIN, "--env", "nothing/Here-v0"), "Task 'nothing/Here-v0' cannot be made"),
     ((*TRAIN, "--env", "nothing_here:Task-v0"), "nothing_here"),
     ((*TRAIN, "--env", "CartPole-v1"), "'meow' needs a one-dimensional continuous action space"),
     (("train", "sac", "--env", "CartPole-v1"), "got Discrete(2)"),
@@ -154,7 +154,7 @@ DAMAGES = {
     ),
     "a checkpoint of something else": (
         lambda run: torch.save({"model": torch.ones(3)}, RunFolder(run).checkpoint_path),
-        "The checkpoint is of agent None",
+        "is not a readable checkpoint of maxentflow",
     ),
     "a checkpoint without networks": (
         lambda run: torch.save({"agent": "meow"}, RunFolder(run).checkpoint_path),
