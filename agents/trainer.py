@@ -187,7 +187,8 @@ class Trainer:
             unit="step",
             dynamic_ncols=True,
         )
-        began, began_step = time.perf_counter(), self.step
+        began = logged = time.perf_counter()
+        logged_step = self.step
         _keep_freed_memory()
         gc.collect()
         gc.freeze()  # what exists now lives to the end; the collector need not walk it again
@@ -203,10 +204,11 @@ class Trainer:
                         self._update(self.replay.sample())
                 evaluation = self._evaluate() if self._due(config.eval_every) else None
                 if evaluation is not None or self._due(config.log_every):
-                    elapsed = time.perf_counter() - began
+                    now = time.perf_counter()
                     row = self._row(evaluation)
-                    row["seconds"] = self._seconds + elapsed
-                    row["steps_per_second"] = (self.step - began_step) / elapsed
+                    row["seconds"] = self._seconds + now - began
+                    row["steps_per_second"] = (self.step - logged_step) / (now - logged)
+                    logged, logged_step = now, self.step
                     if metrics is not None:
                         metrics.write(row)
                     bar.set_postfix(_postfix(row))

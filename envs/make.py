@@ -47,6 +47,8 @@ def make_single(
         warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
         try:
             env = gym.make(env_id, **kwargs)
+        except gym.error.UnregisteredEnv as error:
+            raise ValueError(f"Unknown task {env_id!r}: {error}") from error
         except (gym.error.Error, ImportError) as error:
             raise ValueError(f"Task {env_id!r} cannot be made: {error}") from error
         return Resumable(_standardise(env, env_id), seed)

@@ -66,7 +66,7 @@ REFUSED = [
     ((*TRAIN, "--env", "Hoper-v4"), "Unknown task 'Hoper-v4'. Did you mean Hopper-v4"),
     ((*TRAIN, "--env=Hoper-v4"), "Unknown task 'Hoper-v4'. Did you mean Hopper-v4"),
     ((*TRAIN, "--env", ""), "Unknown task ''"),
-    ((*TRAIN, "--env", "nothing/Here-v0"), "Task 'nothing/Here-v0' cannot be made"),
+    ((*TRAIN, "--env", "nothing/Here-v0"), "Unknown task 'nothing/Here-v0'"),
     ((*TRAIN, "--env", "nothing_here:Task-v0"), "nothing_here"),
     ((*TRAIN, "--env", "CartPole-v1"), "'meow' needs a one-dimensional continuous action space"),
     (("train", "sac", "--env", "CartPole-v1"), "got Discrete(2)"),
