@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,10 +109,16 @@ def record_video(
     """
     import imageio.v2 as imageio
 
+    if sys.platform == "linux" and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own default asks for a screen
     env = envs.make_single(env_id, render_mode="rgb_array")
     exploration = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
     observation, _ = env.reset(seed=seed)
     over = False
+    try:
+        first = env.render()
+    except Exception as error:  # each simulator raises its own where it cannot draw
+        raise ValueError(f"{env_id} cannot be drawn on this machine: {error}.") from error
     try:
         writer: Any = imageio.get_writer(
             path, format="FFMPEG", fps=env.metadata.get("render_fps", 30), macro_block_size=2
@@ -119,7 +127,7 @@ def record_video(
         raise ValueError(f"Cannot write a video to {path}: {error}.") from error
     with writer, torch.random.fork_rng(), torch.no_grad(), set_exploration_type(exploration):
         torch.manual_seed(seed)
-        writer.append_data(env.render())
+        writer.append_data(first)
         while not over:
             batch = TensorDict(observation=torch.from_numpy(observation)[None], batch_size=[1])
             action = policy(batch)["action"][0].numpy()

@@ -60,10 +60,8 @@ def report() -> None:
     tasks: dict[str, list[RunFolder]] = {}
     for name, experiment in EXPERIMENTS.items():
         for seed in experiment.seeds:
-            source, folder = (
-                RunFolder(RUNS / f"{name}-{seed}"),
-                RunFolder(RESULTS / f"{name}-{seed}"),
-            )
+            source = RunFolder(RUNS / f"{name}-{seed}")
+            folder = RunFolder(RESULTS / f"{name}-{seed}")
             if source.metrics_path.exists():
                 folder.path.mkdir(exist_ok=True)
                 shutil.copy(source.metrics_path, folder.metrics_path)

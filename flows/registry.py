@@ -129,8 +129,11 @@ def build(
             f"its options: {', '.join(accepted)}."
         )
     for option, value in recipe_options.items():
-        if isinstance(accepted[option], (bool, int, float)):
-            _check_number(name, option, value, accepted[option])
+        if not _fits(value, accepted[option]):
+            raise ValueError(
+                f"Option {option!r} of flow {name!r} is {accepted[option]!r} by default, "
+                f"got {value!r}."
+            )
     if min(action_dim, obs_dim) < 1 or heads < 0:
         raise ValueError(
             "A flow needs action_dim >= 1, obs_dim >= 1 and heads >= 0, got "
@@ -149,12 +152,16 @@ def build(
     )
 
 
-def _check_number(name: str, option: str, value: Any, default: float) -> None:
-    kind = type(default)
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        raise ValueError(
-            f"Option {option!r} of flow {name!r} is of type {kind.__name__}, got {value!r}."
-        )
+def _fits(value: Any, default: Any) -> bool:
+    """Whether an option's value is of its default's kind."""
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, (int, float)):
+        numbers = (int,) if isinstance(default, int) else (int, float)
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    if isinstance(default, tuple):
+        return isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value)
+    return True
 
 
 def _alternate(coupling: Callable[..., Layer], blocks: int) -> list[Layer]:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from maxentflow.flows import registry
+
 ROOT = Path(__file__).parent.parent
 
 
 def test_readme_code_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_RECIPES", dict(registry._RECIPES))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 3
     code = "\n".join(blocks).replace("5_000", "60").replace("1_000", "20")

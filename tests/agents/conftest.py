@@ -1,12 +1,8 @@
-import os
-
 import gymnasium as gym
 import pytest
 import torch
 
 from .common import COUNT, Count
-
-os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 @pytest.fixture(autouse=True)
