@@ -73,7 +73,7 @@ REFUSED = [
     ((*TRAIN, "--flow", "adative"), "Unknown flow 'adative'; registered: additive, affine."),
     ((*TRAIN, "--flow-options", "blokcs", "3"), "has no option 'blokcs'; its options: blocks"),
     ((*TRAIN, "--flow-options", "blocks", "0"), "blocks must be at least 1, got 0"),
-    ((*TRAIN, "--flow-options", "blocks", "many"), "'blocks' of flow 'additive' is of type int"),
+    ((*TRAIN, "--flow-options", "blocks", "many"), "'blocks' of flow 'additive' is 2 by default"),
     ((*TRAIN, "--flow-options", "blocks"), "--flow-options"),
     ((*TRAIN, "--temprature", "3"), "--temprature"),
     ((*TRAIN, "surplus"), "surplus"),
