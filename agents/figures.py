@@ -89,10 +89,18 @@ def learning_curves(folders: Sequence[RunFolder], path: Path) -> None:
                 axes.plot(
                     reference[0][shown], reference[1][shown], style, label=f"{agent}, published"
                 )
+        _fit_to_lines(axes)
         axes.set(title=env_id, xlabel="environment steps", ylabel="evaluation return")
         axes.grid(alpha=0.3)
         axes.legend()
     _save(figure, path)
+
+
+def _fit_to_lines(axes: Axes) -> None:
+    """Set the vertical limits by the curves: the interval of two seeds would dwarf them."""
+    heights = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
+    margin = 0.05 * (np.ptp(heights) or 1.0)
+    axes.set_ylim(heights.min() - margin, heights.max() + margin)
 
 
 # What two runs may differ in and still be two seeds of one thing.
@@ -152,10 +160,8 @@ def _draw_group(axes: Axes, label: str, group: list[_Curve], color: str) -> None
     if count > 1:
         for returns in table:
             axes.plot(common, returns, color=color, alpha=0.4, linewidth=0.7)
-        limits = axes.get_ylim()
         half = stats.t.ppf(0.975, count - 1) * table.std(0, ddof=1) / np.sqrt(count)
         axes.fill_between(common, mean - half, mean + half, color=color, alpha=0.15, linewidth=0)
-        axes.set_ylim(limits)  # the interval of two seeds would dwarf the curves
 
 
 @dataclass(frozen=True)
