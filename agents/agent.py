@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ __all__ = [
     "register",
     "registered",
     "space_sizes",
+    "unknown_name",
 ]
 
 
@@ -134,9 +135,7 @@ def config(name: str, env_id: str | None = None, **overrides: Any) -> Any:
         0.25
     """
     if name not in _AGENTS:
-        near = difflib.get_close_matches(name, _AGENTS, n=3)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(f"Unknown agent {name!r}; known: {', '.join(_AGENTS)}.{hint}")
+        raise unknown_name("agent", name, _AGENTS)
     defaults = _AGENTS[name][1].for_task(env_id)
     unknown = sorted(set(overrides) - set(vars(defaults)))
     if unknown:
@@ -193,6 +192,14 @@ def check_common(settings: AgentConfig) -> None:
     if not 0 < settings.tau <= 1:
         raise ValueError(f"tau must be in (0, 1], got {settings.tau}.")
     check_positive(max_grad_norm=settings.max_grad_norm)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The refusal of a name, with those that are known and its near matches."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return ValueError(f"Unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
 
 
 def space_sizes(env: gym.vector.VectorEnv, agent: str) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import logging
 import re
@@ -101,13 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _prepare(arguments: list[str]) -> Job:
     commands = {"train": _train, "evaluate": _evaluate, "plot": _plot}
     if not arguments or arguments[0] in ("-h", "--help"):
-        return lambda: print(_USAGE.format(agents=" or ".join(agents.registered())), end="")
+        return _print_usage
     command, *rest = arguments
     if command not in commands:
-        near = difflib.get_close_matches(command, commands, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown command {command!r}; known: {', '.join(commands)}.{hint}")
+        raise agents.unknown_name("command", command, commands)
     return commands[command](rest)
+
+
+def _print_usage() -> None:
+    print(_USAGE.format(agents=" or ".join(agents.registered())), end="")
 
 
 def _train(arguments: list[str]) -> Job:
@@ -115,7 +116,7 @@ def _train(arguments: list[str]) -> Job:
         named = arguments[0] if not arguments[0].startswith("-") else None
         return _resume(_parse(_Resume, arguments[named is not None :], "train"), named)
     if not arguments or arguments[0] in ("-h", "--help"):
-        return lambda: print(_USAGE.format(agents=" or ".join(agents.registered())), end="")
+        return _print_usage
     name, *rest = arguments
     env_id = _value_of("--env", rest) or TrainerConfig().env
     agent_defaults = agents.config(name, env_id)

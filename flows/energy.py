@@ -51,7 +51,10 @@ class ClosedFormValue(nn.Module):
         anything = observation.new_zeros(*observation.shape[:-1], self.base.dim)
         for layer in self.layers:
             log_partition = log_partition + layer(anything, observation)[1]
-        return _shifted(self.temperature, log_partition, self.shift, observation)
+        value = log_partition.unsqueeze(-1)
+        if self.shift is not None:
+            value = value + self.shift(observation)
+        return self.temperature * value
 
     forward = value
 
@@ -256,13 +259,6 @@ class EnergyBasedFlow(nn.Module):
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, dropout_per_head={self.dropout_per_head}"
-
-
-def _shifted(
-    temperature: float, energy: Tensor, shift: RewardShift | None, observation: Tensor
-) -> Tensor:
-    energy = energy.unsqueeze(-1)
-    return temperature * (energy if shift is None else energy + shift(observation))
 
 
 def _check_size(name: str, tensor: Tensor, size: int | None) -> None:
