@@ -1,7 +1,8 @@
 """Agents assembled from flows, objectives and environments; training, evaluation, command line."""
 
-from maxentflow.agents.agent import Agent, config, make, register, registered
+from maxentflow.agents.agent import Agent, CompilationError, config, make, register, registered
 from maxentflow.agents.evaluation import Evaluation, evaluate
+from maxentflow.agents.flat_adam import FlatAdam
 from maxentflow.agents.meow import MeowConfig, meow
 from maxentflow.agents.run_folder import RunFolder
 from maxentflow.agents.sac import SacConfig, sac
@@ -9,7 +10,9 @@ from maxentflow.agents.trainer import NonFiniteError, Trainer, TrainerConfig
 
 __all__ = [
     "Agent",
+    "CompilationError",
     "Evaluation",
+    "FlatAdam",
     "MeowConfig",
     "NonFiniteError",
     "RunFolder",

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import gymnasium as gym
-import torch
 
 from maxentflow import flows
 from maxentflow.agents.agent import (
@@ -16,6 +15,7 @@ from maxentflow.agents.agent import (
     register,
     space_sizes,
 )
+from maxentflow.agents.flat_adam import FlatAdam
 from maxentflow.agents.presets import preset
 from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
 
@@ -112,7 +112,7 @@ def meow(
         name="meow",
         policy=flows.FlowPolicy(flow),
         loss=loss,
-        optimizer=torch.optim.Adam(loss.parameters(), lr=config.learning_rate, fused=True),
+        optimizer=FlatAdam(loss.parameters(), lr=config.learning_rate),
         target_updater=PolyakUpdate(loss, tau=config.tau),
         config=config,
     )

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
-import torch
 from tensordict.nn import NormalParamExtractor, TensorDictModule
 from torch import nn
 from torchrl.data import Bounded
@@ -20,6 +19,7 @@ from maxentflow.agents.agent import (
     register,
     space_sizes,
 )
+from maxentflow.agents.flat_adam import FlatAdam
 from maxentflow.agents.presets import preset
 from maxentflow.objectives import PolyakUpdate
 
@@ -129,12 +129,11 @@ def sac(
     critic_parameters = list(loss.qvalue_network_params.values(True, True))
     chosen = {id(parameter) for parameter in critic_parameters}
     rest = [parameter for parameter in loss.parameters() if id(parameter) not in chosen]
-    optimizer = torch.optim.Adam(
+    optimizer = FlatAdam(
         [
             {"params": critic_parameters, "lr": config.critic_learning_rate},
             {"params": rest, "lr": config.actor_learning_rate},
-        ],
-        fused=True,
+        ]
     )
     return Agent(
         name="sac",

@@ -14,7 +14,8 @@ __all__ = ["MLP", "Dropout", "Initialization", "Linear", "Swish"]
 Initialization = Literal["default", "zero", "orthogonal"]
 """How weight matrices start; biases always start as PyTorch's."""
 
-_INT64 = torch.iinfo(torch.int64)
+_INT32 = torch.iinfo(torch.int32)
+_WEYL = 0x9E3779B9 - 2**32  # the golden ratio's fraction, as a signed integer
 
 
 def initialize_weight(weight: Tensor, init: Initialization) -> None:
@@ -68,11 +69,13 @@ class Swish(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout that draws four mask entries from each 64-bit random number.
+    """Dropout whose mask is a hash of the entries' positions, seeded anew for each mask.
 
-    Drawing one number for each entry is what makes dropout slow on a CPU. The probability is
-    rounded to a multiple of 2**-16, and kept units are scaled by the rounded probability's own
-    inverse, so that the expectation stays exact.
+    Drawing a random number for each entry, one after the other, is what makes dropout slow on a
+    CPU. Here two are drawn for a whole mask; the rest is integer arithmetic on many entries at
+    once, which fuses with its surroundings when compiled. The probability is rounded to a multiple
+    of 2**-16, and kept units are scaled by the rounded probability's own inverse, so that the
+    expectation stays exact.
 
     Args:
         p: probability of dropping a unit, in [0, 1).
@@ -99,10 +102,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self._active):
             return x
-        words = torch.randint(
-            _INT64.min, _INT64.max, (-(-x.numel() // 4),), dtype=torch.int64, device=x.device
-        )
-        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        bits = _random_int16(x.numel(), x.device).view(x.shape)
         # 0 or 1 by clamping to two neighbouring integers: several times faster than a comparison,
         # whose booleans are slow to convert.
         keep = bits.clamp_(self._last_dropped, self._last_dropped + 1).to(x.dtype)
@@ -110,6 +110,21 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+def _random_int16(count: int, device: torch.device) -> Tensor:
+    """Uniform integers of 16 bits, as int32: the upper half of a hash of 0, 1, 2, ...
+
+    A Weyl sequence through multiplications and exclusive ors, with the constants of Wellons'
+    "lowbias32"; one random number shifts the sequence, another enters halfway.
+    """
+    start, key = torch.randint(
+        _INT32.min, _INT32.max, (2,), dtype=torch.int32, device=device
+    ).unbind()
+    bits = torch.arange(count, dtype=torch.int32, device=device).mul_(_WEYL).add_(start)
+    bits = bits.bitwise_xor_(bits >> 16).mul_(0x7FEB352D).bitwise_xor_(key)
+    bits = bits.bitwise_xor_(bits >> 15).mul_(0x846CA68B - 2**32)
+    return bits.bitwise_right_shift_(16)
 
 
 _ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {

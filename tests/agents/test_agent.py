@@ -169,9 +169,10 @@ def test_a_flow_of_ones_own_is_used(env):
     agent = agents.meow(env, flow=own)
     assert agent.policy.flow is own
     assert agent.loss.temperature == 0.125
-    mine = {parameter.data_ptr() for parameter in own.parameters()}
-    optimised = {p.data_ptr() for group in agent.optimizer.param_groups for p in group["params"]}
-    assert optimised == mine
+    (vector,) = agent.optimizer.param_groups[0]["params"]
+    storages = {parameter.untyped_storage().data_ptr() for parameter in own.parameters()}
+    assert storages == {vector.untyped_storage().data_ptr()}
+    assert vector.count_nonzero() == sum(p.count_nonzero() for p in own.parameters())
     before = copy.deepcopy(own.state_dict())
     agent.update(random_batch(env))
     assert differences(dict(before), dict(own.state_dict()))
@@ -180,26 +181,37 @@ def test_a_flow_of_ones_own_is_used(env):
 # The optimiser
 
 
+def learned(agent):
+    """The loss's parameters by name, and for each the optimiser's group that has its memory."""
+    storages = {
+        vector.untyped_storage().data_ptr(): group
+        for group in agent.optimizer.param_groups
+        for vector in group["params"]
+    }
+    return {
+        key: (parameter, storages[parameter.untyped_storage().data_ptr()])
+        for key, parameter in agent.loss.named_parameters()
+        if not key.startswith("target_")
+    }
+
+
 @pytest.mark.parametrize("env_id", TASKS)
 @pytest.mark.parametrize("name", agents.registered())
 def test_the_optimizer_has_each_parameter_once(name, env_id):
     agent = agents.make(name, envs.make(env_id))
-    optimised = [p for group in agent.optimizer.param_groups for p in group["params"]]
-    identities = [id(parameter) for parameter in optimised]
-    assert len(set(identities)) == len(identities)
-    learned = {id(p) for key, p in agent.loss.named_parameters() if not key.startswith("target_")}
-    assert set(identities) == learned
-    assert all(parameter.requires_grad for parameter in optimised)
+    parameters = [parameter for parameter, _ in learned(agent).values()]
+    for number, parameter in enumerate(parameters):
+        parameter.data.fill_(number + 1)
+    # Had two of them shared memory, the first would hold the second's number.
+    assert all((p == number + 1).all() for number, p in enumerate(parameters))
+    vectors = [vector for group in agent.optimizer.param_groups for vector in group["params"]]
+    assert sum(map(torch.count_nonzero, vectors)) == sum(p.numel() for p in parameters)
+    assert all(parameter.requires_grad for parameter in parameters)
 
 
 def test_learning_rates_of_sac(env):
     agent = agents.make("sac", env, actor_learning_rate=0.25, critic_learning_rate=0.5)
-    rates = {id(p): group["lr"] for group in agent.optimizer.param_groups for p in group["params"]}
-    named = {
-        key: rates[id(p)]
-        for key, p in agent.loss.named_parameters()
-        if not key.startswith("target_")
-    }
+    named = {key: group["lr"] for key, (_, group) in learned(agent).items()}
     critic = {key for key, rate in named.items() if rate == 0.5}
     assert critic == {key for key in named if key.startswith("qvalue_network_params")}
     assert {named[key] for key in set(named) - critic} == {0.25}

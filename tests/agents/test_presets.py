@@ -128,7 +128,7 @@ def test_weights_at_the_start():
 
 def test_the_optimizer_is_adam():
     optimizer = agents.make("meow", envs.make("Hopper-v4")).optimizer
-    assert type(optimizer) is torch.optim.Adam
+    assert isinstance(optimizer, torch.optim.Adam)
     (group,) = optimizer.param_groups
     assert group["lr"] == 1e-3
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 0)

@@ -19,6 +19,7 @@ RUNS = {
     "two environments": {"num_envs": 2},
     "sac": {"agent": "sac"},
     "Hopper": {"env": "Hopper-v4"},
+    "compiled": {"compile": "on"},
 }
 MOMENTS = [
     # run, what it dies at, how many of it pass before, the checkpoint's step then, where one is
@@ -35,6 +36,7 @@ MOMENTS = [
     ("two environments", "update", 40, 90),
     ("sac", "update", 25, 45),
     ("Hopper", "update", 75, 90),
+    pytest.param("compiled", "update", 25, 45, marks=pytest.mark.xdist_group("compile")),
 ]
 KEPT = ("loss", "optimizer", "replay", "torch_generator", "environments", "step", "updates")
 

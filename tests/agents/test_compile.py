@@ -1,0 +1,164 @@
+"""Compiled updates against uncompiled ones."""
+
+import pytest
+import torch
+from torch._inductor import config as inductor_config
+from torch._inductor.utils import fresh_cache
+
+from maxentflow import agents, envs
+from maxentflow.agents import CompilationError, TrainerConfig
+
+from .common import MULTIGOAL, SMALL, differences, make_trainer
+from .test_agent import random_batch
+
+pytestmark = pytest.mark.xdist_group("compile")  # one after the other, sharing what is compiled
+torch_compile = torch.compile
+
+
+@pytest.fixture
+def traced_only(monkeypatch):
+    """Trace as ever, and then run torch's own kernels: seconds, not a minute."""
+
+    def compile_(function, *, fullgraph, options):
+        assert options == {"fallback_random": True}
+        return torch_compile(function, fullgraph=fullgraph, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile_)
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setattr(inductor_config.cpp, "cxx", (None, "/no/such/compiler"))
+    with fresh_cache():
+        yield
+
+
+def make(name, env, seed=0):
+    torch.manual_seed(seed)
+    return agents.make(name, env, **SMALL[name])
+
+
+def state(agent):
+    return {
+        "loss": dict(agent.loss.state_dict()),
+        "optimizer": agent.optimizer.state_dict(),
+        "generator": torch.get_rng_state(),
+    }
+
+
+def assert_updates_agree(compiled, plain, batches):
+    """The same updates, dropout masks included, to single precision's rounding."""
+    results = []
+    for agent in (compiled, plain):
+        torch.manual_seed(1)
+        results.append([agent.update(batch.clone()) for batch in batches])
+    for ours, theirs in zip(*results, strict=True):
+        assert set(ours.keys()) == set(theirs.keys())
+        torch.testing.assert_close(ours.to_dict(), theirs.to_dict(), rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(compiled.loss.parameters(), plain.loss.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_updates_by_the_compiler_agree():
+    env = envs.make(MULTIGOAL)
+    compiled, plain = make("meow", env), make("meow", env)
+    batches = [random_batch(env, 32) for _ in range(10)]
+    before, batch = state(compiled), batches[0].clone().to_dict()
+    compiled.compile(batches[0])
+    assert not differences(state(compiled), before)
+    assert not differences(batches[0].to_dict(), batch)
+    assert_updates_agree(compiled, plain, batches)
+
+
+@pytest.mark.parametrize("name", agents.registered())
+def test_updates_of_any_size_and_mode_agree(traced_only, name):
+    env = envs.make("Pendulum-v1")
+    compiled, plain = make(name, env), make(name, env)
+    compiled.compile(random_batch(env, 32))
+    assert_updates_agree(compiled, plain, [random_batch(env, n) for n in (32, 32, 7, 32)])
+    for agent in (compiled, plain):
+        agent.loss.eval()
+    assert_updates_agree(compiled, plain, [random_batch(env, 32)] * 2)
+
+
+def test_the_compiled_loss_sees_what_is_not_finite(traced_only):
+    env = envs.make("Pendulum-v1")
+    agent, batch = make("meow", env), random_batch(env, 8)
+    agent.compile(batch)
+    agent.update(batch.clone())
+    before = [p.clone() for p in agent.loss.parameters()]
+    batch["next", "reward"][3] = float("nan")
+    with pytest.raises(FloatingPointError, match="loss is nan"):
+        agent.update(batch)
+    assert all(torch.equal(p, q) for p, q in zip(agent.loss.parameters(), before, strict=True))
+
+
+def test_an_optimizer_of_ones_own(traced_only):
+    """torch's Adam cannot be part of the graph; that is said, and updates go on."""
+    env = envs.make("Pendulum-v1")
+    agent, plain = make("meow", env), make("meow", env)
+    agent.optimizer = torch.optim.Adam(agent.loss.parameters(), lr=1e-3, fused=True)
+    batch = random_batch(env, 8)
+    with pytest.raises(CompilationError, match="The loss of meow was not compiled: "):
+        agent.compile(batch)
+    assert_updates_agree(agent, plain, [batch] * 3)
+
+
+def test_without_a_compiler(no_compiler):
+    env = envs.make("Pendulum-v1")
+    agent, plain = make("meow", env), make("meow", env)
+    batch = random_batch(env, 8)
+    before = state(agent)
+    with pytest.raises(CompilationError) as caught:
+        agent.compile(batch)
+    assert str(caught.value).startswith("The loss of meow was not compiled: No working C++ ")
+    assert "\n" not in str(caught.value)
+    assert not differences(state(agent), before)
+    assert_updates_agree(agent, plain, [batch])
+
+
+def test_a_run_without_a_compiler_is_the_uncompiled_run(monkeypatch, capsys):
+    def fail(agent, batch):
+        torch.rand(3)
+        raise CompilationError("No.")
+
+    runs = {}
+    for choice in ("on", "off"):
+        monkeypatch.setattr(agents.Agent, "compile", fail)
+        runs[choice] = make_trainer(compile=choice)
+        runs[choice].run()
+        runs[choice] = {**runs[choice].state(), "seconds": 0.0}
+        line = "No. The run goes on without; it learns the same, slower.\n"
+        assert capsys.readouterr().err == (line if choice == "on" else "")
+    assert not differences(runs["on"], runs["off"])
+
+
+def test_the_trainer_compiles_once_and_spares_the_random_numbers(monkeypatch):
+    calls = []
+    monkeypatch.setattr(agents.Agent, "compile", lambda agent, batch: calls.append(batch.shape))
+    trainer = make_trainer(compile="on")
+    trainer.run()
+    assert calls == [(16,)]
+    plain = make_trainer(compile="off")
+    plain.run()
+    assert not differences({**trainer.state(), "seconds": 0}, {**plain.state(), "seconds": 0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "compiles"),
+    [
+        ({"total_steps": 34_999}, False),
+        ({"total_steps": 35_000}, True),
+        ({"total_steps": 35_000, "num_envs": 2}, False),
+        ({"total_steps": 35_000, "num_envs": 2, "updates_per_step": 2}, True),
+        ({"total_steps": 35_000, "compile": "off"}, False),
+        ({"total_steps": 100, "compile": "on"}, True),
+    ],
+)
+def test_long_runs_are_compiled(settings, compiles):
+    assert TrainerConfig(warmup_steps=5_000, **settings).compiles() is compiles
+
+
+def test_compile_is_one_of_three():
+    with pytest.raises(ValueError, match="compile must be 'auto', 'on' or 'off', got 'yes'"):
+        TrainerConfig(compile="yes")
