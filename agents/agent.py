@@ -75,24 +75,26 @@ class Agent:
     _compiled: Callable[[TensorDictBase], TensorDictBase] | None = field(
         default=None, init=False, repr=False, compare=False
     )
+    _compiled_for: torch.Size | None = field(default=None, init=False, repr=False, compare=False)
 
     def compile(self, batch: TensorDictBase) -> None:
-        """Compile the loss and its gradient, for all later updates, as one graph.
+        """Compile the loss and its gradient as one graph, for batches of this shape.
 
         Takes about a minute, seconds where torch has it in its cache. Changes nothing else: no
         parameter, no random number and not the batch. Updates then agree with uncompiled ones to
-        rounding.
+        rounding; those from batches of other shapes stay uncompiled.
 
         Args:
-            batch: transitions such as :meth:`update` takes.
+            batch: transitions such as :meth:`update` is going to be given.
 
         Raises:
             CompilationError: there is no C++ compiler, or the loss cannot be compiled; updates
                 then go on as before.
         """
-        # Random numbers come from torch's own generators, as they do without compilation.
+        # Random numbers come from torch's own generators, as they do without compilation; and
+        # whatever was compiled before, the code for a shape is the same, to the last bit.
         compiled = torch.compile(
-            self._differentiate, fullgraph=True, options={"fallback_random": True}
+            self._differentiate, fullgraph=True, dynamic=False, options={"fallback_random": True}
         )
         devices = {p.device for p in self.loss.parameters() if p.device.type != "cpu"}
         try:
@@ -108,7 +110,7 @@ class Agent:
             ) from error
         finally:
             self.optimizer.zero_grad()
-        self._compiled = compiled
+        self._compiled, self._compiled_for = compiled, batch.shape
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """One step of gradient descent and of the target, from a batch of transitions.
@@ -119,7 +121,7 @@ class Agent:
         Raises:
             FloatingPointError: the loss is not finite; parameters are then as they were.
         """
-        if self._compiled is None:
+        if self._compiled is None or batch.shape != self._compiled_for:
             report = self._differentiate(batch)
         else:
             with dynamo_config.patch(trace_autograd_ops=True):

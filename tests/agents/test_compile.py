@@ -19,9 +19,9 @@ torch_compile = torch.compile
 def traced_only(monkeypatch):
     """Trace as ever, and then run torch's own kernels: seconds, not a minute."""
 
-    def compile_(function, *, fullgraph, options):
+    def compile_(function, *, fullgraph, dynamic, options):
         assert options == {"fallback_random": True}
-        return torch_compile(function, fullgraph=fullgraph, backend="eager")
+        return torch_compile(function, fullgraph=fullgraph, dynamic=dynamic, backend="eager")
 
     monkeypatch.setattr(torch, "compile", compile_)
 
