@@ -145,10 +145,8 @@ class Agent:
             self.optimizer.zero_grad()
             _total(report).backward()
         for key, entry in list(batch.items(True, True)):
-            if (
-                entry.requires_grad
-            ):  # what the loss noted in the batch, such as SAC's loc and scale
-                batch.set(key, entry.detach())
+            if entry.requires_grad:
+                batch.set(key, entry.detach())  # SAC's loss notes its actor's loc and scale there
         return report.detach()
 
 

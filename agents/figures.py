@@ -173,8 +173,8 @@ class Rollouts:
 
 
 def multigoal_rollouts(agent: Agent, episodes: int, seed: int = 0) -> Rollouts:
-    """Sampled episodes from the start of MultiGoal."""
-    env = envs.make("maxentflow/MultiGoal-v0", episodes)
+    """Sampled episodes from the start of MultiGoal, to a goal or for 1,000 steps."""
+    env = envs.make("maxentflow/MultiGoal-v0", episodes, max_episode_steps=1_000)
     paths: list[list[NDArray[np.float64]]] = [[] for _ in range(episodes)]
     goals = np.full(episodes, -1, dtype=np.int64)
     alive = np.ones(episodes, dtype=bool)

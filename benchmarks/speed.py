@@ -26,9 +26,9 @@ from maxentflow import agents, envs
 from maxentflow.agents import Agent, Trainer, TrainerConfig
 
 RESULTS = Path(__file__).parent / "speed.csv"
-TURNS = 7
+TURNS = 5
 UPDATES = 100
-STEPS = 600
+STEPS = 500
 WARMUP = 2_000
 FIRST_OPERAND = {
     torch.ops.aten.mm: 0,

@@ -234,7 +234,7 @@ def test_standing_still_reaches_nothing():
     rollouts = figures.multigoal_rollouts(scripted_agent(torch.zeros_like), episodes=3)
     assert rollouts.goals.tolist() == [-1] * 3
     for path in rollouts.paths:
-        assert path.shape == (101, 2)
+        assert path.shape == (1001, 2)
         assert (path == path[0]).all()
 
 
