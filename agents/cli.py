@@ -230,6 +230,7 @@ def _run(trainer: Trainer, folder: RunFolder) -> None:
 
 def _assemble(name: str, agent_config: Any, trainer_config: TrainerConfig) -> Trainer:
     torch.manual_seed(trainer_config.seed)
+    torch.set_num_threads(trainer_config.threads)  # initial weights depend on it, in the last bits
     if trainer_config.device != "cpu":
         _check_device(trainer_config.device)
     env = envs.make(trainer_config.env, trainer_config.num_envs)
@@ -259,7 +260,6 @@ def _trained(folder: RunFolder) -> tuple[Agent, TrainerConfig]:
     trainer_config = dataclasses.replace(trainer_config, device="cpu")
     trainer = _assemble(name, agent_config, trainer_config)
     trainer.restore_agent(state)
-    torch.set_num_threads(trainer_config.threads)
     return trainer.agent, trainer_config
 
 

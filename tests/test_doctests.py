@@ -55,6 +55,7 @@ EXAMPLE_NOT_NEEDED = {
     "Agent",
     "Base",
     "ClosedFormValue",
+    "CompilationError",
     "Evaluation",
     "Layer",
     "MeowConfig",
