@@ -3,8 +3,8 @@
     python benchmarks/learning.py train HalfCheetah-v4-meow 0   # one run, or the rest of it
     python benchmarks/learning.py report                        # tables and figures of all runs
 
-Runs are kept in runs/benchmarks; report copies their metrics and configurations into learning/
-next to this file, draws the figures there and writes summary.csv.
+Runs are kept in runs/benchmarks; report copies the metrics and configurations of finished ones into
+learning/ next to this file, draws the figures there and writes summary.csv.
 """
 
 import csv
@@ -62,7 +62,8 @@ def report() -> None:
         for seed in experiment.seeds:
             source = RunFolder(RUNS / f"{name}-{seed}")
             folder = RunFolder(RESULTS / f"{name}-{seed}")
-            if source.metrics_path.exists():
+            rows_so_far = read_metrics(source)
+            if rows_so_far and int(rows_so_far[-1]["step"]) >= experiment.steps:
                 folder.path.mkdir(exist_ok=True)
                 shutil.copy(source.metrics_path, folder.metrics_path)
                 shutil.copy(source.config_path, folder.config_path)
