@@ -3,7 +3,7 @@
     python benchmarks/learning.py train HalfCheetah-v4-meow 0   # one run, or the rest of it
     python benchmarks/learning.py report                        # tables and figures of all runs
 
-Runs are kept in runs/benchmarks; report copies the metrics and configurations of finished ones into
+Runs are kept in runs/benchmarks; report copies metrics and configurations of finished ones into
 learning/ next to this file, draws the figures there and writes summary.csv.
 """
 
