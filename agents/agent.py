@@ -72,10 +72,9 @@ class Agent:
     optimizer: torch.optim.Optimizer
     target_updater: TargetNetUpdater
     config: Any
-    _compiled: Callable[[TensorDictBase], TensorDictBase] | None = field(
-        default=None, init=False, repr=False, compare=False
+    _compiled: dict[torch.Size, Callable[[TensorDictBase], TensorDictBase]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
     )
-    _compiled_for: torch.Size | None = field(default=None, init=False, repr=False, compare=False)
 
     def compile(self, batch: TensorDictBase) -> None:
         """Compile the loss and its gradient as one graph, for batches of this shape.
@@ -96,12 +95,16 @@ class Agent:
         compiled = torch.compile(
             self._differentiate, fullgraph=True, dynamic=False, options={"fallback_random": True}
         )
+
+        def differentiate(batch: TensorDictBase) -> TensorDictBase:
+            with dynamo_config.patch(trace_autograd_ops=True):
+                return compiled(batch)
+
         devices = {p.device for p in self.loss.parameters() if p.device.type != "cpu"}
         try:
             with torch.random.fork_rng(list(devices)), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", module=r"tensordict|torch")
-                with dynamo_config.patch(trace_autograd_ops=True):
-                    compiled(batch.clone())
+                differentiate(batch.clone())
         except (TorchDynamoException, AttributeError) as error:
             cause = getattr(error, "inner_exception", error)
             reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
@@ -110,7 +113,7 @@ class Agent:
             ) from error
         finally:
             self.optimizer.zero_grad()
-        self._compiled, self._compiled_for = compiled, batch.shape
+        self._compiled[batch.shape] = differentiate
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """One step of gradient descent and of the target, from a batch of transitions.
@@ -121,11 +124,7 @@ class Agent:
         Raises:
             FloatingPointError: the loss is not finite; parameters are then as they were.
         """
-        if self._compiled is None or batch.shape != self._compiled_for:
-            report = self._differentiate(batch)
-        else:
-            with dynamo_config.patch(trace_autograd_ops=True):
-                report = self._compiled(batch)
+        report = self._compiled.get(batch.shape, self._differentiate)(batch)
         total = _total(report)
         if not torch.isfinite(total):
             raise FloatingPointError(f"loss is {total.item()}")

@@ -92,7 +92,7 @@ def measure(env_id: str, threads: int) -> dict[str, list[float]]:
     began = time.perf_counter()
     agent.compile(sample())
     print(f"compiled in {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    compiled, agent._compiled = agent._compiled, None
+    compiled, agent._compiled = agent._compiled, {}
 
     products = MatrixProducts()
     with products:
@@ -106,7 +106,7 @@ def measure(env_id: str, threads: int) -> dict[str, list[float]]:
     figures: dict[str, list[float]] = {}
     for _ in range(TURNS):
         turn = {"matrix products": milliseconds(products.repeat, UPDATES)}
-        for name, graph in (("eager", None), ("compiled", compiled)):
+        for name, graph in (("eager", {}), ("compiled", compiled)):
             agent._compiled = graph
             batches = iter([sample() for _ in range(UPDATES)])
             update = partial(_update_next, agent, batches)

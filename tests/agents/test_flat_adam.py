@@ -23,6 +23,12 @@ def loss_of(tensors, step):
     return sum(((p - 0.1 * step) ** 4).sum() * (i + 1) for i, p in enumerate(tensors))
 
 
+def take_steps(optimizer, tensors, count):
+    for step in range(count):
+        optimizer.backward(loss_of(tensors, step))
+        optimizer.step()
+
+
 def assert_same(ours, theirs):
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
@@ -113,9 +119,7 @@ def test_a_parameter_that_takes_no_part_stays():
 def test_padding_stays_zero():
     ours = parameters()
     flat = FlatAdam(ours, lr=0.1)
-    for step in range(5):
-        flat.backward(loss_of(ours, step))
-        flat.step()
+    take_steps(flat, ours, 5)
     (vector,) = flat.param_groups[0]["params"]
     count = sum(p.numel() for p in ours)
     assert vector.numel() == 240 + 48 + 16 + 16 + 16
@@ -135,16 +139,12 @@ def test_gradients_that_are_there_are_kept():
 def test_a_state_is_taken_up_where_it_was_left():
     ours = parameters()
     flat = FlatAdam(ours, lr=0.1)
-    for step in range(3):
-        flat.backward(loss_of(ours, step))
-        flat.step()
+    take_steps(flat, ours, 3)
     others = [nn.Parameter(p.detach().clone()) for p in ours]
     again = FlatAdam(others, lr=0.5)
     again.load_state_dict(copy.deepcopy(flat.state_dict()))
-    for step in range(3):
-        for optimizer, tensors in ((flat, ours), (again, others)):
-            optimizer.backward(loss_of(tensors, step))
-            optimizer.step()
+    take_steps(flat, ours, 3)
+    take_steps(again, others, 3)
     assert all(torch.equal(p, q) for p, q in zip(ours, others, strict=True))
 
 

@@ -128,6 +128,7 @@ def test_weights_at_the_start():
 
 def test_the_optimizer_is_adam():
     optimizer = agents.make("meow", envs.make("Hopper-v4")).optimizer
+    assert type(optimizer) is agents.FlatAdam
     assert isinstance(optimizer, torch.optim.Adam)
     (group,) = optimizer.param_groups
     assert group["lr"] == 1e-3
