@@ -20,6 +20,7 @@ from torchrl.objectives import LossModule
 from torchrl.objectives.utils import TargetNetUpdater
 
 from maxentflow.agents.flat_adam import FlatAdam
+from maxentflow.agents.weight_average import WeightAverage
 
 __all__ = [
     "Agent",
@@ -42,6 +43,7 @@ class AgentConfig(Protocol):
     gamma: float
     tau: float
     max_grad_norm: float | None
+    average_decay: float
 
     @classmethod
     def for_task(cls, env_id: str | None) -> Any:
@@ -59,11 +61,16 @@ class Agent:
 
     Attributes:
         name: the algorithm's registered name.
-        policy: reads ``"observation"``, writes ``"action"`` and ``"action_log_prob"``.
+        policy: what is evaluated and used; reads ``"observation"``, writes ``"action"`` and
+            ``"action_log_prob"``. With an ``average_decay`` it is a copy of the policy given
+            here, whose weights are the running average of that one's, see
+            :class:`~maxentflow.agents.weight_average.WeightAverage`.
         loss: a TorchRL loss; what it returns under names that begin with ``loss`` is summed.
         optimizer: over the loss's parameters.
         target_updater: called after each optimiser step.
         config: the dataclass that the agent was made from.
+        average_decay: fraction of the average that stays in an update; 0 for no average.
+        behavior: what acts in training, the policy with the newest weights.
     """
 
     name: str
@@ -72,9 +79,18 @@ class Agent:
     optimizer: torch.optim.Optimizer
     target_updater: TargetNetUpdater
     config: Any
+    average_decay: float = 0.0
+    behavior: TensorDictModuleBase = field(init=False)
+    _average: WeightAverage | None = field(default=None, init=False, repr=False, compare=False)
     _compiled: dict[torch.Size, Callable[[TensorDictBase], TensorDictBase]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        self.behavior = self.policy
+        if self.average_decay > 0:
+            self._average = WeightAverage(self.policy, self.average_decay)
+            self.policy = self._average.module
 
     def compile(self, batch: TensorDictBase) -> None:
         """Compile the loss and its gradient as one graph, for batches of this shape.
@@ -116,7 +132,7 @@ class Agent:
         self._compiled[batch.shape] = differentiate
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
-        """One step of gradient descent and of the target, from a batch of transitions.
+        """One step of gradient descent, target and average, from a batch of transitions.
 
         Returns:
             What the loss reports, detached.
@@ -133,6 +149,8 @@ class Agent:
             clip_grad_norm_(parameters, self.config.max_grad_norm, foreach=True)
         self.optimizer.step()
         self.target_updater.step()
+        if self._average is not None:
+            self._average.step()
         return report
 
     def _differentiate(self, batch: TensorDictBase) -> TensorDictBase:
@@ -251,7 +269,7 @@ def check_positive(**settings: float | None) -> None:
 
 
 def check_common(settings: AgentConfig) -> None:
-    """Refuse a discount, a target step or a gradient norm out of range.
+    """Refuse a discount, a target step, a gradient norm or an average out of range.
 
     Raises:
         ValueError: naming the first that is.
@@ -260,6 +278,8 @@ def check_common(settings: AgentConfig) -> None:
         raise ValueError(f"gamma must be in [0, 1], got {settings.gamma}.")
     if not 0 < settings.tau <= 1:
         raise ValueError(f"tau must be in (0, 1], got {settings.tau}.")
+    if not 0 <= settings.average_decay < 1:
+        raise ValueError(f"average_decay must be in [0, 1), got {settings.average_decay}.")
     check_positive(max_grad_norm=settings.max_grad_norm)
 
 

@@ -40,6 +40,9 @@ class MeowConfig:
     """Adam's step size."""
     max_grad_norm: float | None = 30.0
     """Clip the gradient's norm; None for no clipping."""
+    average_decay: float = 0.995
+    """Decay, for each update, of the average of weights that the policy is evaluated and used
+    with; 0, as in the reference, for the newest weights."""
     log_sigma: tuple[float, float] = (-5.0, -0.3)
     """Lowest and highest log-sigma of the state-conditioned scale."""
     heads: int = 2
@@ -75,7 +78,7 @@ def meow(
         env: a vector environment with continuous actions.
         config: settings; the task's own by default.
         flow: a flow of one's own, in place of the one that the configuration names; its
-            temperature counts.
+            temperature counts. It is what learns; the agent's policy holds the average.
         device: where its networks are.
         overrides: settings to replace.
 
@@ -115,4 +118,5 @@ def meow(
         optimizer=FlatAdam(loss.parameters(), lr=config.learning_rate),
         target_updater=PolyakUpdate(loss, tau=config.tau),
         config=config,
+        average_decay=config.average_decay,
     )

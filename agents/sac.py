@@ -40,6 +40,9 @@ class SacConfig:
     """Adam's step size for the critics."""
     max_grad_norm: float | None = None
     """Clip the gradient's norm; None for no clipping."""
+    average_decay: float = 0.0
+    """Decay, for each update, of the average of weights that the policy is evaluated and used
+    with; 0 for the newest weights."""
     hidden: tuple[int, ...] = (256, 256)
     """Hidden widths of actor and critics."""
     alpha_init: float = 1.0
@@ -142,4 +145,5 @@ def sac(
         optimizer=optimizer,
         target_updater=PolyakUpdate(loss, tau=config.tau),
         config=config,
+        average_decay=config.average_decay,
     )

@@ -248,6 +248,7 @@ class Trainer:
         assert self._observation is not None
         return {
             "agent": self.agent.name,
+            "policy": self.agent.policy.state_dict(),
             "loss": self.agent.loss.state_dict(),
             "optimizer": self.agent.optimizer.state_dict(),
             "target_updater": self.agent.target_updater.state_dict(),
@@ -302,6 +303,7 @@ class Trainer:
             # TorchRL's losses do not mind missing parameters.
             if _shapes(state["loss"]) != _shapes(self.agent.loss.state_dict()):
                 raise ValueError("names or shapes differ")
+            self.agent.policy.load_state_dict(state["policy"])
             self.agent.loss.load_state_dict(state["loss"])
             self.agent.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
@@ -317,7 +319,7 @@ class Trainer:
             batch_size=[self.config.num_envs],
         )
         with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
-            action = self.agent.policy(batch)["action"].cpu().numpy()
+            action = self.agent.behavior(batch)["action"].cpu().numpy()
         self._check_finite("action", action)
         return action
 

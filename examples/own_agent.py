@@ -34,5 +34,7 @@ agents.Trainer(agent, env, config).run()
 
 observation = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])  # upright, hanging down
 with torch.no_grad():
-    print("soft value, upright and hanging:", flow.value(observation).amin(-1).tolist())
+    print(
+        "soft value, upright and hanging:", agent.policy.flow.value(observation).amin(-1).tolist()
+    )
 print("Pendulum-v1:", agents.evaluate(agent.policy, "Pendulum-v1"))

@@ -97,6 +97,8 @@ def test_settings_reach_the_loss_and_the_updater(env, name):
         ({"gamma": float("nan")}, r"gamma must be in \[0, 1\], got nan"),
         ({"tau": 0.0}, r"tau must be in \(0, 1\], got 0.0"),
         ({"tau": 7.0}, r"tau must be in \(0, 1\], got 7.0"),
+        ({"average_decay": 1.0}, r"average_decay must be in \[0, 1\), got 1.0"),
+        ({"average_decay": -0.5}, r"average_decay must be in \[0, 1\), got -0.5"),
         ({"max_grad_norm": -1.0}, r"max_grad_norm must be positive and finite, got -1.0"),
     ],
 )
@@ -167,7 +169,8 @@ def test_an_agent_of_ones_own_by_name(env, monkeypatch):
 def test_a_flow_of_ones_own_is_used(env):
     own = flows.build("affine", 1, 3, temperature=0.125, blocks=1, hidden=(8,))
     agent = agents.meow(env, flow=own)
-    assert agent.policy.flow is own
+    assert agent.behavior.flow is own
+    assert not differences(dict(agent.policy.flow.state_dict()), dict(own.state_dict()))
     assert agent.loss.temperature == 0.125
     (vector,) = agent.optimizer.param_groups[0]["params"]
     storages = {parameter.untyped_storage().data_ptr() for parameter in own.parameters()}
@@ -230,12 +233,19 @@ def hand_loss(flow, target, batch, gamma):
 @pytest.mark.parametrize("max_grad_norm", [None, 0.125, 1e6])
 @pytest.mark.parametrize("heads", [1, 2])
 def test_three_updates_by_hand(env, heads, max_grad_norm):
-    rate, tau = 0.01, 0.25
+    rate, tau, decay = 0.01, 0.25, 0.75
     agent = make_double_agent(
-        env, heads=heads, gamma=0.875, tau=tau, learning_rate=rate, max_grad_norm=max_grad_norm
+        env,
+        heads=heads,
+        gamma=0.875,
+        tau=tau,
+        learning_rate=rate,
+        max_grad_norm=max_grad_norm,
+        average_decay=decay,
     )
-    flow, target = (copy.deepcopy(agent.policy.flow) for _ in range(2))
+    flow, target = (copy.deepcopy(agent.behavior.flow) for _ in range(2))
     parameters = list(flow.parameters())
+    averages = [parameter.detach().clone() for parameter in parameters]
     first = [torch.zeros_like(parameter) for parameter in parameters]
     second = [torch.zeros_like(parameter) for parameter in parameters]
     for count in range(1, 4):
@@ -254,12 +264,18 @@ def test_three_updates_by_hand(env, heads, max_grad_norm):
                 p -= rate * (m / (1 - 0.9**count)) / ((v / (1 - 0.999**count)).sqrt() + 1e-8)
             for p, t in zip(parameters, target.parameters(), strict=True):
                 t += tau * (p - t)
+            for p, a in zip(parameters, averages, strict=True):
+                a += (1 - decay) * (p - a)
         report = agent.update(batch)
         assert not report["loss"].requires_grad
         # torch clips by the norm plus 1e-6, which the formula does not have.
         assert report["loss"].item() == pytest.approx(loss.item(), rel=1e-7)
-    for (name, p), expected in zip(agent.policy.flow.named_parameters(), parameters, strict=True):
+    names = dict(agent.behavior.flow.named_parameters())
+    for (name, p), expected in zip(names.items(), parameters, strict=True):
         torch.testing.assert_close(p, expected, rtol=0, atol=1e-6, msg=name)
+    for name, expected in zip(names, averages, strict=True):
+        average = agent.policy.flow.get_parameter(name)
+        torch.testing.assert_close(average, expected, rtol=0, atol=1e-6, msg=name)
     observation = torch.randn(5, 3, dtype=torch.float64)
     with (
         torch.no_grad(),

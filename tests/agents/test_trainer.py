@@ -105,16 +105,18 @@ def test_warm_up_actions_are_uniform():
 
 def test_modes_while_acting_evaluating_and_learning():
     trainer = make_trainer(total_steps=60, warmup_steps=40, eval_every=30, eval_episodes=1)
-    agent, policy, update = trainer.agent, trainer.agent.policy, trainer.agent.update
-    seen = {"act": set(), "learn": set()}
+    agent, update = trainer.agent, trainer.agent.update
+    seen = {"act": set(), "evaluate": set(), "learn": set()}
 
     def dropping(module):
         return {part.training for part in module.modules() if isinstance(part, flows.Dropout)}
 
-    def act(batch):
-        kind = exploration_type()
-        seen["act"].add((kind, *dropping(policy), torch.is_grad_enabled()))
-        return policy(batch)
+    def noted(what, policy):
+        def act(batch):
+            seen[what].add((exploration_type(), *dropping(policy), torch.is_grad_enabled()))
+            return policy(batch)
+
+        return act
 
     def learn(batch):
         seen["learn"].add((*dropping(agent.loss.network), *dropping(agent.loss.value_network)))
@@ -122,12 +124,12 @@ def test_modes_while_acting_evaluating_and_learning():
         seen["learn"].add((*dropping(agent.loss.network), *dropping(agent.loss.value_network)))
         return report
 
-    agent.policy, agent.update = act, learn
+    agent.behavior = noted("act", agent.behavior)
+    agent.policy = noted("evaluate", agent.policy)
+    agent.update = learn
     trainer.run()
-    assert seen["act"] == {
-        (ExplorationType.RANDOM, False, False),
-        (ExplorationType.DETERMINISTIC, False, False),
-    }
+    assert seen["act"] == {(ExplorationType.RANDOM, False, False)}
+    assert seen["evaluate"] == {(ExplorationType.DETERMINISTIC, False, False)}
     assert seen["learn"] == {(True,)}  # and the target's network has no dropout at all
 
 

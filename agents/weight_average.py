@@ -1,0 +1,52 @@
+"""A running average of weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+__all__ = ["WeightAverage"]
+
+
+class WeightAverage:
+    """A copy of a module whose weights are the exponential moving average of the module's.
+
+    The newest weights of a network that learns at a constant rate jitter about good ones; their
+    average does not (Polyak and Juditsky 1992). The copy's buffers are the module's newest.
+
+    Args:
+        source: the module that learns.
+        decay: fraction of the average that stays in a step, in [0, 1).
+
+    Raises:
+        ValueError: ``decay`` is out of range.
+
+    Example:
+        >>> net = nn.Linear(1, 1, bias=False)
+        >>> average = WeightAverage(net, decay=0.75)
+        >>> nn.init.constant_(average.module.weight, 0.0)
+        Parameter containing:
+        tensor([[0.]])
+        >>> _ = nn.init.constant_(net.weight, 1.0)
+        >>> average.step()
+        >>> average.module.weight.item()
+        0.25
+    """
+
+    def __init__(self, source: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), got {decay}.")
+        self.module = copy.deepcopy(source).requires_grad_(False)
+        self._decay = decay
+        self._learned = list(source.parameters())
+        self._averaged = list(self.module.parameters())
+        self._buffers = list(zip(self.module.buffers(), source.buffers(), strict=True))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take the source's present weights into the average."""
+        torch._foreach_lerp_(self._averaged, self._learned, 1 - self._decay)
+        for copied, current in self._buffers:
+            copied.copy_(current)
