@@ -1,4 +1,7 @@
-"""What the paper tunes per task (Chao et al. 2024, arXiv:2405.13629, table A1)."""
+"""What the paper tunes per task (Chao et al. 2024, arXiv:2405.13629, table A1).
+
+It says nothing of when MultiGoal's episodes of training are cut; see benchmarks/README.md.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ class Preset:
     tau: float = 0.005
     gamma: float = 0.99
     log_sigma: tuple[float, float] = (-5.0, -0.3)
+    max_episode_steps: int | None = None
 
 
 GENERAL = Preset()
@@ -28,7 +32,9 @@ _PRESETS = {
     "Walker2d": Preset(4_000_000, 10_000, 0.1, 0.005),
     "Ant": Preset(4_000_000, 5_000, 0.05, 0.0001),
     "Humanoid": Preset(5_000_000, 5_000, 0.125, 0.0005),
-    "maxentflow/MultiGoal": Preset(4_000, 1_000, 2.5, 0.0005, gamma=0.9, log_sigma=(-2.0, 1.0)),
+    "maxentflow/MultiGoal": Preset(
+        4_000, 1_000, 2.5, 0.0005, gamma=0.9, log_sigma=(-2.0, 1.0), max_episode_steps=40
+    ),
 }
 
 

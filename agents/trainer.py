@@ -51,6 +51,8 @@ class TrainerConfig:
     """Length of the run."""
     warmup_steps: int = 5_000
     """Uniformly random steps before the first update."""
+    max_episode_steps: int | None = None
+    """Truncate episodes of training after so many steps, if the task itself does not before."""
     num_envs: int = 1
     """Copies of the environment, stepped together."""
     updates_per_step: int = 1
@@ -88,6 +90,10 @@ class TrainerConfig:
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.max_episode_steps is not None and self.max_episode_steps < 1:
+            raise ValueError(
+                f"max_episode_steps must be at least 1, got {self.max_episode_steps}."
+            )
         for name in ("seed", "warmup_steps", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
@@ -108,12 +114,14 @@ class TrainerConfig:
 
     @classmethod
     def for_task(cls, env_id: str) -> TrainerConfig:
-        """The paper's length and warm-up for a gymnasium id."""
+        """The length, warm-up and truncation that suit a gymnasium id, the paper's where it has
+        them."""
         task = preset(env_id)
         return cls(
             env=env_id,
             total_steps=task.total_steps,
             warmup_steps=task.warmup_steps,
+            max_episode_steps=task.max_episode_steps,
             eval_every=min(10_000, task.total_steps // 8),
             log_every=min(1_000, task.total_steps // 40),
         )
@@ -336,6 +344,11 @@ class Trainer:
         self._check_finite("reward", reward32)
         self._returns += reward
         self._lengths += 1
+        if self.config.max_episode_steps is not None:
+            cut = (self._lengths >= self.config.max_episode_steps) & ~ended
+            if cut.any():
+                ended |= cut
+                after, _ = self.env.reset(options={"reset_mask": cut})
         for index in np.flatnonzero(ended):
             self._finished.append((float(self._returns[index]), int(self._lengths[index])))
             self.episodes += 1

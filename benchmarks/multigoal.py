@@ -10,6 +10,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from maxentflow import agents, envs
@@ -32,12 +33,15 @@ def main() -> None:
         rollouts = figures.multigoal_rollouts(agent, EPISODES, seed=10_000 + seed)
         figures.multigoal(agent, HERE / f"multigoal-{seed}.png")
         shares = [(rollouts.goals == goal).mean() for goal in range(4)]
-        rows.append([seed, config.total_steps, EPISODES, sum(shares), *shares])
+        steps = np.quantile([len(path) - 1 for path in rollouts.paths], [0.5, 0.95])
+        rows.append([seed, config.total_steps, EPISODES, sum(shares), *shares, *steps])
         print(f"seed {seed}: {sum(shares):.1%} end at a goal, each {min(shares):.1%} or more")
+        print(f"        in {steps[0]:.0f} steps, 95% of them in {steps[1]:.0f}")
     with open(HERE / "multigoal.csv", "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
+        lengths = ["median_steps", "95_percent_steps"]
         goals = [f"goal_{x:+.0f}_{y:+.0f}" for x, y in envs.GOALS]
-        writer.writerow(["seed", "steps", "episodes", "reached", *goals])
+        writer.writerow(["seed", "steps", "episodes", "reached", *goals, *lengths])
         writer.writerows(rows)
 
 

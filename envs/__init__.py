@@ -11,5 +11,5 @@ __all__ = ["GOALS", "MultiGoalEnv", "Resumable", "make", "make_single", "make_to
 gym.register(
     "maxentflow/MultiGoal-v0",
     entry_point="maxentflow.envs.multigoal:MultiGoalEnv",
-    max_episode_steps=60,
+    max_episode_steps=100,
 )

@@ -25,7 +25,7 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     ending the episode within 1 of a goal (Haarnoja et al. 2017, arXiv:1702.08165, section 5.1,
     with the constants of Chao et al. 2024, arXiv:2405.13629). The registered task truncates after
-    60 steps. ``info["goal"]`` is the index in :data:`GOALS` of the goal reached, or -1.
+    100 steps. ``info["goal"]`` is the index in :data:`GOALS` of the goal reached, or -1.
 
     Args:
         render_mode: ``"rgb_array"`` or ``None``.

@@ -53,6 +53,40 @@ def test_replay_holds_what_the_task_did(env_id, steps, warmup, num_envs):
     assert ends[expected] >= 2
 
 
+@pytest.mark.parametrize("num_envs", [1, 2])
+@pytest.mark.parametrize("env_id", [MULTIGOAL, "Hopper-v4"])
+def test_a_limit_of_ones_own_truncates(env_id, num_envs):
+    """Episodes that the task has not ended by then: they bootstrap from the true last one."""
+    limit = 12
+    trainer = make_trainer(
+        env_id,
+        seed=3,
+        total_steps=160,
+        warmup_steps=160,
+        num_envs=num_envs,
+        max_episode_steps=limit,
+        **QUIET,
+    )
+    trainer.run()
+    data, cuts = stored(trainer), 0
+    for index in range(num_envs):
+        env, length = plain(env_id), 0
+        observation, _ = env.reset(seed=3 + index)
+        for row in data[index::num_envs]:
+            np.testing.assert_array_equal(row["observation"], observation.astype(np.float32))
+            after, _, terminated, _, _ = env.step(row["action"].numpy())
+            final = row["next", "observation"]
+            np.testing.assert_array_equal(final, after.astype(np.float32))
+            length += 1
+            cut = not terminated and length == limit
+            cuts += cut
+            assert row["next", "terminated"].item() == terminated
+            assert row["next", "done"].item() == (terminated or cut)
+            observation, length = (env.reset()[0], 0) if terminated or cut else (after, length)
+    assert cuts >= 4
+    assert trainer.episodes == data["next", "done"].sum()
+
+
 def test_the_true_last_observation_at_a_time_limit(count):
     trainer = make_trainer(count(), total_steps=25, warmup_steps=25, **QUIET)
     trainer.run()
@@ -347,6 +381,7 @@ def test_a_second_call_of_run_has_nothing_to_do():
 POSITIVE = (
     "total_steps",
     "num_envs",
+    "max_episode_steps",
     "updates_per_step",
     "batch_size",
     "replay_size",

@@ -102,8 +102,8 @@ def test_registration():
     env = gym.make(ID)
     assert isinstance(env.unwrapped, MultiGoalEnv)
     env.reset(seed=0)
-    truncations = [env.step(np.zeros(2, np.float32))[3] for _ in range(60)]
-    assert truncations == [False] * 59 + [True]
+    truncations = [env.step(np.zeros(2, np.float32))[3] for _ in range(100)]
+    assert truncations == [False] * 99 + [True]
 
 
 @pytest.mark.parametrize(
