@@ -48,87 +48,102 @@ class FlatAdam(torch.optim.Adam):
     """
 
     def __init__(self, params: ParamsT, lr: float = 1e-3, **options: Any) -> None:
-        self._slots: list[_Slot] = []
+        self._slots: list[list[_Slot]] = []  # of each group
         super().__init__(params, lr=lr, **{"fused": True, **options})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with options of their own, as one more vector."""
         params = param_group["params"]
         members = [params] if isinstance(params, nn.Parameter) else list(params)
-        super().add_param_group({**param_group, "params": [self._flatten(members)]})
+        vector, slots = self._flatten(members)
+        super().add_param_group({**param_group, "params": [vector]})
+        self._slots.append(slots)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that it was given, in the order of their groups."""
+        return [slot.parameter for slots in self._slots for slot in slots]
 
     def backward(self, loss: Tensor) -> None:
         """Set the gradients to those of a loss, in place of what they were."""
-        gradients = torch.autograd.grad(
-            loss,
-            [slot.parameter for slot in self._slots],
-            allow_unused=True,
-            materialize_grads=True,
+        gradients = iter(
+            torch.autograd.grad(loss, self.parameters(), allow_unused=True, materialize_grads=True)
         )
-        for group in self.param_groups:
-            vector = group["params"][0]
+        for group, slots in zip(self.param_groups, self._slots, strict=True):
             parts = []
-            for slot, gradient in zip(self._slots, gradients, strict=True):
-                if slot.vector is vector:
-                    parts += [gradient.reshape(-1), slot.padding]
-            vector.grad.copy_(torch.cat(parts))
+            for slot, gradient in zip(slots, gradients, strict=False):  # the next len(slots)
+                parts.append(gradient.reshape(-1))
+                if slot.padding:
+                    parts.append(gradient.new_zeros(slot.padding))
+            group["params"][0].grad.copy_(torch.cat(parts))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Zero the gradients; they stay where they are, whatever ``set_to_none`` says."""
         for group in self.param_groups:
             group["params"][0].grad.zero_()
-        for slot in self._slots:
-            slot.parameter.grad = slot.gradient
+        for slots in self._slots:
+            for slot in slots:
+                slot.parameter.grad = slot.gradient
+
+    def check(self) -> None:
+        """See that every parameter is where it was, as :meth:`step` does.
+
+        Raises:
+            RuntimeError: one was moved, cast or frozen.
+        """
+        for slots in self._slots:
+            for slot in slots:
+                parameter = slot.parameter
+                if parameter.data_ptr() != slot.address or not parameter.requires_grad:
+                    raise RuntimeError(
+                        f"A parameter of shape {tuple(parameter.shape)} was moved, cast or frozen "
+                        "after its optimizer was made; make the optimizer last."
+                    )
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of Adam."""
-        for slot in self._slots:
-            parameter = slot.parameter
-            if parameter.data_ptr() != slot.address or not parameter.requires_grad:
-                raise RuntimeError(
-                    f"A parameter of shape {tuple(parameter.shape)} was moved, cast or frozen "
-                    "after its optimizer was made; make the optimizer last."
-                )
-            if parameter.grad is not slot.gradient:
-                _take_back(slot)
+        self.check()
+        for slots in self._slots:
+            for slot in slots:
+                if slot.parameter.grad is not slot.gradient:
+                    _take_back(slot)
         return super().step(closure)
 
-    def _flatten(self, parameters: list[nn.Parameter]) -> nn.Parameter:
+    def _flatten(self, parameters: list[nn.Parameter]) -> tuple[nn.Parameter, list[_Slot]]:
         if not parameters:
             raise ValueError("FlatAdam needs at least one parameter in each group.")
         if len({(parameter.dtype, parameter.device) for parameter in parameters}) > 1:
             raise ValueError("Parameters of a FlatAdam group must share one dtype and device.")
         if not all(parameter.requires_grad for parameter in parameters):
             raise ValueError("FlatAdam takes parameters that require gradients only.")
-        known = {id(slot.parameter) for slot in self._slots}
+        known = set(map(id, self.parameters()))
         if len(known | {id(parameter) for parameter in parameters}) < len(known) + len(parameters):
             raise ValueError("FlatAdam was given a parameter twice.")
         sizes = [-(-p.numel() // _ALIGNMENT) * _ALIGNMENT for p in parameters]
         vector = nn.Parameter(parameters[0].new_zeros(sum(sizes)))
         vector.grad = torch.zeros_like(vector)
+        slots = []
         for parameter, data, gradient in zip(
             parameters, vector.detach().split(sizes), vector.grad.split(sizes), strict=True
         ):
             count = parameter.numel()
             data = data[:count].view_as(parameter)
-            padding = gradient.new_zeros(len(gradient) - count)
+            padding = len(gradient) - count
             gradient = gradient[:count].view_as(parameter)
             data.copy_(parameter.detach())
             parameter.data = data
             if parameter.grad is not None:
                 gradient.copy_(parameter.grad)
             parameter.grad = gradient
-            self._slots.append(_Slot(parameter, vector, gradient, padding, parameter.data_ptr()))
-        return vector
+            slots.append(_Slot(parameter, gradient, padding, parameter.data_ptr()))
+        return vector, slots
 
 
 class _Slot(NamedTuple):
     """A parameter's place in a vector."""
 
     parameter: nn.Parameter
-    vector: nn.Parameter
     gradient: Tensor
-    padding: Tensor
+    padding: int
     address: int
 
 

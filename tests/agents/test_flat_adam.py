@@ -51,7 +51,7 @@ def in_one_go(optimizer, loss):
 
 
 def all_parameters(optimizer):
-    return [slot.parameter for slot in optimizer._slots]
+    return optimizer.parameters()
 
 
 @pytest.mark.parametrize("differentiate", [as_torch_does, as_modules_do, in_one_go])
