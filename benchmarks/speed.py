@@ -1,144 +1,105 @@
-"""Time of an update, and of a training step, beside the update's own matrix products.
+"""How fast MEow trains, beside other libraries and its own matrix products.
 
-    python benchmarks/speed.py                 # Hopper-v4 on one thread
-    python benchmarks/speed.py Humanoid-v4 2   # another task, and threads
+    python benchmarks/speed.py [--env Hopper-v4] [--threads 1] [--turns 5] [--reference CHECKOUT]
 
-Everything is measured in turns, several times over, since machines drift; the table gives the
-median and the range over the turns. Writes speed.csv next to this file, one row for each figure,
-and replaces the rows of the same task and threads.
+Every contestant (see contestants.py) runs in a process of its own, on as many cores as threads;
+they take turns, so that a machine that drifts drifts for all. The table gives the median and the
+range over the turns. Writes speed.csv next to this file, one row for each figure, in place of
+those of the same task and threads. The reference is the public code of the paper, which is not
+part of this project: give the path of its checkout to have it measured.
 """
 
+import argparse
 import csv
-import dataclasses
+import json
+import os
 import platform
+import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDictBase
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from maxentflow import agents, envs
-from maxentflow.agents import Agent, Trainer, TrainerConfig
-
-RESULTS = Path(__file__).parent / "speed.csv"
-TURNS = 5
-UPDATES = 100
-STEPS = 500
-WARMUP = 2_000
-FIRST_OPERAND = {
-    torch.ops.aten.mm: 0,
-    torch.ops.aten.bmm: 0,
-    torch.ops.aten.addmm: 1,
-    torch.ops.aten.baddbmm: 1,
-}
+HERE = Path(__file__).parent
+RESULTS = HERE / "speed.csv"
+CONTESTANTS = (
+    "maxentflow MEow, in parts",
+    "maxentflow MEow, compiled",
+    "maxentflow MEow",
+    "stable-baselines3 SAC",
+    "SBX SAC",
+    "TorchRL SAC",
+)
 
 
-class MatrixProducts(TorchDispatchMode):
-    """Notes the operands of every matrix product, to repeat them on their own."""
+class Contestant:
+    """A process that measures when it is told to."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.operands: list[list[torch.Tensor]] = []
+    def __init__(self, name: str, env_id: str, threads: int, *options: str) -> None:
+        self.name = name
+        command = [sys.executable, HERE / "contestants.py", name, env_id, str(threads), *options]
+        self._process = subprocess.Popen(
+            list(map(str, command)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            text=True,
+        )
+        assert self._answer() == "ready"
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        first = FIRST_OPERAND.get(func.overloadpacket)
-        if first is not None:
-            self.operands.append([_like(tensor) for tensor in args[first : first + 2]])
-        return func(*args, **(kwargs or {}))
+    def turn(self) -> dict[str, float]:
+        assert self._process.stdin is not None
+        print(file=self._process.stdin, flush=True)
+        figures: dict[str, float] = json.loads(self._answer())
+        return figures
 
-    def repeat(self) -> None:
-        with torch.no_grad():
-            for left, right in self.operands:
-                left @ right
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
 
-    def flops(self) -> int:
-        return sum(2 * left.numel() * right.shape[-1] for left, right in self.operands)
-
-
-def _like(tensor: torch.Tensor) -> torch.Tensor:
-    """Random numbers in the shape and memory layout of a tensor."""
-    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    return torch.randn(last + 1).as_strided(tensor.shape, tensor.stride())
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended; what it said is above.")
+        return line.strip()
 
 
-def milliseconds(function: Callable[[], object], times: int) -> float:
-    began = time.perf_counter()
-    for _ in range(times):
-        function()
-    return (time.perf_counter() - began) / times * 1e3
-
-
-def measure(env_id: str, threads: int) -> dict[str, list[float]]:
-    torch.manual_seed(0)
-    env = envs.make(env_id)
-    agent = agents.make("meow", env)
-    config = dataclasses.replace(
-        TrainerConfig.for_task(env_id),
-        total_steps=WARMUP + 300,
-        warmup_steps=WARMUP,
-        eval_every=0,
-        threads=threads,
-        compile="off",
-    )
-    trainer = Trainer(agent, env, config, progress=False)
-    trainer.run()
-    sample = trainer.replay.sample
-
-    began = time.perf_counter()
-    agent.compile(sample())
-    print(f"compiled in {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    compiled, agent._compiled = agent._compiled, {}
-
-    products = MatrixProducts()
-    with products:
-        agent.update(sample())
-    print(f"{products.flops() / 1e9:.3f} GFLOP in an update's matrix products", file=sys.stderr)
-
-    def training_step() -> None:
-        trainer.config = dataclasses.replace(config, total_steps=trainer.step + STEPS)
-        trainer.run()
-
-    figures: dict[str, list[float]] = {}
-    for _ in range(TURNS):
-        turn = {"matrix products": milliseconds(products.repeat, UPDATES)}
-        for name, graph in (("eager", {}), ("compiled", compiled)):
-            agent._compiled = graph
-            batches = iter([sample() for _ in range(UPDATES)])
-            update = partial(_update_next, agent, batches)
-            turn[f"update, {name}"] = milliseconds(update, UPDATES)
-            turn[f"training step, {name}"] = milliseconds(training_step, 1) / STEPS
-        turn["act"] = milliseconds(trainer._act, UPDATES)
-        step = partial(trainer._step_environment, trainer._act())
-        turn["physics"] = milliseconds(step, UPDATES)
-        turn["store"] = milliseconds(partial(trainer.replay.extend, step()), UPDATES)
-        turn["sample"] = milliseconds(sample, UPDATES)
-        for name, value in turn.items():
-            figures.setdefault(name, []).append(value)
+def measure(options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
+    """Milliseconds, one for each turn, by contestant and figure."""
+    contestants = [Contestant(name, options.env, options.threads) for name in CONTESTANTS]
+    if options.reference:
+        contestants.append(
+            Contestant("reference MEow", options.env, options.threads, options.reference)
+        )
+    figures: dict[tuple[str, str], list[float]] = {}
+    for turn in range(options.turns):
+        for contestant in contestants:
+            for figure, value in contestant.turn().items():
+                figures.setdefault((contestant.name, figure), []).append(value)
+        print(f"turn {turn + 1} of {options.turns}", file=sys.stderr)
+    for contestant in contestants:
+        contestant.stop()
     return figures
 
 
-def _update_next(agent: Agent, batches: Iterator[TensorDictBase]) -> None:
-    agent.update(next(batches))
-
-
-def main(env_id: str = "Hopper-v4", threads: str = "1") -> None:
-    figures = measure(env_id, int(threads))
-    rows = []
+def write(options: argparse.Namespace, figures: dict[tuple[str, str], list[float]]) -> None:
+    rows: list[dict[str, Any]] = []
     if RESULTS.exists():
         with open(RESULTS, newline="") as file:
             rows = list(csv.DictReader(file))
-    rows = [row for row in rows if (row["env"], row["threads"]) != (env_id, threads)]
-    for name, values in figures.items():
+    measured = options.env, str(options.threads)
+    rows = [row for row in rows if (row["env"], row["threads"]) != measured]
+    for (who, figure), values in figures.items():
         rows.append(
             {
-                "env": env_id,
-                "threads": threads,
-                "figure": name,
+                "env": options.env,
+                "threads": options.threads,
+                "who": who,
+                "figure": figure,
                 "median_ms": f"{np.median(values):.3f}",
                 "least_ms": f"{min(values):.3f}",
                 "most_ms": f"{max(values):.3f}",
@@ -146,10 +107,6 @@ def main(env_id: str = "Hopper-v4", threads: str = "1") -> None:
                 "torch": torch.__version__,
                 "processor": processor(),
             }
-        )
-        print(
-            f"{name:26} {np.median(values):7.2f} ms"
-            f"   ({min(values):.2f} to {max(values):.2f})   {1e3 / np.median(values):7.1f} /s"
         )
     with open(RESULTS, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -167,5 +124,23 @@ def processor() -> str:
     return f"{names[0]} ({torch.backends.cpu.get_cpu_capability()}), {len(names)} cores"
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--env", default="Hopper-v4")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--reference", help="a checkout of the paper's public code")
+    options = parser.parse_args()
+    figures = measure(options)
+    write(options, figures)
+    for (who, figure), values in figures.items():
+        print(
+            f"{who:26} {figure:18} {np.median(values):7.2f} ms"
+            f"   ({min(values):.2f} to {max(values):.2f})   {1e3 / np.median(values):7.1f} /s"
+        )
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
