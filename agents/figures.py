@@ -114,6 +114,7 @@ _ASIDE = {
     "checkpoint_every",
     "threads",
     "device",
+    "compile",
 }
 
 

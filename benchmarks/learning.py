@@ -35,11 +35,21 @@ class Experiment(NamedTuple):
 
 EXPERIMENTS = {
     "HalfCheetah-v4-meow": Experiment("meow --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200),
-    "HalfCheetah-v4-meow-one-mask": Experiment(
-        "meow --env HalfCheetah-v4 --no-dropout-per-head", 100_000, (0, 1), 3, None
+    "HalfCheetah-v4-meow-newest": Experiment(
+        "meow --env HalfCheetah-v4 --average-decay 0", 100_000, (0, 1), 3, None
+    ),
+    "HalfCheetah-v4-meow-newest-one-mask": Experiment(
+        "meow --env HalfCheetah-v4 --average-decay 0 --no-dropout-per-head",
+        100_000,
+        (0, 1),
+        3,
+        None,
     ),
     "HalfCheetah-v4-sac": Experiment("sac --env HalfCheetah-v4", 100_000, (0,), 3, 4_000),
     "Hopper-v4-meow": Experiment("meow --env Hopper-v4", 300_000, (0, 1), 5, 2_400),
+    "Hopper-v4-meow-newest": Experiment(
+        "meow --env Hopper-v4 --average-decay 0", 300_000, (0, 1), 5, None
+    ),
 }
 
 
