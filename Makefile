@@ -1,5 +1,5 @@
 # Both commands build .venv on first use.
-.PHONY: train test install clean
+.PHONY: train test bench install clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,6 +15,14 @@ test: $(VENV)/installed
 	MYPYPATH=$(VENV)/typing $(BIN)/mypy $(PACKAGES:%=-p maxentflow.%)
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+# REFERENCE=path of a checkout of the paper's public code measures that too.
+bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	for env in Hopper-v4 Humanoid-v4; do for threads in 1 2; do \
+	  $(BIN)/python benchmarks/speed.py --env $$env --threads $$threads \
+	    $(if $(REFERENCE),--reference $(REFERENCE)) || exit 1; \
+	done; done
 
 install: $(VENV)/installed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
@@ -109,15 +109,10 @@ class Agent:
         # Random numbers come from torch's own generators, as they do without compilation; and
         # whatever was compiled before, the code for a shape is the same, to the last bit.
         compiled = torch.compile(
-            self._differentiate,
-            fullgraph=True,
-            dynamic=False,
-            options={"fallback_random": True, "guard_filter_fn": self._guards},
+            self._differentiate, fullgraph=True, dynamic=False, options={"fallback_random": True}
         )
 
         def differentiate(batch: TensorDictBase) -> TensorDictBase:
-            if isinstance(self.optimizer, FlatAdam):
-                self.optimizer.check()
             with dynamo_config.patch(trace_autograd_ops=True):
                 return compiled(batch)
 
@@ -157,16 +152,6 @@ class Agent:
         if self._average is not None:
             self._average.step()
         return report
-
-    def _guards(self, guards: Sequence[Any]) -> list[bool]:
-        """What torch has to look at before each call: not at parameters that FlatAdam checks."""
-        checked: set[int] = set()
-        if isinstance(self.optimizer, FlatAdam):
-            checked = {id(parameter) for parameter in self.optimizer.parameters()}
-        return [
-            guard.guard_type != "TENSOR_MATCH" or id(guard.value) not in checked
-            for guard in guards
-        ]
 
     def _differentiate(self, batch: TensorDictBase) -> TensorDictBase:
         """Set the gradients to those of the loss, and return its report."""

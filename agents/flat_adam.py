@@ -84,12 +84,8 @@ class FlatAdam(torch.optim.Adam):
             for slot in slots:
                 slot.parameter.grad = slot.gradient
 
-    def check(self) -> None:
-        """See that every parameter is where it was, as :meth:`step` does.
-
-        Raises:
-            RuntimeError: one was moved, cast or frozen.
-        """
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of Adam."""
         for slots in self._slots:
             for slot in slots:
                 parameter = slot.parameter
@@ -98,13 +94,7 @@ class FlatAdam(torch.optim.Adam):
                         f"A parameter of shape {tuple(parameter.shape)} was moved, cast or frozen "
                         "after its optimizer was made; make the optimizer last."
                     )
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of Adam."""
-        self.check()
-        for slots in self._slots:
-            for slot in slots:
-                if slot.parameter.grad is not slot.gradient:
+                if parameter.grad is not slot.gradient:
                     _take_back(slot)
         return super().step(closure)
 

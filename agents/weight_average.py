@@ -14,7 +14,8 @@ class WeightAverage:
     """A copy of a module whose weights are the exponential moving average of the module's.
 
     The newest weights of a network that learns at a constant rate jitter about good ones; their
-    average does not (Polyak and Juditsky 1992). The copy's buffers are the module's newest.
+    average does not (Polyak and Juditsky 1992). The copy's buffers are the module's newest. Make
+    it after the module's optimiser, and do not move either of them.
 
     Args:
         source: the module that learns.
@@ -40,13 +41,24 @@ class WeightAverage:
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
         self.module = copy.deepcopy(source).requires_grad_(False)
         self._decay = decay
-        self._learned = list(source.parameters())
-        self._averaged = list(self.module.parameters())
+        pairs = {}
+        for averaged, learned in zip(self.module.parameters(), source.parameters(), strict=True):
+            storage = learned.untyped_storage()
+            if storage.data_ptr() not in pairs:
+                # Parameters that an optimiser keeps in one vector are averaged in one go.
+                length = storage.nbytes() // learned.element_size()
+                whole = learned.detach().as_strided((length,), (1,), 0)
+                pairs[storage.data_ptr()] = whole, whole.clone()
+            averaged.data = pairs[storage.data_ptr()][1].as_strided(
+                learned.shape, learned.stride(), learned.storage_offset()
+            )
+        self._pairs = list(pairs.values())
         self._buffers = list(zip(self.module.buffers(), source.buffers(), strict=True))
 
     @torch.no_grad()
     def step(self) -> None:
         """Take the source's present weights into the average."""
-        torch._foreach_lerp_(self._averaged, self._learned, 1 - self._decay)
+        for learned, average in self._pairs:
+            average.lerp_(learned, 1 - self._decay)
         for copied, current in self._buffers:
             copied.copy_(current)
