@@ -11,6 +11,7 @@ from maxentflow.flows.policy import FlowPolicy
 from maxentflow.flows.registry import build, options, register, registered
 from maxentflow.flows.scale import StateScale
 from maxentflow.flows.shift import RewardShift
+from maxentflow.flows.spline import SplineCoupling
 from maxentflow.flows.squash import TanhSquash
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "NormflowsLayer",
     "Permutation",
     "RewardShift",
+    "SplineCoupling",
     "StandardNormal",
     "StateScale",
     "Swish",

@@ -11,7 +11,7 @@ from torch import Tensor
 from maxentflow.flows.layer import Layer, broadcast_batch
 from maxentflow.flows.mlp import MLP
 
-__all__ = ["AdditiveCoupling", "AffineCoupling", "alternating_mask"]
+__all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling", "Mask", "alternating_mask"]
 
 Mask = Literal["even", "odd"] | Sequence[int] | Sequence[bool] | Tensor
 """Which entries pass through: the even or odd ones, or a 0/1 entry for each."""
@@ -43,7 +43,7 @@ def alternating_mask(dim: int, mask: Mask) -> Tensor:
     return entries
 
 
-class _Coupling(Layer):
+class Coupling(Layer):
     """What coupling layers share: the mask, and the network on masked variable and context."""
 
     mask: Tensor
@@ -75,7 +75,7 @@ class _Coupling(Layer):
         return self.net(torch.cat([masked, context], dim=-1))
 
 
-class AdditiveCoupling(_Coupling):
+class AdditiveCoupling(Coupling):
     r"""Additive coupling, NICE (Dinh et al. 2014, arXiv:1410.8516).
 
     .. math:: x = z + (1 - b) \odot t(b \odot z, s)
@@ -117,7 +117,7 @@ class AdditiveCoupling(_Coupling):
         return z, z.new_zeros(z.shape[:-1])
 
 
-class AffineCoupling(_Coupling):
+class AffineCoupling(Coupling):
     r"""Affine coupling, RealNVP (Dinh et al. 2017, arXiv:1605.08803), with a bounded log-scale.
 
     .. math::

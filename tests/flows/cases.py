@@ -21,6 +21,7 @@ from maxentflow.flows import (
     NormflowsLayer,
     Permutation,
     RewardShift,
+    SplineCoupling,
     StandardNormal,
     StateScale,
     TanhSquash,
@@ -56,6 +57,11 @@ def _spline(dim: int, context_dim: int) -> normflows.flows.Flow:
     )
 
 
+def _splines(dim: int, context_dim: int | None, **options: object) -> SplineCoupling:
+    """With ends that the variables of the tests lie on both sides of."""
+    return SplineCoupling(dim, context_dim, hidden=HIDDEN, bins=5, bound=3.0, **options)
+
+
 LAYERS: dict[str, Callable[[int, int], Layer]] = {
     "StateScale": lambda d, c: StateScale(d, c, bounds=(-1.5, 0.5), hidden=HIDDEN),
     "AdditiveCoupling-even": lambda d, c: AdditiveCoupling(d, c, mask="even", hidden=HIDDEN),
@@ -66,6 +72,10 @@ LAYERS: dict[str, Callable[[int, int], Layer]] = {
     "AffineCoupling-odd": lambda d, c: AffineCoupling(d, c, mask="odd", hidden=HIDDEN),
     "AffineCoupling-custom": lambda d, c: AffineCoupling(d, c, mask=_custom_mask(d)),
     "AffineCoupling-unconditional": lambda d, c: AffineCoupling(d, hidden=HIDDEN),
+    "SplineCoupling-even": lambda d, c: _splines(d, c, mask="even"),
+    "SplineCoupling-odd": lambda d, c: _splines(d, c, mask="odd"),
+    "SplineCoupling-custom": lambda d, c: _splines(d, c, mask=_custom_mask(d)),
+    "SplineCoupling-unconditional": lambda d, c: _splines(d, None),
     "Permutation": lambda d, c: Permutation(d),
     "Permutation-random": lambda d, c: Permutation(d, torch.randperm(d).tolist()),
     "TanhSquash": lambda d, c: TanhSquash(d),
