@@ -4,6 +4,7 @@ from maxentflow.flows.base import Base, StandardNormal
 from maxentflow.flows.coupling import AdditiveCoupling, AffineCoupling
 from maxentflow.flows.energy import ClosedFormValue, EnergyBasedFlow
 from maxentflow.flows.layer import Layer
+from maxentflow.flows.linear import StateLinear
 from maxentflow.flows.mlp import MLP, Dropout, Swish
 from maxentflow.flows.normflows_adapter import NormflowsLayer
 from maxentflow.flows.permutation import Permutation
@@ -29,6 +30,7 @@ __all__ = [
     "RewardShift",
     "SplineCoupling",
     "StandardNormal",
+    "StateLinear",
     "StateScale",
     "Swish",
     "TanhSquash",

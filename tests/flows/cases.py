@@ -23,6 +23,7 @@ from maxentflow.flows import (
     RewardShift,
     SplineCoupling,
     StandardNormal,
+    StateLinear,
     StateScale,
     TanhSquash,
     build,
@@ -64,6 +65,7 @@ def _splines(dim: int, context_dim: int | None, **options: object) -> SplineCoup
 
 LAYERS: dict[str, Callable[[int, int], Layer]] = {
     "StateScale": lambda d, c: StateScale(d, c, bounds=(-1.5, 0.5), hidden=HIDDEN),
+    "StateLinear": lambda d, c: StateLinear(d, c, hidden=HIDDEN, max_log_scale=1.0),
     "AdditiveCoupling-even": lambda d, c: AdditiveCoupling(d, c, mask="even", hidden=HIDDEN),
     "AdditiveCoupling-odd": lambda d, c: AdditiveCoupling(d, c, mask="odd", hidden=HIDDEN),
     "AdditiveCoupling-custom": lambda d, c: AdditiveCoupling(d, c, mask=_custom_mask(d)),
