@@ -3,6 +3,7 @@
 from maxentflow.flows.base import Base, StandardNormal
 from maxentflow.flows.coupling import AdditiveCoupling, AffineCoupling
 from maxentflow.flows.energy import ClosedFormValue, EnergyBasedFlow
+from maxentflow.flows.inverse import Inverse
 from maxentflow.flows.layer import Layer
 from maxentflow.flows.linear import StateLinear
 from maxentflow.flows.mlp import MLP, Dropout, Swish
@@ -24,6 +25,7 @@ __all__ = [
     "Dropout",
     "EnergyBasedFlow",
     "FlowPolicy",
+    "Inverse",
     "Layer",
     "NormflowsLayer",
     "Permutation",

@@ -17,6 +17,7 @@ from maxentflow.flows import (
     AdditiveCoupling,
     AffineCoupling,
     EnergyBasedFlow,
+    Inverse,
     Layer,
     NormflowsLayer,
     Permutation,
@@ -78,6 +79,10 @@ LAYERS: dict[str, Callable[[int, int], Layer]] = {
     "SplineCoupling-odd": lambda d, c: _splines(d, c, mask="odd"),
     "SplineCoupling-custom": lambda d, c: _splines(d, c, mask=_custom_mask(d)),
     "SplineCoupling-unconditional": lambda d, c: _splines(d, None),
+    "Inverse-StateLinear": lambda d, c: Inverse(StateLinear(d, c, hidden=HIDDEN)),
+    "Inverse-AffineCoupling": lambda d, c: Inverse(
+        AffineCoupling(d, c, mask="odd", hidden=HIDDEN)
+    ),
     "Permutation": lambda d, c: Permutation(d),
     "Permutation-random": lambda d, c: Permutation(d, torch.randperm(d).tolist()),
     "TanhSquash": lambda d, c: TanhSquash(d),

@@ -1,0 +1,45 @@
+"""A layer turned round."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from maxentflow.flows.layer import Layer
+
+__all__ = ["Inverse"]
+
+
+class Inverse(Layer):
+    """A layer that runs another backwards: its forward is the other's inverse.
+
+    For layers that are fast, or differentiable, in one direction only, it chooses which: acting
+    runs forward, learning runs inverse.
+
+    Args:
+        layer: any :class:`~maxentflow.flows.Layer`; it is as linear as this one.
+
+    Raises:
+        ValueError: ``layer`` is no :class:`~maxentflow.flows.Layer`.
+
+    Example:
+        >>> layer = Inverse(AffineCoupling(2, 3)).eval()
+        >>> x, context = torch.randn(5, 2), torch.randn(5, 3)
+        >>> torch.equal(layer(x, context)[0], layer.layer.inverse(x, context)[0])
+        True
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        if not isinstance(layer, Layer):
+            raise ValueError(f"Inverse turns a Layer round, got {type(layer).__name__}.")
+        self.layer = layer
+        self.dim = layer.dim
+        self.context_dim = layer.context_dim
+        self.is_linear = layer.is_linear
+        self.is_volume_preserving = layer.is_volume_preserving
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.layer.inverse(z, context)
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.layer(x, context)
