@@ -75,7 +75,7 @@ def learning_curves(folders: Sequence[RunFolder], path: Path) -> None:
     for folder in folders:
         curve = _read_curve(folder)
         tasks[curve.env].append(curve)
-    figure = Figure(figsize=(6.4 * len(tasks), 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4 * len(tasks), 5.4), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]
     for axes, (env_id, curves) in zip(panels, tasks.items(), strict=True):
         for index, (label, group) in enumerate(_groups(curves).items()):
@@ -92,7 +92,7 @@ def learning_curves(folders: Sequence[RunFolder], path: Path) -> None:
         _fit_to_lines(axes)
         axes.set(title=env_id, xlabel="environment steps", ylabel="evaluation return")
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
     _save(figure, path)
 
 
