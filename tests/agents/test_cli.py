@@ -314,7 +314,7 @@ def test_from_beginning_to_end(tmp_path, monkeypatch, capsys):
 
     cli.main(["plot", str(run.path), "--out", "curves.png"])
     assert capsys.readouterr().out == "Figure: curves.png\n"
-    assert Image.open("curves.png").size == (960, 630)
+    assert Image.open("curves.png").size == (960, 810)
 
 
 def test_a_second_run_gets_a_folder_of_its_own(tmp_path, monkeypatch, capsys):

@@ -189,7 +189,7 @@ def test_a_picture_is_written(runs, tmp_path):
     path = tmp_path / "new" / "curves.png"
     figures.learning_curves([runs(1.0, 4.0), runs(2.0, 3.0)], path)
     picture = imageio.imread(path)
-    assert picture.shape == (630, 960, 4)
+    assert picture.shape == (810, 960, 4)
     assert len(np.unique(picture.reshape(-1, 4), axis=0)) > 20
 
 
