@@ -71,6 +71,9 @@ class Agent:
         config: the dataclass that the agent was made from.
         average_decay: fraction of the average that stays in an update; 0 for no average.
         behavior: what acts in training, the policy with the newest weights.
+
+    Raises:
+        ValueError: ``average_decay`` is outside [0, 1).
     """
 
     name: str
@@ -88,7 +91,7 @@ class Agent:
 
     def __post_init__(self) -> None:
         self.behavior = self.policy
-        if self.average_decay > 0:
+        if self.average_decay != 0:
             self._average = WeightAverage(self.policy, self.average_decay)
             self.policy = self._average.module
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -61,7 +62,7 @@ class FlatAdam(torch.optim.Adam):
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that it was given, in the order of their groups."""
-        return [slot.parameter for slots in self._slots for slot in slots]
+        return [slot.parameter for slot in chain.from_iterable(self._slots)]
 
     def backward(self, loss: Tensor) -> None:
         """Set the gradients to those of a loss, in place of what they were."""
@@ -80,22 +81,20 @@ class FlatAdam(torch.optim.Adam):
         """Zero the gradients; they stay where they are, whatever ``set_to_none`` says."""
         for group in self.param_groups:
             group["params"][0].grad.zero_()
-        for slots in self._slots:
-            for slot in slots:
-                slot.parameter.grad = slot.gradient
+        for slot in chain.from_iterable(self._slots):
+            slot.parameter.grad = slot.gradient
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of Adam."""
-        for slots in self._slots:
-            for slot in slots:
-                parameter = slot.parameter
-                if parameter.data_ptr() != slot.address or not parameter.requires_grad:
-                    raise RuntimeError(
-                        f"A parameter of shape {tuple(parameter.shape)} was moved, cast or frozen "
-                        "after its optimizer was made; make the optimizer last."
-                    )
-                if parameter.grad is not slot.gradient:
-                    _take_back(slot)
+        for slot in chain.from_iterable(self._slots):
+            parameter = slot.parameter
+            if parameter.data_ptr() != slot.address or not parameter.requires_grad:
+                raise RuntimeError(
+                    f"A parameter of shape {tuple(parameter.shape)} was moved, cast or frozen "
+                    "after its optimizer was made; make the optimizer last."
+                )
+            if parameter.grad is not slot.gradient:
+                _take_back(slot)
         return super().step(closure)
 
     def _flatten(self, parameters: list[nn.Parameter]) -> tuple[nn.Parameter, list[_Slot]]:

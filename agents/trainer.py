@@ -79,6 +79,7 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         positive = (
             "total_steps",
+            "max_episode_steps",
             "num_envs",
             "updates_per_step",
             "batch_size",
@@ -88,12 +89,9 @@ class TrainerConfig:
             "threads",
         )
         for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.max_episode_steps is not None and self.max_episode_steps < 1:
-            raise ValueError(
-                f"max_episode_steps must be at least 1, got {self.max_episode_steps}."
-            )
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
         for name in ("seed", "warmup_steps", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")

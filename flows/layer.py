@@ -43,6 +43,11 @@ class Layer(Flow):
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} does not define inverse.")
 
+    def _required(self, context: Tensor | None) -> Tensor:
+        if context is None:
+            raise ValueError(f"{type(self).__name__} needs a context, got None.")
+        return context
+
 
 def broadcast_batch(x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
     """Expand the batch dimensions, all but the last, of two tensors to a common shape."""

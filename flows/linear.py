@@ -66,10 +66,8 @@ class StateLinear(Layer):
 
     def _factors(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """L, U with its diagonal, and that diagonal's logarithms."""
-        if context is None:
-            raise ValueError("StateLinear needs a context, got None.")
         assert self.dim is not None
-        raw = self.net(context).unflatten(-1, (self.dim, self.dim))
+        raw = self.net(self._required(context)).unflatten(-1, (self.dim, self.dim))
         log_diagonal = raw.diagonal(dim1=-2, dim2=-1) / self.max_log_scale
         log_diagonal = self.max_log_scale * torch.tanh(log_diagonal)
         ones = torch.eye(self.dim, dtype=raw.dtype, device=raw.device)

@@ -71,15 +71,9 @@ class StateScale(Layer):
         return low + 0.5 * (high - low) * (torch.tanh(self.net(context)) + 1)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_sigma = self.log_sigma(_required(context))
+        log_sigma = self.log_sigma(self._required(context))
         return z * log_sigma.exp(), log_sigma.sum(-1)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_sigma = self.log_sigma(_required(context))
+        log_sigma = self.log_sigma(self._required(context))
         return x * (-log_sigma).exp(), -log_sigma.sum(-1)
-
-
-def _required(context: Tensor | None) -> Tensor:
-    if context is None:
-        raise ValueError("StateScale needs a context, got None.")
-    return context

@@ -24,67 +24,53 @@ def stored(trainer):
 
 @pytest.mark.parametrize("num_envs", [1, 2])
 @pytest.mark.parametrize(
-    ("env_id", "steps", "warmup"),
-    [("Hopper-v4", 160, 140), ("Pendulum-v1", 480, 470), (MULTIGOAL, 300, 280)],
+    ("env_id", "steps", "warmup", "limit", "expected", "at_least"),
+    [
+        ("Hopper-v4", 160, 140, None, "terminated", 2),
+        ("Pendulum-v1", 480, 470, None, "truncated", 2),
+        (MULTIGOAL, 300, 280, None, "terminated", 2),
+        # Truncated by the trainer where the task has not ended by then.
+        ("Hopper-v4", 160, 160, 12, "cut", 4),
+        (MULTIGOAL, 160, 160, 12, "cut", 4),
+    ],
 )
-def test_replay_holds_what_the_task_did(env_id, steps, warmup, num_envs):
+def test_replay_holds_what_the_task_did(
+    env_id, steps, warmup, limit, expected, at_least, num_envs
+):
     trainer = make_trainer(
-        env_id, seed=3, total_steps=steps, warmup_steps=warmup, num_envs=num_envs, **QUIET
+        env_id,
+        seed=3,
+        total_steps=steps,
+        warmup_steps=warmup,
+        num_envs=num_envs,
+        max_episode_steps=limit,
+        **QUIET,
     )
     trainer.run()
     data = stored(trainer)
     assert len(data) == steps
-    ends = {"terminated": 0, "truncated": 0}
+    ends = {"terminated": 0, "truncated": 0, "cut": 0}
     for index in range(num_envs):
-        env = plain(env_id)
+        env, length = plain(env_id), 0
         observation, _ = env.reset(seed=3 + index)
         for row in data[index::num_envs]:
             np.testing.assert_array_equal(row["observation"], observation.astype(np.float32))
             after, reward, terminated, truncated, _ = env.step(row["action"].numpy())
             final = row["next", "observation"]
             np.testing.assert_array_equal(final, after.astype(np.float32))
+            length += 1
+            cut = length == limit and not (terminated or truncated)
             assert row["next", "reward"].item() == np.float32(reward)
             assert row["next", "terminated"].item() == terminated
-            assert row["next", "done"].item() == (terminated or truncated)
+            assert row["next", "done"].item() == (terminated or truncated or cut)
             ends["terminated"] += terminated
             ends["truncated"] += truncated
-            observation = env.reset()[0] if terminated or truncated else after
-    expected = "truncated" if env_id == "Pendulum-v1" else "terminated"
-    assert ends[expected] >= 2
-
-
-@pytest.mark.parametrize("num_envs", [1, 2])
-@pytest.mark.parametrize("env_id", [MULTIGOAL, "Hopper-v4"])
-def test_a_limit_of_ones_own_truncates(env_id, num_envs):
-    """Episodes that the task has not ended by then: they bootstrap from the true last one."""
-    limit = 12
-    trainer = make_trainer(
-        env_id,
-        seed=3,
-        total_steps=160,
-        warmup_steps=160,
-        num_envs=num_envs,
-        max_episode_steps=limit,
-        **QUIET,
-    )
-    trainer.run()
-    data, cuts = stored(trainer), 0
-    for index in range(num_envs):
-        env, length = plain(env_id), 0
-        observation, _ = env.reset(seed=3 + index)
-        for row in data[index::num_envs]:
-            np.testing.assert_array_equal(row["observation"], observation.astype(np.float32))
-            after, _, terminated, _, _ = env.step(row["action"].numpy())
-            final = row["next", "observation"]
-            np.testing.assert_array_equal(final, after.astype(np.float32))
-            length += 1
-            cut = not terminated and length == limit
-            cuts += cut
-            assert row["next", "terminated"].item() == terminated
-            assert row["next", "done"].item() == (terminated or cut)
-            observation, length = (env.reset()[0], 0) if terminated or cut else (after, length)
-    assert cuts >= 4
-    assert trainer.episodes == data["next", "done"].sum()
+            ends["cut"] += cut
+            observation = after
+            if terminated or truncated or cut:
+                observation, length = env.reset()[0], 0
+    assert ends[expected] >= at_least
+    assert trainer.episodes == sum(ends.values())
 
 
 def test_the_true_last_observation_at_a_time_limit(count):

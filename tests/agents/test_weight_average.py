@@ -45,6 +45,12 @@ def test_a_decay_out_of_range(decay):
         WeightAverage(nn.Linear(1, 1), decay)
 
 
+def test_an_agent_refuses_a_decay_out_of_range():
+    made = agents.make("meow", envs.make("Pendulum-v1"))
+    with pytest.raises(ValueError, match=r"decay must be in \[0, 1\), got -0.5"):
+        replace(made, average_decay=-0.5)
+
+
 @pytest.mark.parametrize("name", agents.registered())
 def test_the_average_changes_nothing_in_training(name):
     """Same losses and actions with it and without; only what is evaluated differs."""

@@ -261,3 +261,24 @@ def action_grid(
 def largest(error: Tensor) -> float:
     """The largest magnitude of an entry."""
     return error.detach().abs().max().item()
+
+
+def flow_around(layer: Layer, squash: bool, dim: int = 2) -> EnergyBasedFlow:
+    """A random flow of observations of size 3 with one layer after the scale."""
+    scale = StateScale(dim, 3, bounds=(-1.0, -0.3), hidden=HIDDEN)
+    layers = [scale, layer, *([TanhSquash(dim)] if squash else [])]
+    shift = RewardShift(3, 2, hidden=HIDDEN)
+    flow = EnergyBasedFlow(StandardNormal(dim), layers, temperature=0.5, shift=shift)
+    return perturb(flow).double().eval()
+
+
+def normalisation_error(flow: EnergyBasedFlow, grid: Grid, batch: tuple[int, ...] = ()) -> float:
+    """Of the density's integral, and of V as the soft maximum of Q, over random observations."""
+    observation = uniform(*batch, 3, bound=2)
+    action = grid.action.reshape(-1, *[1] * len(batch), flow.action_dim)
+    with torch.no_grad():
+        q, v = flow.q_and_value(action, observation)
+        integral = grid.log_integral((q - v) / flow.temperature).exp()
+        soft_maximum = flow.temperature * grid.log_integral(q / flow.temperature)
+        value = flow.value(observation)
+    return max(largest(integral - 1), largest(value - soft_maximum))

@@ -7,16 +7,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maxentflow.flows import (
-    AdditiveCoupling,
-    EnergyBasedFlow,
-    RewardShift,
-    StandardNormal,
-    StateLinear,
-    TanhSquash,
-)
+from maxentflow.flows import StateLinear
 
-from .cases import HIDDEN, SEEDS, action_grid, largest, perturb, quick, uniform
+from .cases import (
+    HIDDEN,
+    SEEDS,
+    action_grid,
+    flow_around,
+    largest,
+    normalisation_error,
+    perturb,
+    quick,
+    uniform,
+)
 
 
 @quick
@@ -60,25 +63,11 @@ def test_the_log_diagonal_keeps_its_bound(seed: int, bound: float, noise: float)
 @pytest.mark.parametrize("dim", [1, 2])
 def test_its_determinant_is_counted_in_v(dim: int, squash: bool) -> None:
     torch.manual_seed(0)
-    flow = EnergyBasedFlow(
-        StandardNormal(dim),
-        [
-            StateLinear(dim, 2, hidden=HIDDEN, max_log_scale=0.5),
-            AdditiveCoupling(dim, 2, mask="odd", hidden=HIDDEN),
-            *([TanhSquash(dim)] if squash else []),
-        ],
-        temperature=0.5,
-        shift=RewardShift(2, 2, hidden=HIDDEN),
-    )
-    flow = perturb(flow, 0.2).double().eval()
-    grid, observation = action_grid(dim, squash), uniform(3, 2, bound=2)
-    with torch.no_grad():
-        q, v = flow.q_and_value(grid.action.unsqueeze(1), observation)
-        assert largest(grid.log_integral((q - v) / 0.5).exp() - 1) <= 1e-6
-        soft_maximum = 0.5 * grid.log_integral(q / 0.5)
-        value = flow.value(observation)
-    assert largest(value - soft_maximum) <= 1e-6
-    assert largest(value[:, 0] - value[0, 0]) > 1e-3
+    layer = StateLinear(dim, 3, hidden=HIDDEN, max_log_scale=0.5)
+    flow = flow_around(layer, squash, dim)
+    assert normalisation_error(flow, action_grid(dim, squash), batch=(3,)) <= 1e-6
+    determinants = layer(torch.zeros(3, dim).double(), uniform(3, 3, bound=2))[1]
+    assert largest(determinants - determinants[0]) > 1e-3
 
 
 def test_it_starts_the_same_for_every_context() -> None:

@@ -21,16 +21,20 @@ from normflows.flows import (
 from torch import nn
 
 from maxentflow.flows import (
-    EnergyBasedFlow,
     NormflowsLayer,
-    RewardShift,
-    StandardNormal,
-    StateScale,
     TanhSquash,
     registered,
 )
 
-from .cases import HIDDEN, Grid, action_grid, largest, make_flow, perturb, uniform
+from .cases import (
+    action_grid,
+    flow_around,
+    largest,
+    make_flow,
+    normalisation_error,
+    perturb,
+    uniform,
+)
 
 
 @pytest.fixture
@@ -79,14 +83,6 @@ def spline(context_dim: int | None) -> CoupledRationalQuadraticSpline:
     )
 
 
-def flow_around(layer: NormflowsLayer, squash: bool, dim: int = 2) -> EnergyBasedFlow:
-    scale = StateScale(dim, 3, bounds=(-1.0, -0.3), hidden=HIDDEN)
-    layers = [scale, layer, *([TanhSquash(dim)] if squash else [])]
-    shift = RewardShift(3, 2, hidden=HIDDEN)
-    flow = EnergyBasedFlow(StandardNormal(dim), layers, temperature=0.5, shift=shift)
-    return perturb(flow).double().eval()
-
-
 @pytest.mark.parametrize("squash", [True, False])
 @pytest.mark.parametrize(
     "make",
@@ -122,17 +118,6 @@ def test_their_splines_in_our_flow_are_normalised(
     flow = flow_around(NormflowsLayer(make()), squash, dim)
     grid = action_grid(dim, squash, half_width=5.0, points=points)
     assert normalisation_error(flow, grid) <= tolerance
-
-
-def normalisation_error(flow: EnergyBasedFlow, grid: Grid) -> float:
-    """Of the density's integral, and of V as the soft maximum of Q."""
-    observation = uniform(3, bound=2)
-    with torch.no_grad():
-        q, v = flow.q_and_value(grid.action, observation)
-        integral = grid.log_integral((q - v) / 0.5).exp()
-        soft_maximum = 0.5 * grid.log_integral(q / 0.5)
-        value = flow.value(observation)
-    return max(largest(integral - 1), largest(value - soft_maximum))
 
 
 def test_a_linear_layers_log_det_is_counted_in_v() -> None:
