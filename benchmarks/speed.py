@@ -21,17 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from contestants import CONTESTANTS, REFERENCE
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "speed.csv"
-CONTESTANTS = (
-    "maxentflow MEow, in parts",
-    "maxentflow MEow, compiled",
-    "maxentflow MEow",
-    "stable-baselines3 SAC",
-    "SBX SAC",
-    "TorchRL SAC",
-)
 
 
 class Contestant:
@@ -70,11 +63,12 @@ class Contestant:
 
 def measure(options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
     """Milliseconds, one for each turn, by contestant and figure."""
-    contestants = [Contestant(name, options.env, options.threads) for name in CONTESTANTS]
-    if options.reference:
-        contestants.append(
-            Contestant("reference MEow", options.env, options.threads, options.reference)
-        )
+    contestants = []
+    for name in CONTESTANTS:
+        if name != REFERENCE:
+            contestants.append(Contestant(name, options.env, options.threads))
+        elif options.reference:
+            contestants.append(Contestant(name, options.env, options.threads, options.reference))
     figures: dict[tuple[str, str], list[float]] = {}
     for turn in range(options.turns):
         for contestant in contestants:
