@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MLP", "Dropout", "Initialization", "Linear", "Swish"]
+__all__ = ["MLP", "Constant", "Dropout", "Initialization", "Linear", "Swish", "context_network"]
 
 Initialization = Literal["default", "zero", "orthogonal"]
 """How weight matrices start; biases always start as PyTorch's."""
@@ -196,3 +196,41 @@ class MLP(nn.Sequential):
             width_in = width
         modules.append(Linear(width_in, out_features, init))
         super().__init__(*modules)
+
+
+class Constant(nn.Module):
+    """The network of a layer that has no context: its output is a parameter, zero at first.
+
+    Args:
+        out_features: size of the output.
+
+    Example:
+        >>> Constant(2)()
+        Parameter containing:
+        tensor([0., 0.], requires_grad=True)
+    """
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.empty(out_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.value)
+
+    def forward(self, context: Tensor | None = None) -> Tensor:
+        return self.value
+
+
+def context_network(context_dim: int | None, out_features: int, **mlp: Any) -> MLP | Constant:
+    """A network of the context alone: an :class:`MLP`, or a constant where there is no context.
+
+    Example:
+        >>> context_network(3, 2, hidden=(16,))(torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
+        >>> context_network(None, 2, hidden=(16,))(None).shape
+        torch.Size([2])
+    """
+    if context_dim is None:
+        return Constant(out_features)
+    return MLP(context_dim, out_features, **mlp)
