@@ -1,42 +1,78 @@
 """Invertible layers with exact log-determinants, and the energy-based flow made of them."""
 
+from maxentflow.flows import recipes as _recipes  # noqa: F401  registers the architectures
+from maxentflow.flows.act_norm import ActNorm
+from maxentflow.flows.autoregressive import (
+    Autoregressive,
+    AutoregressiveAffine,
+    AutoregressiveSpline,
+)
 from maxentflow.flows.base import Base, StandardNormal
-from maxentflow.flows.coupling import AdditiveCoupling, AffineCoupling
+from maxentflow.flows.coupling import (
+    AdditiveCoupling,
+    AffineCoupling,
+    ElementwiseCoupling,
+    MixtureCDFCoupling,
+    SplineCoupling,
+)
+from maxentflow.flows.describe import describe
+from maxentflow.flows.elementwise import Elementwise, ElementwiseAffine
 from maxentflow.flows.energy import ClosedFormValue, EnergyBasedFlow
+from maxentflow.flows.gaussian_mixture import GaussianMixture
 from maxentflow.flows.inverse import Inverse
 from maxentflow.flows.layer import Layer
 from maxentflow.flows.linear import StateLinear
+from maxentflow.flows.mixture_cdf import ElementwiseMixtureCDF
 from maxentflow.flows.mlp import MLP, Dropout, Swish
 from maxentflow.flows.normflows_adapter import NormflowsLayer
 from maxentflow.flows.permutation import Permutation
 from maxentflow.flows.policy import FlowPolicy
 from maxentflow.flows.registry import build, options, register, registered
+from maxentflow.flows.residual import ResidualLayer
 from maxentflow.flows.scale import StateScale
 from maxentflow.flows.shift import RewardShift
-from maxentflow.flows.spline import SplineCoupling
-from maxentflow.flows.squash import TanhSquash
+from maxentflow.flows.spline import ElementwiseSpline
+from maxentflow.flows.squash import SimplexSquash, TanhSquash
+from maxentflow.flows.student_t import StudentT
+from maxentflow.flows.uniform import Uniform
 
 __all__ = [
     "MLP",
+    "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
+    "Autoregressive",
+    "AutoregressiveAffine",
+    "AutoregressiveSpline",
     "Base",
     "ClosedFormValue",
     "Dropout",
+    "Elementwise",
+    "ElementwiseAffine",
+    "ElementwiseCoupling",
+    "ElementwiseMixtureCDF",
+    "ElementwiseSpline",
     "EnergyBasedFlow",
     "FlowPolicy",
+    "GaussianMixture",
     "Inverse",
     "Layer",
+    "MixtureCDFCoupling",
     "NormflowsLayer",
     "Permutation",
+    "ResidualLayer",
     "RewardShift",
+    "SimplexSquash",
     "SplineCoupling",
     "StandardNormal",
     "StateLinear",
     "StateScale",
+    "StudentT",
     "Swish",
     "TanhSquash",
+    "Uniform",
     "build",
+    "describe",
     "options",
     "register",
     "registered",

@@ -34,7 +34,7 @@ class Base(BaseDistribution):
         raise NotImplementedError
 
     def log_normalizer(self, context: Tensor | None = None) -> Tensor | float:
-        """What is subtracted to normalise; shape ``(*batch,)`` or a number."""
+        """What is subtracted to normalise; broadcastable to ``(*batch,)``, or a number."""
         raise NotImplementedError
 
     def rsample(self, shape: tuple[int, ...], context: Tensor | None = None) -> Tensor:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from maxentflow.flows.layer import Layer, broadcast_batch
+from maxentflow.flows.bounded import bounded, check_bound
+from maxentflow.flows.elementwise import Elementwise
+from maxentflow.flows.layer import Layer, broadcast_batch, required_context
+from maxentflow.flows.mixture_cdf import ElementwiseMixtureCDF
 from maxentflow.flows.mlp import MLP
+from maxentflow.flows.spline import ElementwiseSpline
 
-__all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling", "Mask", "alternating_mask"]
+__all__ = [
+    "AdditiveCoupling",
+    "AffineCoupling",
+    "Coupling",
+    "ElementwiseCoupling",
+    "Mask",
+    "MixtureCDFCoupling",
+    "SplineCoupling",
+    "alternating_mask",
+]
 
 Mask = Literal["even", "odd"] | Sequence[int] | Sequence[bool] | Tensor
 """Which entries pass through: the even or odd ones, or a 0/1 entry for each."""
@@ -47,15 +60,16 @@ class Coupling(Layer):
     """What coupling layers share: the mask, and the network on masked variable and context."""
 
     mask: Tensor
-    outputs_per_entry: int
+    net: MLP
 
     def __init__(
         self,
         dim: int,
-        context_dim: int | None = None,
+        context_dim: int | None,
         *,
-        mask: Mask = "even",
-        hidden: Sequence[int] = (64, 64),
+        outputs: int,
+        mask: Mask,
+        hidden: Sequence[int],
         **mlp: Any,
     ) -> None:
         super().__init__()
@@ -63,15 +77,13 @@ class Coupling(Layer):
         self.context_dim = context_dim
         self.register_buffer("mask", alternating_mask(dim, mask))
         options = {"layer_norm": True, "dropout": 0.1, "init": "orthogonal", **mlp}
-        outputs = self.outputs_per_entry * dim
-        self.net = MLP(dim + (context_dim or 0), outputs, hidden=hidden, **options)
+        if outputs:
+            self.net = MLP(dim + (context_dim or 0), outputs, hidden=hidden, **options)
 
     def _condition(self, masked: Tensor, context: Tensor | None) -> Tensor:
         if self.context_dim is None:
             return self.net(masked)
-        if context is None:
-            raise ValueError(f"{type(self).__name__} was built with a context, got None.")
-        masked, context = broadcast_batch(masked, context)
+        masked, context = broadcast_batch(masked, required_context(self, context))
         return self.net(torch.cat([masked, context], dim=-1))
 
 
@@ -106,7 +118,17 @@ class AdditiveCoupling(Coupling):
 
     is_linear = True
     is_volume_preserving = True
-    outputs_per_entry = 1
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int | None = None,
+        *,
+        mask: Mask = "even",
+        hidden: Sequence[int] = (64, 64),
+        **mlp: Any,
+    ) -> None:
+        super().__init__(dim, context_dim, outputs=dim, mask=mask, hidden=hidden, **mlp)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = z + (1 - self.mask) * self._condition(self.mask * z, context)
@@ -146,8 +168,6 @@ class AffineCoupling(Coupling):
         (True, True)
     """
 
-    outputs_per_entry = 2
-
     def __init__(
         self,
         dim: int,
@@ -158,16 +178,14 @@ class AffineCoupling(Coupling):
         max_log_scale: float = 2.0,
         **mlp: Any,
     ) -> None:
-        super().__init__(dim, context_dim, mask=mask, hidden=hidden, **mlp)
-        if not 0 < max_log_scale < float("inf"):
-            raise ValueError(f"max_log_scale must be positive and finite, got {max_log_scale}.")
-        self.max_log_scale = float(max_log_scale)
+        super().__init__(dim, context_dim, outputs=2 * dim, mask=mask, hidden=hidden, **mlp)
+        self.max_log_scale = check_bound("max_log_scale", max_log_scale)
 
     def _translation_and_log_scale(
         self, masked: Tensor, context: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         translation, raw = self._condition(masked, context).chunk(2, dim=-1)
-        log_scale = self.max_log_scale * torch.tanh(raw / self.max_log_scale)
+        log_scale = bounded(raw, self.max_log_scale)
         return (1 - self.mask) * translation, (1 - self.mask) * log_scale
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -177,3 +195,157 @@ class AffineCoupling(Coupling):
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         translation, log_scale = self._translation_and_log_scale(self.mask * x, context)
         return (x - translation) * (-log_scale).exp(), -log_scale.sum(-1)
+
+
+class ElementwiseCoupling(Coupling):
+    r"""Coupling through monotone functions of one variable.
+
+    .. math:: x_i = f(z_i;\, \theta_i(b \odot z, s)) \quad \text{where } b_i = 0
+
+    Both directions take one pass of the network. In one dimension the mask ``"even"`` makes it the
+    identity, without a network, and ``"odd"`` a function that the context chooses.
+
+    Args:
+        dim: size of the variable.
+        context_dim: size of the context, or ``None`` for an unconditional layer.
+        function: the monotone functions, such as :class:`~maxentflow.flows.ElementwiseAffine`.
+        mask: as in :class:`AdditiveCoupling`.
+        hidden: widths of the conditioner's hidden layers.
+        mlp: further options of :class:`~maxentflow.flows.MLP`, with the defaults of
+            :class:`AdditiveCoupling`.
+
+    Raises:
+        ValueError: the mask does not fit ``dim``, or an option of the MLP is wrong.
+
+    Example:
+        >>> layer = ElementwiseCoupling(3, 2, function=ElementwiseAffine(), mask=[1, 0, 0])
+        >>> layer.net[-1].out_features  # two entries change, by a scale and a translation
+        4
+    """
+
+    changing: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int | None = None,
+        *,
+        function: Elementwise,
+        mask: Mask = "even",
+        hidden: Sequence[int] = (64, 64),
+        **mlp: Any,
+    ) -> None:
+        changing = (alternating_mask(dim, mask) == 0).nonzero().flatten()
+        outputs = function.parameters_per_entry * len(changing)
+        super().__init__(dim, context_dim, outputs=outputs, mask=mask, hidden=hidden, **mlp)
+        self.register_buffer("changing", changing, persistent=False)
+        self.function = function
+        self.forward_cost = function.forward_cost
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._map(self.function.forward, z, context)
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._map(self.function.inverse, x, context)
+
+    def _map(
+        self,
+        function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        x: Tensor,
+        context: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        if not len(self.changing):
+            return x, x.new_zeros(x.shape[:-1])
+        parameters = self._condition(self.mask * x, context)
+        x, parameters = broadcast_batch(x, parameters)
+        parameters = parameters.unflatten(-1, (-1, self.function.parameters_per_entry))
+        image, log_slope = function(x.index_select(-1, self.changing), parameters)
+        return x.index_copy(-1, self.changing, image), log_slope.sum(-1)
+
+
+class SplineCoupling(ElementwiseCoupling):
+    r"""Coupling with monotone rational-quadratic splines, neural spline flows
+    (Durkan et al. 2019, arXiv:1906.04032, section 3).
+
+    Both directions take one pass. See :class:`ElementwiseCoupling`.
+
+    Args:
+        dim: size of the variable.
+        context_dim: size of the context, or ``None`` for an unconditional layer.
+        mask: as in :class:`AdditiveCoupling`.
+        hidden: widths of the conditioner's hidden layers.
+        bins: bins of each spline, from 1 to 500.
+        bound: splines act on ``[-bound, bound]``; outside they are the identity.
+        mlp: further options of :class:`~maxentflow.flows.MLP`, with the defaults of
+            :class:`AdditiveCoupling`.
+
+    Raises:
+        ValueError: the mask does not fit ``dim``, ``bins`` or ``bound`` is out of range, or an
+            option of the MLP is wrong.
+
+    Example:
+        >>> layer = SplineCoupling(2, 3).eval()
+        >>> z, context = torch.randn(5, 2), torch.randn(5, 3)
+        >>> x, log_det = layer(z, context)
+        >>> torch.allclose(layer.inverse(x, context)[0], z, atol=1e-4)
+        True
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int | None = None,
+        *,
+        mask: Mask = "even",
+        hidden: Sequence[int] = (64, 64),
+        bins: int = 8,
+        bound: float = 5.0,
+        **mlp: Any,
+    ) -> None:
+        function = ElementwiseSpline(bins, bound)
+        super().__init__(dim, context_dim, function=function, mask=mask, hidden=hidden, **mlp)
+
+
+class MixtureCDFCoupling(ElementwiseCoupling):
+    """Coupling through distribution functions of logistic mixtures, Flow++
+    (Ho et al. 2019, arXiv:1902.00275, section 3.2).
+
+    The inverse takes one pass; the forward finds a root, see
+    :class:`~maxentflow.flows.ElementwiseMixtureCDF`. So learning from given actions is fast and
+    acting slow.
+
+    Args:
+        dim: size of the variable.
+        context_dim: size of the context, or ``None`` for an unconditional layer.
+        mask: as in :class:`AdditiveCoupling`.
+        hidden: widths of the conditioner's hidden layers.
+        components: logistics in each mixture, at least 1.
+        max_log_scale: the bound on log-scales, positive.
+        mlp: further options of :class:`~maxentflow.flows.MLP`, with the defaults of
+            :class:`AdditiveCoupling`.
+
+    Raises:
+        ValueError: the mask does not fit ``dim``, ``components`` or ``max_log_scale`` is out of
+            range, or an option of the MLP is wrong.
+
+    Example:
+        >>> layer = MixtureCDFCoupling(2, 3).eval()
+        >>> z, context = torch.randn(5, 2), torch.randn(5, 3)
+        >>> x, log_det = layer(z, context)
+        >>> torch.allclose(layer.inverse(x, context)[0], z, atol=1e-4)
+        True
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int | None = None,
+        *,
+        mask: Mask = "even",
+        hidden: Sequence[int] = (64, 64),
+        components: int = 8,
+        max_log_scale: float = 2.0,
+        **mlp: Any,
+    ) -> None:
+        function = ElementwiseMixtureCDF(components, max_log_scale)
+        super().__init__(dim, context_dim, function=function, mask=mask, hidden=hidden, **mlp)

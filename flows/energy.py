@@ -77,8 +77,9 @@ class EnergyBasedFlow(nn.Module):
     layers and parameters (Chao et al. 2024, arXiv:2405.13629, eq. 11 to 13).
 
     Actions have shape ``(*batch, action_dim)`` and observations ``(*batch, obs_dim)``; batch
-    dimensions broadcast. In training mode, layers with dropout give each head of the shift a mask
-    of its own (``dropout_per_head``), so that every head's Q is a sample of its own.
+    dimensions broadcast, and a flow that reads no observation needs none. In training mode, layers
+    with dropout give each head of the shift a mask of its own (``dropout_per_head``), so that
+    every head's Q is a sample of its own.
 
     Args:
         base: density of the latents.
@@ -113,6 +114,7 @@ class EnergyBasedFlow(nn.Module):
 
     base: Base
     shift: RewardShift | None
+    _nothing: Tensor
     _value: ClosedFormValue
 
     def __init__(
@@ -127,17 +129,20 @@ class EnergyBasedFlow(nn.Module):
         super().__init__()
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature must be positive and finite, got {temperature}.")
+        size = base.dim
         for position, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise ValueError(
                     f"layers[{position}] is a {type(layer).__name__}; expected a Layer of "
                     "maxentflow.flows, or a normflows layer in NormflowsLayer."
                 )
-            if layer.dim not in (None, base.dim):
+            if layer.dim not in (None, size):
+                before = f"layers[{position - 1}]" if size != base.dim else "the base"
                 raise ValueError(
                     f"layers[{position}] ({type(layer).__name__}) has dimension {layer.dim}, "
-                    f"the base {base.dim}."
+                    f"{before} {size}."
                 )
+            size = size if layer.image_dim is None else layer.image_dim
         context_dims = {
             part.context_dim
             for part in (base, shift, *layers)
@@ -151,33 +156,37 @@ class EnergyBasedFlow(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.shift = shift
         self.temperature = float(temperature)
-        self.action_dim = base.dim
+        self.action_dim = size
         self.obs_dim: int | None = next(iter(context_dims), None)
         self.heads = 1 if shift is None else shift.heads
         self.dropout_per_head = dropout_per_head
         with_dropout = [i for i, layer in enumerate(layers) if _has_dropout(layer)]
         self._last_with_dropout = max(with_dropout, default=-1)
         self._masks_differ = dropout_per_head and self.heads > 1 and bool(with_dropout)
+        # Stands for the observation of a flow that reads none.
+        self.register_buffer("_nothing", torch.empty(0), persistent=False)
         # Kept out of the registered modules: it is another view of the same parameters.
         self.__dict__["_value"] = ClosedFormValue(
             base, layers, self.temperature, shift, self.obs_dim
         )
 
-    def q_value(self, action: Tensor, observation: Tensor) -> Tensor:
+    def q_value(self, action: Tensor, observation: Tensor | None = None) -> Tensor:
         """Soft Q of each head, shape ``(*batch, heads)``."""
         return self.q_and_value(action, observation)[0]
 
-    def value(self, observation: Tensor) -> Tensor:
+    def value(self, observation: Tensor | None = None) -> Tensor:
         """Soft value of each head in closed form, shape ``(*batch, heads)``.
 
         Runs only the layers whose determinant it counts.
         """
-        return self._value.value(observation)
+        return self._value.value(self._checked(observation))
 
-    def q_and_value(self, action: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
+    def q_and_value(
+        self, action: Tensor, observation: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Soft Q and soft value, ``(*batch, heads)`` each, in one pass through the layers."""
         _check_size("action", action, self.action_dim)
-        _check_size("observation", observation, self.obs_dim)
+        observation = self._checked(observation)
         per_head = self.training and self._masks_differ
         latent, linear, non_linear = self._to_latent(action, observation, per_head)
         energy = self.base.unnormalized_log_prob(latent, observation) + non_linear
@@ -189,15 +198,15 @@ class EnergyBasedFlow(nn.Module):
             energy, log_partition = energy + shift, log_partition + shift
         return self.temperature * energy, self.temperature * log_partition
 
-    def log_prob(self, action: Tensor, observation: Tensor) -> Tensor:
+    def log_prob(self, action: Tensor, observation: Tensor | None = None) -> Tensor:
         r"""Log-density of the policy at ``action``, shape ``(*batch,)``; equals (Q - V) / α."""
         _check_size("action", action, self.action_dim)
-        _check_size("observation", observation, self.obs_dim)
+        observation = self._checked(observation)
         latent, linear, non_linear = self._to_latent(action, observation)
         return self.base.log_prob(latent, observation) + linear + non_linear
 
     def sample(
-        self, observation: Tensor, sample_shape: Sequence[int] = ()
+        self, observation: Tensor | None = None, sample_shape: Sequence[int] = ()
     ) -> tuple[Tensor, Tensor]:
         """Actions from the policy with their log-densities, reparameterised.
 
@@ -208,7 +217,7 @@ class EnergyBasedFlow(nn.Module):
         Returns:
             action ``(*sample_shape, *batch, action_dim)``, log_prob ``(*sample_shape, *batch)``.
         """
-        _check_size("observation", observation, self.obs_dim)
+        observation = self._checked(observation)
         action = self.base.rsample((*sample_shape, *observation.shape[:-1]), observation)
         log_prob = self.base.log_prob(action, observation)
         for layer in self.layers:
@@ -216,14 +225,14 @@ class EnergyBasedFlow(nn.Module):
             log_prob = log_prob - log_det
         return action, log_prob
 
-    def mode(self, observation: Tensor) -> Tensor:
+    def mode(self, observation: Tensor | None = None) -> Tensor:
         """The base's mode pushed through the layers, shape ``(*batch, action_dim)``.
 
         The most likely latent; the most likely action exactly where the non-linear determinants
         are constant (additive coupling, before a squash).
         """
-        _check_size("observation", observation, self.obs_dim)
-        action = self.base.mode(observation).expand(*observation.shape[:-1], self.action_dim)
+        observation = self._checked(observation)
+        action = self.base.mode(observation).expand(*observation.shape[:-1], self.base.dim)
         for layer in self.layers:
             action, _ = layer(action, observation)
         return action
@@ -231,6 +240,24 @@ class EnergyBasedFlow(nn.Module):
     def value_module(self) -> ClosedFormValue:
         """What :meth:`value` needs and nothing else, sharing this flow's parameters."""
         return self._value
+
+    @torch.no_grad()
+    def initialize(self, action: Tensor, observation: Tensor | None = None) -> None:
+        """Data-dependent initialisation, from a first batch, of the layers that have it.
+
+        From action to latent, so that each layer starts from what those before it leave.
+        """
+        _check_size("action", action, self.action_dim)
+        observation = self._checked(observation)
+        for layer in reversed(cast(Sequence[Layer], self.layers)):
+            layer.initialize(action)
+            action, _ = layer.inverse(action, observation)
+
+    def _checked(self, observation: Tensor | None) -> Tensor:
+        if observation is None:
+            observation = self._nothing
+        _check_size("observation", observation, self.obs_dim)
+        return observation
 
     def _to_latent(
         self, action: Tensor, observation: Tensor, per_head: bool = False
@@ -267,4 +294,4 @@ def _check_size(name: str, tensor: Tensor, size: int | None) -> None:
 
 
 def _has_dropout(layer: nn.Module) -> bool:
-    return any(isinstance(module, (Dropout, nn.Dropout)) for module in layer.modules())
+    return any(isinstance(m, (Dropout, nn.Dropout)) and m.p > 0 for m in layer.modules())

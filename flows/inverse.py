@@ -19,7 +19,7 @@ class Inverse(Layer):
         layer: any :class:`~maxentflow.flows.Layer`; it is as linear as this one.
 
     Raises:
-        ValueError: ``layer`` is no :class:`~maxentflow.flows.Layer`.
+        ValueError: ``layer`` is no :class:`~maxentflow.flows.Layer`, or changes the size.
 
     Example:
         >>> layer = Inverse(AffineCoupling(2, 3)).eval()
@@ -32,11 +32,16 @@ class Inverse(Layer):
         super().__init__()
         if not isinstance(layer, Layer):
             raise ValueError(f"Inverse turns a Layer round, got {type(layer).__name__}.")
+        if layer.image_dim is not None:
+            raise ValueError(
+                f"Inverse turns layers round that keep the size; {type(layer).__name__} does not."
+            )
         self.layer = layer
         self.dim = layer.dim
         self.context_dim = layer.context_dim
         self.is_linear = layer.is_linear
         self.is_volume_preserving = layer.is_volume_preserving
+        self.forward_cost, self.inverse_cost = layer.inverse_cost, layer.forward_cost
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.layer.inverse(z, context)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from normflows.flows import Flow
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Layer", "broadcast_batch"]
+__all__ = ["Layer", "broadcast_batch", "required_context"]
 
 
 class Layer(Flow):
@@ -24,18 +24,25 @@ class Layer(Flow):
     variables. Shapes are checked by the flow that holds the layer, not by the layer.
 
     Attributes:
-        dim: size of the variable, or ``None`` if any size will do.
+        dim: size of the latent, or ``None`` if any size will do.
+        image_dim: size of the variable where it is not that of the latent, else ``None``.
         context_dim: size of the context, or ``None`` if the layer does not read one.
         is_linear: the log-determinant is a function of the context alone. An energy-based flow
             counts a linear layer in the soft value V and any other in Q
             (Chao et al. 2024, arXiv:2405.13629, eq. 12 and 13).
         is_volume_preserving: the log-determinant is zero, so that V need not run the layer.
+        forward_cost: what ``forward`` takes: ``"1 pass"``, ``"n passes"``, or ``"iterative"`` if
+            it repeats until a tolerance is met.
+        inverse_cost: what ``inverse`` takes.
     """
 
     dim: int | None = None
+    image_dim: int | None = None
     context_dim: int | None = None
     is_linear: bool = False
     is_volume_preserving: bool = False
+    forward_cost: str = "1 pass"
+    inverse_cost: str = "1 pass"
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} does not define forward.")
@@ -43,10 +50,23 @@ class Layer(Flow):
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} does not define inverse.")
 
-    def _required(self, context: Tensor | None) -> Tensor:
-        if context is None:
-            raise ValueError(f"{type(self).__name__} needs a context, got None.")
-        return context
+    def initialize(self, x: Tensor) -> None:
+        """Set parameters from a first batch of variables, shape ``(*batch, dim)``.
+
+        Nothing, except for layers with data-dependent initialisation. Called by
+        :meth:`EnergyBasedFlow.initialize`, never by itself.
+        """
+
+
+def required_context(part: nn.Module, context: Tensor | None) -> Tensor:
+    """The context, which this part of a flow cannot do without.
+
+    Raises:
+        ValueError: it is ``None``.
+    """
+    if context is None:
+        raise ValueError(f"{type(part).__name__} needs a context, got None.")
+    return context
 
 
 def broadcast_batch(x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maxentflow.flows.layer import Layer
-from maxentflow.flows.mlp import MLP
+from maxentflow.flows.bounded import bounded, check_bound
+from maxentflow.flows.layer import Layer, required_context
+from maxentflow.flows.mlp import context_network
 
 __all__ = ["StateLinear"]
 
@@ -28,7 +29,7 @@ class StateLinear(Layer):
 
     Args:
         dim: size of the variable.
-        context_dim: size of the context, at least 1.
+        context_dim: size of the context, or ``None`` for one map for all.
         hidden: widths of the network's hidden layers.
         max_log_scale: the bound :math:`m` on the logarithms of U's diagonal, positive.
         mlp: further options of :class:`~maxentflow.flows.MLP`. Weights start at zero by default,
@@ -50,26 +51,27 @@ class StateLinear(Layer):
     def __init__(
         self,
         dim: int,
-        context_dim: int,
+        context_dim: int | None = None,
         *,
         hidden: Sequence[int] = (64, 64),
         max_log_scale: float = 2.0,
         **mlp: Any,
     ) -> None:
         super().__init__()
-        if not 0 < max_log_scale < float("inf"):
-            raise ValueError(f"max_log_scale must be positive and finite, got {max_log_scale}.")
         self.dim = dim
         self.context_dim = context_dim
-        self.max_log_scale = float(max_log_scale)
-        self.net = MLP(context_dim, dim * dim, hidden=hidden, **{"init": "zero", **mlp})
+        self.max_log_scale = check_bound("max_log_scale", max_log_scale)
+        self.net = context_network(
+            context_dim, dim * dim, hidden=hidden, **{"init": "zero", **mlp}
+        )
 
     def _factors(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """L, U with its diagonal, and that diagonal's logarithms."""
         assert self.dim is not None
-        raw = self.net(self._required(context)).unflatten(-1, (self.dim, self.dim))
-        log_diagonal = raw.diagonal(dim1=-2, dim2=-1) / self.max_log_scale
-        log_diagonal = self.max_log_scale * torch.tanh(log_diagonal)
+        if self.context_dim is not None:
+            context = required_context(self, context)
+        raw = self.net(context).unflatten(-1, (self.dim, self.dim))
+        log_diagonal = bounded(raw.diagonal(dim1=-2, dim2=-1), self.max_log_scale)
         ones = torch.eye(self.dim, dtype=raw.dtype, device=raw.device)
         return raw.tril(-1) + ones, raw.triu(1) + log_diagonal.exp().diag_embed(), log_diagonal
 

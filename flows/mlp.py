@@ -9,10 +9,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MLP", "Constant", "Dropout", "Initialization", "Linear", "Swish", "context_network"]
+__all__ = [
+    "MLP",
+    "Activation",
+    "Constant",
+    "Dropout",
+    "Initialization",
+    "Linear",
+    "Swish",
+    "context_network",
+    "make_activation",
+]
 
 Initialization = Literal["default", "zero", "orthogonal"]
 """How weight matrices start; biases always start as PyTorch's."""
+
+Activation = str | Callable[[int], nn.Module]
+"""``"swish"`` (learnable slope), ``"relu"``, ``"silu"``, ``"tanh"``, ``"elu"``, ``"gelu"``, or a
+function from a width to a module."""
 
 _INT32 = torch.iinfo(torch.int32)
 _WEYL = 0x9E3779B9 - 2**32  # the golden ratio's fraction, as a signed integer
@@ -137,6 +151,19 @@ _ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+def make_activation(activation: Activation, width: int) -> nn.Module:
+    """The activation for a layer of some width.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if not isinstance(activation, str):
+        return activation(width)
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"Unknown activation {activation!r}; known: {', '.join(_ACTIVATIONS)}.")
+    return _ACTIVATIONS[activation](width)
+
+
 class MLP(nn.Sequential):
     """A multilayer perceptron: per hidden layer Linear, LayerNorm, activation, dropout.
 
@@ -144,8 +171,7 @@ class MLP(nn.Sequential):
         in_features: size of the input's last dimension.
         out_features: size of the output's last dimension.
         hidden: widths of the hidden layers.
-        activation: ``"swish"`` (learnable slope), ``"relu"``, ``"silu"``, ``"tanh"``, ``"elu"``,
-            ``"gelu"``, or a function from a width to a module.
+        activation: a name or a function from a width to a module, see :data:`Activation`.
         layer_norm: normalise before each activation.
         dropout: probability of dropping a hidden unit, in training mode.
         init: initialisation of every weight matrix; biases are PyTorch's default.
@@ -166,7 +192,7 @@ class MLP(nn.Sequential):
         out_features: int,
         *,
         hidden: Sequence[int] = (64, 64),
-        activation: str | Callable[[int], nn.Module] = "swish",
+        activation: Activation = "swish",
         layer_norm: bool = False,
         dropout: float = 0.0,
         init: Initialization = "default",
@@ -178,19 +204,13 @@ class MLP(nn.Sequential):
                 "An MLP needs sizes of at least 1, got "
                 f"in_features={in_features}, hidden={tuple(hidden)}, out_features={out_features}."
             )
-        if isinstance(activation, str):
-            if activation not in _ACTIVATIONS:
-                raise ValueError(
-                    f"Unknown activation {activation!r}; known: {', '.join(_ACTIVATIONS)}."
-                )
-            activation = _ACTIVATIONS[activation]
         modules: list[nn.Module] = []
         width_in = in_features
         for width in hidden:
             modules.append(Linear(width_in, width, init))
             if layer_norm:
                 modules.append(nn.LayerNorm(width))
-            modules.append(activation(width))
+            modules.append(make_activation(activation, width))
             if dropout:
                 modules.append(Dropout(dropout))
             width_in = width

@@ -4,30 +4,53 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from maxentflow.flows.base import StandardNormal
-from maxentflow.flows.coupling import AdditiveCoupling, AffineCoupling
+from maxentflow.flows.base import Base, StandardNormal
 from maxentflow.flows.energy import EnergyBasedFlow
+from maxentflow.flows.gaussian_mixture import GaussianMixture
 from maxentflow.flows.layer import Layer
+from maxentflow.flows.permutation import Permutation
 from maxentflow.flows.scale import StateScale
 from maxentflow.flows.shift import RewardShift
-from maxentflow.flows.squash import TanhSquash
+from maxentflow.flows.squash import SimplexSquash, TanhSquash
+from maxentflow.flows.student_t import StudentT
+from maxentflow.flows.uniform import Uniform
 
-__all__ = ["build", "options", "register", "registered"]
+__all__ = ["BASES", "SQUASHES", "build", "options", "register", "registered"]
 
 Recipe = Callable[..., Sequence[Layer]]
 """``recipe(action_dim, obs_dim, **options) -> layers`` from latent to unsquashed action."""
 
-_RECIPES: dict[str, Recipe] = {}
+_RECIPES: dict[str, tuple[Recipe, dict[str, Any]]] = {}
+
+BASES: dict[str, Callable[[int, int | None], Base]] = {
+    "normal": lambda dim, context_dim: StandardNormal(dim),
+    "mixture": GaussianMixture,
+    "student-t": lambda dim, context_dim: StudentT(dim),
+    "uniform": lambda dim, context_dim: Uniform(dim),
+}
+"""Base distributions that :func:`build` knows by name, of a size and a context's size."""
+
+SQUASHES: dict[str, Callable[[int], Layer | None]] = {
+    "tanh": TanhSquash,
+    "simplex": lambda action_dim: SimplexSquash(action_dim - 1),
+    "none": lambda action_dim: None,
+}
+"""Last layers that :func:`build` knows by name, of the size of the action."""
 
 
-def register(name: str) -> Callable[[Recipe], Recipe]:
+def register(name: str, **shared: Any) -> Callable[[Recipe], Recipe]:
     """Decorator that adds a recipe under ``name``.
 
-    The recipe makes the layers between the state-conditioned scale and the squash; its keyword
-    arguments become options of :func:`build`.
+    The recipe makes the layers between the state-conditioned scale and the squash, and is called
+    with the sizes of latent and observation (``None`` for a flow that reads none). Its
+    keyword-only arguments become options of :func:`build`.
+
+    Args:
+        name: what :func:`build` and the command line know it by.
+        shared: further options with their defaults, which the recipe takes as ``**keywords``.
 
     Raises:
         ValueError: the name is taken.
@@ -47,7 +70,7 @@ def register(name: str) -> Callable[[Recipe], Recipe]:
         raise ValueError(f"A flow named {name!r} is registered already.")
 
     def add(recipe: Recipe) -> Recipe:
-        _RECIPES[name] = recipe
+        _RECIPES[name] = recipe, shared
         return recipe
 
     return add
@@ -57,8 +80,8 @@ def registered() -> tuple[str, ...]:
     """Names that :func:`build` accepts.
 
     Example:
-        >>> registered()[:2]
-        ('additive', 'affine')
+        >>> registered()[:3]
+        ('additive', 'affine', 'spline')
     """
     return tuple(_RECIPES)
 
@@ -70,46 +93,50 @@ def options(name: str) -> dict[str, Any]:
         ValueError: unknown name; the message gives near matches.
 
     Example:
-        >>> options("additive")["hidden"]
-        (64, 64)
+        >>> options("spline")["bins"]
+        8
     """
-    if name not in _RECIPES:
-        near = difflib.get_close_matches(name, _RECIPES, n=3)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(f"Unknown flow {name!r}; registered: {', '.join(_RECIPES)}.{hint}")
-    parameters = inspect.signature(_RECIPES[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    recipe, shared = _recipe(name)
+    parameters = inspect.signature(recipe).parameters.values()
+    own = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return {**own, **shared}
 
 
 def build(
     name: str,
     action_dim: int,
-    obs_dim: int,
+    obs_dim: int | None,
     *,
     temperature: float,
     heads: int = 2,
     log_sigma: tuple[float, float] = (-5.0, -0.3),
     scale_hidden: Sequence[int] = (64, 64),
     shift_hidden: Sequence[int] = (256, 256),
-    squash: bool = True,
+    base: str | Base = "normal",
+    squash: str | Layer = "tanh",
     dropout_per_head: bool = True,
     **recipe_options: Any,
 ) -> EnergyBasedFlow:
     """Build a whole energy-based flow by the name of its architecture.
 
-    Latent to action: a state-conditioned scale, the layers of the recipe, a tanh squash. The
-    defaults are the reference configuration of Chao et al. 2024.
+    Latent to action: a state-conditioned scale, the layers of the recipe, a squash. The defaults
+    are the reference configuration of Chao et al. 2024.
 
     Args:
         name: one of :func:`registered`.
         action_dim: size of the action, at least 1.
-        obs_dim: size of the observation, at least 1.
+        obs_dim: size of the observation, at least 1; ``None`` for a density without one, which
+            takes ``heads=0``.
         temperature: the entropy's weight, positive.
         heads: heads of the reward shift: 0 for none, 1 for LRS, 2 for SCDQ.
         log_sigma: lowest and highest log-sigma of the state-conditioned scale.
         scale_hidden: hidden widths of the scale's network.
         shift_hidden: hidden widths of the shift's networks.
-        squash: end in a tanh, so that actions lie in (-1, 1).
+        base: ``"normal"``, ``"mixture"``, ``"student-t"``, ``"uniform"``, or a base of one's own.
+            The uniform has edges: it goes without a scale, with layers that map its box onto
+            itself (recipes of splines with ``bound=1.0``) and ``squash="none"``.
+        squash: ``"tanh"``, so that actions lie in (-1, 1); ``"simplex"``, so that they are shares
+            of a whole; ``"none"``; or a layer of one's own.
         dropout_per_head: a dropout mask for each head, see :class:`EnergyBasedFlow`.
         recipe_options: options of the recipe, see :func:`options`.
 
@@ -120,36 +147,73 @@ def build(
         >>> flow = build("affine", action_dim=1, obs_dim=3, temperature=0.25, heads=2)
         >>> flow.value(torch.zeros(5, 3)).shape
         torch.Size([5, 2])
+        >>> density = build("spline", 2, None, temperature=1.0, heads=0, squash="none")
+        >>> density.log_prob(torch.zeros(5, 2)).shape
+        torch.Size([5])
     """
+    recipe, shared = _recipe(name)
+    _check_options(name, recipe_options)
+    if action_dim < 1 or heads < 0 or (obs_dim is not None and obs_dim < 1):
+        raise ValueError(
+            "A flow needs action_dim >= 1, obs_dim >= 1 and heads >= 0, got "
+            f"action_dim={action_dim}, obs_dim={obs_dim}, heads={heads}."
+        )
+    if obs_dim is None and heads:
+        raise ValueError(
+            f"A flow without observations has no shift: heads must be 0, got {heads}."
+        )
+    last = _by_name("squash", squash, SQUASHES, action_dim)
+    dim = action_dim if last is None or last.image_dim is None else last.dim
+    prior = _by_name("base", base, BASES, dim, obs_dim)
+    layers = recipe(dim, obs_dim, **{**shared, **recipe_options})
+    if isinstance(prior, Uniform):
+        _check_box(name, prior, layers, last)
+    else:
+        layers = [StateScale(dim, obs_dim, bounds=log_sigma, hidden=scale_hidden), *layers]
+    return EnergyBasedFlow(
+        base=prior,
+        layers=layers if last is None else [*layers, last],
+        temperature=temperature,
+        shift=RewardShift(obs_dim, heads, hidden=shift_hidden) if obs_dim and heads else None,
+        dropout_per_head=dropout_per_head,
+    )
+
+
+def _unknown(kind: str, name: str, known: Collection[str]) -> ValueError:
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return ValueError(f"Unknown {kind} {name!r}; registered: {', '.join(known)}.{hint}")
+
+
+def _recipe(name: str) -> tuple[Recipe, dict[str, Any]]:
+    if name not in _RECIPES:
+        raise _unknown("flow", name, _RECIPES)
+    return _RECIPES[name]
+
+
+def _by_name(kind: str, choice: Any, known: Mapping[str, Any], *sizes: int | None) -> Any:
+    """A part of one's own as it is, one of those known by name made to size."""
+    if not isinstance(choice, str):
+        return choice
+    if choice not in known:
+        raise _unknown(kind, choice, known)
+    return known[choice](*sizes)
+
+
+def _check_options(name: str, given: Mapping[str, Any]) -> None:
     accepted = options(name)
-    unknown = sorted(set(recipe_options) - set(accepted))
+    unknown = sorted(set(given) - set(accepted))
     if unknown:
         raise ValueError(
             f"Flow {name!r} has no option {', '.join(map(repr, unknown))}; "
             f"its options: {', '.join(accepted)}."
         )
-    for option, value in recipe_options.items():
+    for option, value in given.items():
         if not _fits(value, accepted[option]):
             raise ValueError(
                 f"Option {option!r} of flow {name!r} is {accepted[option]!r} by default, "
                 f"got {value!r}."
             )
-    if min(action_dim, obs_dim) < 1 or heads < 0:
-        raise ValueError(
-            "A flow needs action_dim >= 1, obs_dim >= 1 and heads >= 0, got "
-            f"action_dim={action_dim}, obs_dim={obs_dim}, heads={heads}."
-        )
-    return EnergyBasedFlow(
-        base=StandardNormal(action_dim),
-        layers=[
-            StateScale(action_dim, obs_dim, bounds=log_sigma, hidden=scale_hidden),
-            *_RECIPES[name](action_dim, obs_dim, **recipe_options),
-            *([TanhSquash(action_dim)] if squash else []),
-        ],
-        temperature=temperature,
-        shift=RewardShift(obs_dim, heads, hidden=shift_hidden) if heads else None,
-        dropout_per_head=dropout_per_head,
-    )
 
 
 def _fits(value: Any, default: Any) -> bool:
@@ -164,61 +228,15 @@ def _fits(value: Any, default: Any) -> bool:
     return True
 
 
-def _alternate(coupling: Callable[..., Layer], blocks: int) -> list[Layer]:
-    if blocks < 1:
-        raise ValueError(f"blocks must be at least 1, got {blocks}.")
-    return [coupling(mask=mask) for _ in range(blocks) for mask in ("even", "odd")]
-
-
-@register("additive")
-def additive(
-    action_dim: int,
-    obs_dim: int,
-    *,
-    blocks: int = 2,
-    hidden: Sequence[int] = (64, 64),
-    activation: str = "swish",
-    layer_norm: bool = True,
-    dropout: float = 0.1,
-) -> Sequence[Layer]:
-    """NICE: blocks of two additive couplings with alternating masks."""
-    return _alternate(
-        lambda mask: AdditiveCoupling(
-            action_dim,
-            obs_dim,
-            mask=mask,
-            hidden=hidden,
-            activation=activation,
-            layer_norm=layer_norm,
-            dropout=dropout,
-        ),
-        blocks,
+def _check_box(name: str, base: Uniform, layers: Sequence[Layer], last: Layer | None) -> None:
+    """A density with edges must have them where the actions end."""
+    onto_itself = all(
+        isinstance(layer, Permutation)
+        or getattr(getattr(layer, "function", None), "bound", None) == base.bound
+        for layer in layers
     )
-
-
-@register("affine")
-def affine(
-    action_dim: int,
-    obs_dim: int,
-    *,
-    blocks: int = 2,
-    hidden: Sequence[int] = (64, 64),
-    activation: str = "swish",
-    layer_norm: bool = True,
-    dropout: float = 0.1,
-    max_log_scale: float = 2.0,
-) -> Sequence[Layer]:
-    """RealNVP: blocks of two affine couplings with alternating masks."""
-    return _alternate(
-        lambda mask: AffineCoupling(
-            action_dim,
-            obs_dim,
-            mask=mask,
-            hidden=hidden,
-            activation=activation,
-            layer_norm=layer_norm,
-            dropout=dropout,
-            max_log_scale=max_log_scale,
-        ),
-        blocks,
-    )
+    if last is not None or not onto_itself:
+        raise ValueError(
+            "A uniform base goes with layers that map its box onto itself, recipes of splines "
+            f"with bound={base.bound}, and with squash='none'; flow {name!r} as given does not."
+        )

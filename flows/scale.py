@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maxentflow.flows.layer import Layer
-from maxentflow.flows.mlp import MLP
+from maxentflow.flows.layer import Layer, required_context
+from maxentflow.flows.mlp import context_network
 
 __all__ = ["StateScale"]
 
@@ -27,7 +27,7 @@ class StateScale(Layer):
 
     Args:
         dim: size of the variable.
-        context_dim: size of the context, at least 1.
+        context_dim: size of the context, or ``None`` for one scale for all.
         bounds: lowest and highest log-sigma.
         hidden: widths of the network's hidden layers.
         mlp: further options of :class:`~maxentflow.flows.MLP`. Weights start at zero by default,
@@ -48,7 +48,7 @@ class StateScale(Layer):
     def __init__(
         self,
         dim: int,
-        context_dim: int,
+        context_dim: int | None = None,
         *,
         bounds: tuple[float, float] = (-5.0, -0.3),
         hidden: Sequence[int] = (64, 64),
@@ -63,17 +63,21 @@ class StateScale(Layer):
         self.dim = dim
         self.context_dim = context_dim
         self.bounds = (float(low), float(high))
-        self.net = MLP(context_dim, dim, hidden=hidden, **{"init": "zero", **mlp})
+        self.net = context_network(context_dim, dim, hidden=hidden, **{"init": "zero", **mlp})
 
-    def log_sigma(self, context: Tensor) -> Tensor:
-        """The bounded log-scale, shape ``(*batch, dim)``."""
+    def log_sigma(self, context: Tensor | None = None) -> Tensor:
+        """The bounded log-scale, shape ``(*batch, dim)``, or ``(dim,)`` without a context."""
+        if self.context_dim is not None:
+            context = required_context(self, context)
         low, high = self.bounds
         return low + 0.5 * (high - low) * (torch.tanh(self.net(context)) + 1)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_sigma = self.log_sigma(self._required(context))
-        return z * log_sigma.exp(), log_sigma.sum(-1)
+        log_sigma = self.log_sigma(context)
+        x = z * log_sigma.exp()
+        return x, log_sigma.sum(-1).expand(x.shape[:-1])
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_sigma = self.log_sigma(self._required(context))
-        return x * (-log_sigma).exp(), -log_sigma.sum(-1)
+        log_sigma = self.log_sigma(context)
+        z = x * (-log_sigma).exp()
+        return z, -log_sigma.sum(-1).expand(z.shape[:-1])

@@ -56,6 +56,7 @@ EXAMPLE_NOT_NEEDED = {
     "Base",
     "ClosedFormValue",
     "CompilationError",
+    "Elementwise",
     "Evaluation",
     "Layer",
     "MeowConfig",

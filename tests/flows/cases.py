@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import normflows
@@ -13,14 +13,22 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from maxentflow.flows import (
-    MLP,
+    ActNorm,
     AdditiveCoupling,
     AffineCoupling,
+    Autoregressive,
+    AutoregressiveAffine,
+    AutoregressiveSpline,
+    ElementwiseAffine,
+    ElementwiseCoupling,
+    ElementwiseMixtureCDF,
     EnergyBasedFlow,
     Inverse,
     Layer,
+    MixtureCDFCoupling,
     NormflowsLayer,
     Permutation,
+    ResidualLayer,
     RewardShift,
     SplineCoupling,
     StandardNormal,
@@ -31,6 +39,9 @@ from maxentflow.flows import (
     options,
     registered,
 )
+
+from . import normflows_cases
+from .normflows_cases import NORMFLOWS_LAYERS
 
 quick = settings(max_examples=20, deadline=None, derandomize=True)
 few = settings(max_examples=7, deadline=None, derandomize=True)
@@ -46,22 +57,13 @@ def _custom_mask(dim: int) -> list[int]:
     return [1] * (dim - 1) + [0]
 
 
-def _masked_affine(dim: int) -> normflows.flows.Flow:
-    mask = torch.tensor([float(i % 2) for i in range(dim)])
-    return normflows.flows.MaskedAffineFlow(
-        mask, MLP(dim, dim, hidden=HIDDEN), MLP(dim, dim, hidden=HIDDEN)
-    )
-
-
-def _spline(dim: int, context_dim: int) -> normflows.flows.Flow:
-    return normflows.flows.CoupledRationalQuadraticSpline(
-        dim, 1, 16, num_context_channels=context_dim, activation=nn.SiLU
-    )
-
-
 def _splines(dim: int, context_dim: int | None, **options: object) -> SplineCoupling:
     """With ends that the variables of the tests lie on both sides of."""
     return SplineCoupling(dim, context_dim, hidden=HIDDEN, bins=5, bound=3.0, **options)
+
+
+def _mixtures(dim: int, context_dim: int | None, **options: object) -> MixtureCDFCoupling:
+    return MixtureCDFCoupling(dim, context_dim, hidden=HIDDEN, components=3, **options)
 
 
 LAYERS: dict[str, Callable[[int, int], Layer]] = {
@@ -79,6 +81,33 @@ LAYERS: dict[str, Callable[[int, int], Layer]] = {
     "SplineCoupling-odd": lambda d, c: _splines(d, c, mask="odd"),
     "SplineCoupling-custom": lambda d, c: _splines(d, c, mask=_custom_mask(d)),
     "SplineCoupling-unconditional": lambda d, c: _splines(d, None),
+    "MixtureCDFCoupling-even": lambda d, c: _mixtures(d, c, mask="even"),
+    "MixtureCDFCoupling-odd": lambda d, c: _mixtures(d, c, mask="odd"),
+    "MixtureCDFCoupling-unconditional": lambda d, c: _mixtures(d, None),
+    "ElementwiseCoupling-affine": lambda d, c: ElementwiseCoupling(
+        d, c, function=ElementwiseAffine(), mask="odd", hidden=HIDDEN
+    ),
+    "AutoregressiveAffine": lambda d, c: AutoregressiveAffine(d, c, hidden=HIDDEN),
+    "AutoregressiveAffine-descending": lambda d, c: AutoregressiveAffine(
+        d, c, order="descending", hidden=(16,)
+    ),
+    "AutoregressiveAffine-unconditional": lambda d, c: AutoregressiveAffine(d, hidden=HIDDEN),
+    "AutoregressiveSpline": lambda d, c: AutoregressiveSpline(
+        d, c, hidden=HIDDEN, bins=5, bound=3.0
+    ),
+    "AutoregressiveSpline-order": lambda d, c: AutoregressiveSpline(
+        d, c, order=torch.randperm(d).tolist(), hidden=HIDDEN, bins=5, bound=3.0
+    ),
+    "Autoregressive-mixture": lambda d, c: Autoregressive(
+        d, c, function=ElementwiseMixtureCDF(components=3), hidden=HIDDEN
+    ),
+    "ResidualLayer": lambda d, c: ResidualLayer(d, c, hidden=HIDDEN),
+    "ResidualLayer-unconditional": lambda d, c: ResidualLayer(d, hidden=(16,)),
+    "ActNorm": lambda d, c: ActNorm(d),
+    "StateLinear-unconditional": lambda d, c: StateLinear(d),
+    "StateScale-unconditional": lambda d, c: StateScale(d),
+    "Inverse-AutoregressiveAffine": lambda d, c: Inverse(AutoregressiveAffine(d, c)),
+    "Inverse-ResidualLayer": lambda d, c: Inverse(ResidualLayer(d, c, hidden=HIDDEN)),
     "Inverse-StateLinear": lambda d, c: Inverse(StateLinear(d, c, hidden=HIDDEN)),
     "Inverse-AffineCoupling": lambda d, c: Inverse(
         AffineCoupling(d, c, mask="odd", hidden=HIDDEN)
@@ -86,14 +115,27 @@ LAYERS: dict[str, Callable[[int, int], Layer]] = {
     "Permutation": lambda d, c: Permutation(d),
     "Permutation-random": lambda d, c: Permutation(d, torch.randperm(d).tolist()),
     "TanhSquash": lambda d, c: TanhSquash(d),
-    "Permute": lambda d, c: NormflowsLayer(normflows.flows.Permute(d)),
-    "LULinearPermute": lambda d, c: NormflowsLayer(normflows.flows.LULinearPermute(d)),
-    "MaskedAffineFlow": lambda d, c: NormflowsLayer(_masked_affine(d)),
-    "CoupledRationalQuadraticSpline": lambda d, c: NormflowsLayer(_spline(d, c)),
+    "TanhSquash-bounds": lambda d, c: TanhSquash(d, -3.0, [i + 1.0 for i in range(d)]),
+    **{f"normflows-{name}": make for name, make in NORMFLOWS_LAYERS.items()},
 }
 
-# A coupled spline leaves nothing to transform, or nothing to condition on, in one dimension.
-SMALLEST_DIM = {"CoupledRationalQuadraticSpline": 2}
+SMALLEST_DIM = {f"normflows-{name}": dim for name, dim in normflows_cases.SMALLEST_DIM.items()}
+LARGEST_DIM = {f"normflows-{name}": dim for name, dim in normflows_cases.LARGEST_DIM.items()}
+_ITERATIVE = {
+    "MixtureCDFCoupling",
+    "ResidualLayer",
+    *(f"normflows-{name}" for name in normflows_cases.ITERATIVE),
+}
+
+
+def tolerance(name: str) -> float:
+    """What a round trip may be off by: more where one direction is iterated."""
+    return 1e-8 if name in _ITERATIVE else 1e-9
+
+
+def fitting_dim(name: str, dim: int) -> int:
+    """The size nearest to ``dim`` that a layer takes."""
+    return max(min(dim, LARGEST_DIM.get(name, dim)), SMALLEST_DIM.get(name, 1))
 
 
 def perturb(module: nn.Module, noise: float = 0.3) -> nn.Module:
@@ -120,7 +162,7 @@ class LayerCase(NamedTuple):
 @st.composite
 def layer_cases(draw: st.DrawFn, name: str) -> LayerCase:
     """A random layer with a latent ``z``, an unrelated variable ``x`` and a context."""
-    dim = max(draw(DIMS), SMALLEST_DIM.get(name, 1))
+    dim = fitting_dim(name, draw(DIMS))
     context_dim, batch = draw(st.integers(1, 3)), draw(BATCHES)
     torch.manual_seed(draw(SEEDS))
     layer = perturb(LAYERS[name](dim, context_dim)).double().eval()
@@ -136,12 +178,14 @@ def _mixed(action_dim: int, obs_dim: int) -> list[Layer]:
         Permutation(action_dim),
         NormflowsLayer(normflows.flows.LULinearPermute(action_dim)),
         AffineCoupling(action_dim, obs_dim, mask="odd", **_SMALL),
-        NormflowsLayer(_masked_affine(action_dim)),
+        NORMFLOWS_LAYERS["MaskedAffineFlow"](action_dim, obs_dim),
     ]
 
 
 # Small networks, and densities that a grid of actions resolves.
 _SMALL = {"hidden": HIDDEN, "max_log_scale": 0.5}
+_SMALLER = {**_SMALL, "bins": 4, "components": 3}
+_OWN = {"glow": {"blocks": 1}}  # its linear maps multiply
 
 MIXED = "our layers mixed with those of normflows"
 FLOWS = (*registered(), MIXED)
@@ -160,7 +204,7 @@ def make_flow(
 ) -> EnergyBasedFlow:
     """A flow with small networks: one that is registered, or ``MIXED``."""
     if name in registered():
-        small = {k: v for k, v in _SMALL.items() if k in options(name)}
+        small = {k: v for k, v in _SMALLER.items() if k in options(name)}
         return build(
             name,
             action_dim,
@@ -168,10 +212,10 @@ def make_flow(
             temperature=temperature,
             heads=heads,
             log_sigma=log_sigma,
-            squash=squash,
+            squash="tanh" if squash else "none",
             scale_hidden=HIDDEN,
             shift_hidden=HIDDEN,
-            **{**small, **further},
+            **{**small, **_OWN.get(name, {}), **further},
         )
     return EnergyBasedFlow(
         StandardNormal(action_dim),
@@ -231,7 +275,7 @@ def flow_cases(
 class Grid(NamedTuple):
     """Actions ``(points, dim)`` with the logarithms of their quadrature weights."""
 
-    axis: Tensor
+    axes: list[Tensor]
     action: Tensor
     log_weight: Tensor
 
@@ -249,13 +293,46 @@ def action_grid(
     It converges faster than any power of the spacing for smooth densities that vanish at the ends.
     """
     points = points or {1: 2001, 2: 257}[dim]
-    axis = torch.linspace(-half_width, half_width, points, dtype=torch.float64)
-    u = torch.stack(torch.meshgrid(*[axis] * dim, indexing="ij"), dim=-1).reshape(-1, dim)
-    log_weight = torch.full((len(u),), dim * math.log(2 * half_width / (points - 1))).double()
+    return _grid([(-half_width, half_width)] * dim, squash, points)
+
+
+def grid_around(samples: Tensor, squash: bool) -> Grid:
+    """A trapezoid rule where the samples ``(count, dim)`` lie, and a little further."""
+    u = torch.atanh(samples) if squash else samples
+    low, high = u.amin(0), u.amax(0)
+    margin = 0.2 * (high - low)
+    ends = torch.stack([low - margin, high + margin], dim=-1).tolist()
+    return _grid(ends, squash, {1: 4001, 2: 401}[len(ends)])
+
+
+def _grid(ends: Sequence[tuple[float, float]], squash: bool, points: int) -> Grid:
+    axes = [torch.linspace(low, high, points, dtype=torch.float64) for low, high in ends]
+    u = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, len(ends))
+    log_cell = sum(math.log((high - low) / (points - 1)) for low, high in ends)
+    log_weight = torch.full((len(u),), log_cell, dtype=torch.float64)
     if not squash:
-        return Grid(axis, u, log_weight)
+        return Grid(axes, u, log_weight)
     log_cosh = u.abs() + torch.log1p(torch.exp(-2 * u.abs())) - math.log(2)
-    return Grid(axis, torch.tanh(u), log_weight - 2 * log_cosh.sum(-1))
+    return Grid(axes, torch.tanh(u), log_weight - 2 * log_cosh.sum(-1))
+
+
+def latent_grid(flow: EnergyBasedFlow, observation: Tensor) -> Grid:
+    """Actions that are images of a grid of latents, with the volumes that autograd gives them.
+
+    For densities with kinks or peaks: in latents the integrand is as smooth as the base.
+    """
+    grid = action_grid(flow.action_dim, squash=False, half_width=8.0)
+    latent = grid.action.clone().requires_grad_()
+    action = latent
+    for layer in flow.layers:
+        action, _ = layer(action, observation)
+    rows = [torch.autograd.grad(entry.sum(), latent, retain_graph=True)[0] for entry in action.T]
+    volume = torch.linalg.slogdet(torch.stack(rows, dim=-2)).logabsdet
+    return Grid(grid.axes, action.detach(), grid.log_weight + volume)
+
+
+# Flows whose densities a grid of actions resolves: no kinks, not too wide and not too narrow.
+SMOOTH = {"additive", "affine", "residual"}
 
 
 def largest(error: Tensor) -> float:

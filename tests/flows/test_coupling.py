@@ -132,7 +132,5 @@ def test_a_log_scale_bound_that_is_not_positive_is_refused(bound: float) -> None
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_a_missing_context_is_refused(coupling: type, direction: str) -> None:
-    with pytest.raises(
-        ValueError, match=f"{coupling.__name__} was built with a context, got None"
-    ):
+    with pytest.raises(ValueError, match=f"{coupling.__name__} needs a context, got None"):
         getattr(coupling(2, 3), direction)(torch.zeros(5, 2))

@@ -138,7 +138,7 @@ def test_initial_weights_are_the_references() -> None:
 @pytest.mark.parametrize("heads", [1, 2])
 def test_the_shift_is_the_largest_q_of_an_additive_flow_without_squash(heads: int) -> None:
     torch.manual_seed(0)
-    flow = build("additive", 1, 3, temperature=ALPHA, heads=heads, squash=False)
+    flow = build("additive", 1, 3, temperature=ALPHA, heads=heads, squash="none")
     flow = perturb(flow).double().eval()
     observation = uniform(4, 3, bound=2)
     sigma = flow.layers[0].log_sigma(observation).exp()

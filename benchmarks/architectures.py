@@ -1,0 +1,134 @@
+"""MEow with every architecture, on MultiGoal and on Pendulum-v1.
+
+    python benchmarks/architectures.py run additive spline   # these, the runs that are missing
+    python benchmarks/architectures.py run                    # all of them
+    python benchmarks/architectures.py report                 # the table
+
+Each run becomes a row of architectures.csv next to this file when it ends.
+"""
+
+import csv
+import fcntl
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from maxentflow import agents, envs, flows
+from maxentflow.agents import RunFolder, figures
+from maxentflow.agents.run_folder import read_metrics
+
+RESULTS = Path(__file__).parent / "architectures.csv"
+RUNS = Path("runs/benchmarks/architectures")
+MULTIGOAL, PENDULUM = "maxentflow/MultiGoal-v0", "Pendulum-v1"
+SEEDS = (0, 1, 2)
+EPISODES = 400
+COLUMNS = (
+    "task",
+    "flow",
+    "seed",
+    "steps",
+    "return",
+    "worst_late_return",
+    "reached",
+    "least_goal",
+    "largest_loss",
+    "stopped",
+    "seconds",
+    "parameters",
+)
+# Short enough to run every architecture; every other setting is that of the task's preset.
+PENDULUM_LENGTH = {"total_steps": 10_000, "warmup_steps": 1_000, "eval_every": 1_000}
+
+
+def config_of(task: str, seed: int) -> agents.TrainerConfig:
+    config = replace(agents.TrainerConfig.for_task(task), seed=seed)
+    return replace(config, **PENDULUM_LENGTH) if task == PENDULUM else config
+
+
+def train(task: str, flow: str, seed: int) -> dict[str, object]:
+    config = config_of(task, seed)
+    torch.manual_seed(seed)
+    agent = agents.make("meow", envs.make(task), flow=flow)
+    folder = RunFolder(RUNS / f"{task.rpartition('/')[2]}-{flow}-{seed}-{time.time_ns()}")
+    folder.create("meow", agent.config, config)
+    stopped = ""
+    start = time.perf_counter()
+    try:
+        agents.Trainer(agent, envs.make(task), config, folder).run()
+    except agents.NonFiniteError as error:
+        stopped = str(error)
+    seconds = time.perf_counter() - start
+    rows = read_metrics(folder)
+    returns = [float(row["eval_return"]) for row in rows if row["eval_return"]]
+    losses = [float(row["loss"]) for row in rows if row["loss"]]
+    row: dict[str, object] = {
+        "task": task,
+        "flow": flow,
+        "seed": seed,
+        "steps": int(rows[-1]["step"]),
+        "return": round(float(np.mean(returns[-3:])), 1),
+        "worst_late_return": round(min(returns[len(returns) // 2 :]), 1),
+        "largest_loss": f"{max(losses):.3g}",
+        "stopped": stopped,
+        "seconds": round(seconds),
+        "parameters": sum(p.numel() for p in agent.policy.flow.parameters()),
+    }
+    if task == MULTIGOAL:
+        goals = figures.multigoal_rollouts(agent, EPISODES, seed=10_000 + seed).goals
+        shares = [float((goals == goal).mean()) for goal in range(4)]
+        row |= {"reached": round(sum(shares), 4), "least_goal": min(shares)}
+    return row
+
+
+def append(row: dict[str, object]) -> None:
+    with open(RESULTS, "a", newline="") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # several of these may run side by side
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def finished() -> list[dict[str, str]]:
+    if not RESULTS.exists():
+        return []
+    with open(RESULTS, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run(names: list[str]) -> None:
+    for task in (MULTIGOAL, PENDULUM):
+        for flow in names:
+            for seed in SEEDS:
+                key = (task, flow, str(seed))
+                if key in {(row["task"], row["flow"], row["seed"]) for row in finished()}:
+                    continue
+                row = train(task, flow, seed)
+                append(row)
+                print(row, flush=True)
+
+
+def report() -> None:
+    rows = finished()
+    for task in (MULTIGOAL, PENDULUM):
+        print(f"\n| {task} | return | worst late | at a goal | least goal | seconds |")
+        print("| --- | --- | --- | --- | --- | --- |")
+        for flow in flows.registered():
+            group = [row for row in rows if (row["task"], row["flow"]) == (task, flow)]
+            cells = [
+                ", ".join(row[column] for row in group)
+                for column in ("return", "worst_late_return", "reached", "least_goal", "seconds")
+            ]
+            print(f"| {flow} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    command, *names = sys.argv[1:] or ["report"]
+    if command == "run":
+        run(names or list(flows.registered()))
+    else:
+        report()

@@ -1,0 +1,64 @@
+"""Monotone functions of one variable, which coupling and autoregressive layers apply by entry."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from maxentflow.flows.bounded import bounded, check_bound
+
+__all__ = ["Elementwise", "ElementwiseAffine"]
+
+
+class Elementwise:
+    r"""An invertible function :math:`x = f(z; \theta)` of each entry of a variable.
+
+    A subclass implements both directions for entries of shape ``(*batch, n)`` and parameters of
+    shape ``(*batch, n, parameters_per_entry)``, each with the logarithm of its slope, shape
+    ``(*batch, n)``. Any parameters must do: they come from a network.
+
+    Attributes:
+        parameters_per_entry: how many numbers the function of one entry has.
+        forward_cost: what :meth:`forward` takes, see :class:`~maxentflow.flows.Layer`.
+    """
+
+    parameters_per_entry: int
+    forward_cost: str = "1 pass"
+
+    def forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent to variable, with the logarithm of the slope."""
+        raise NotImplementedError
+
+    def inverse(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Variable to latent, with the logarithm of the slope."""
+        raise NotImplementedError
+
+
+class ElementwiseAffine(Elementwise):
+    r""":math:`x = z e^{\ell} + t` with a bounded log-scale, :math:`\ell = m \tanh(r / m)`.
+
+    Args:
+        max_log_scale: the bound :math:`m`, positive.
+
+    Raises:
+        ValueError: ``max_log_scale`` is not positive and finite.
+
+    Example:
+        >>> x, log_slope = ElementwiseAffine().forward(torch.ones(1), torch.tensor([[2.0, 0.0]]))
+        >>> x, log_slope
+        (tensor([3.]), tensor([0.]))
+    """
+
+    parameters_per_entry = 2
+
+    def __init__(self, max_log_scale: float = 2.0) -> None:
+        self.max_log_scale = check_bound("max_log_scale", max_log_scale)
+
+    def forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        translation, raw = parameters.unbind(-1)
+        log_scale = bounded(raw, self.max_log_scale)
+        return z * log_scale.exp() + translation, log_scale
+
+    def inverse(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        translation, raw = parameters.unbind(-1)
+        log_scale = bounded(raw, self.max_log_scale)
+        return (x - translation) * (-log_scale).exp(), -log_scale
