@@ -165,14 +165,17 @@ def build(
     last = _by_name("squash", squash, SQUASHES, action_dim)
     dim = action_dim if last is None or last.image_dim is None else last.dim
     prior = _by_name("base", base, BASES, dim, obs_dim)
-    layers = recipe(dim, obs_dim, **{**shared, **recipe_options})
+    layers: list[Layer] = []
+    if not isinstance(prior, Uniform):
+        layers.append(StateScale(dim, obs_dim, bounds=log_sigma, hidden=scale_hidden))
+    layers += recipe(dim, obs_dim, **{**shared, **recipe_options})
+    if last is not None:
+        layers.append(last)
     if isinstance(prior, Uniform):
-        _check_box(name, prior, layers, last)
-    else:
-        layers = [StateScale(dim, obs_dim, bounds=log_sigma, hidden=scale_hidden), *layers]
+        _check_box(name, prior, layers)
     return EnergyBasedFlow(
         base=prior,
-        layers=layers if last is None else [*layers, last],
+        layers=layers,
         temperature=temperature,
         shift=RewardShift(obs_dim, heads, hidden=shift_hidden) if obs_dim and heads else None,
         dropout_per_head=dropout_per_head,
@@ -228,14 +231,14 @@ def _fits(value: Any, default: Any) -> bool:
     return True
 
 
-def _check_box(name: str, base: Uniform, layers: Sequence[Layer], last: Layer | None) -> None:
+def _check_box(name: str, base: Uniform, layers: Sequence[Layer]) -> None:
     """A density with edges must have them where the actions end."""
     onto_itself = all(
         isinstance(layer, Permutation)
         or getattr(getattr(layer, "function", None), "bound", None) == base.bound
         for layer in layers
     )
-    if last is not None or not onto_itself:
+    if not onto_itself:
         raise ValueError(
             "A uniform base goes with layers that map its box onto itself, recipes of splines "
             f"with bound={base.bound}, and with squash='none'; flow {name!r} as given does not."

@@ -70,7 +70,10 @@ REFUSED = [
     ((*TRAIN, "--env", "nothing_here:Task-v0"), "nothing_here"),
     ((*TRAIN, "--env", "CartPole-v1"), "'meow' needs a one-dimensional continuous action space"),
     (("train", "sac", "--env", "CartPole-v1"), "got Discrete(2)"),
-    ((*TRAIN, "--flow", "adative"), "Unknown flow 'adative'; registered: additive, affine."),
+    (
+        (*TRAIN, "--flow", "adative"),
+        "Unknown flow 'adative'; registered: additive, affine, spline",
+    ),
     ((*TRAIN, "--flow-options", "blokcs", "3"), "has no option 'blokcs'; its options: blocks"),
     ((*TRAIN, "--flow-options", "blocks", "0"), "blocks must be at least 1, got 0"),
     ((*TRAIN, "--flow-options", "blocks", "many"), "'blocks' of flow 'additive' is 2 by default"),

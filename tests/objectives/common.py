@@ -15,6 +15,7 @@ from maxentflow.objectives import SoftBellmanLoss
 OBS_DIM, ACTION_DIM, TEMPERATURE = 3, 2, 0.25
 GAMMA = 0.875  # a binary fraction: TorchRL keeps gamma in float32
 MODELS = (*flows.registered(), "plain")
+WITH_DROPOUT = [m for m in MODELS if m == "plain" or "dropout" in flows.options(m)]
 
 
 class PlainModel(nn.Module):
