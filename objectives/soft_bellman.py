@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.utils import ValueEstimators, dispatch_value_estimator, distance_loss
 from torchrl.objectives.value import ValueEstimatorBase
+
+from maxentflow.objectives.functional import installed, shared_copy
 
 __all__ = ["SoftBellmanLoss", "SoftValueModel"]
 
@@ -194,8 +193,8 @@ class SoftBellmanLoss(LossModule):
         self.use_prioritized_weights = use_prioritized_weights
         self.temperature: float | None = getattr(model, "temperature", None)
 
-        online = _QAndValue(_shared_copy(model))
-        valued = _MinimumValue(_shared_copy(getattr(model, "value_module", lambda: model)()))
+        online = _QAndValue(shared_copy(model))
+        valued = _MinimumValue(shared_copy(getattr(model, "value_module", lambda: model)()))
         names = {id(entry): key for key, entry in _entries(online)}
         foreign = [key for key, entry in _entries(valued) if id(entry) not in names]
         if foreign:
@@ -302,11 +301,11 @@ class SoftBellmanLoss(LossModule):
         """
         keys = self.tensor_keys
         action, observation = tensordict[keys.action], tensordict[keys.observation]
-        with _installed(self.network_params, self.network):
+        with installed(self.network_params, self.network):
             q, value = self.network(action, observation)
         with torch.no_grad():
             target_params = self.target_value_network_params
-            with _installed(target_params, self.value_network):
+            with installed(target_params, self.value_network):
                 following = self.value_network(tensordict["next"].select(keys.observation))
             target = self.value_estimator.value_estimate(
                 tensordict.copy(), target_params=target_params, next_value=following[keys.value]
@@ -341,32 +340,6 @@ def _under_next(key: NestedKey) -> NestedKey:
     return ("next", *key) if isinstance(key, tuple) else ("next", key)
 
 
-def _installed(params: TensorDictParams, module: nn.Module) -> AbstractContextManager[Any]:
-    """A context in which the module computes with these parameters.
-
-    Installing them takes a tenth of an update; where the module has them already, as it does from
-    the start, that is spared.
-    """
-    if not is_compiling() and _holds(module, params):
-        return nullcontext()
-    return params.to_module(module, preserve_module_state=False)
-
-
-def _holds(module: nn.Module, params: TensorDictBase) -> bool:
-    parameters, buffers, children = module._parameters, module._buffers, module._modules
-    for name, entry in params.items():
-        if parameters.get(name) is entry:
-            continue
-        if not isinstance(entry, Tensor):
-            if not _holds(cast(nn.Module, children[name]), entry):
-                return False
-            continue
-        held = cast(Tensor, parameters.get(name, buffers.get(name)))
-        if entry.requires_grad or entry.data_ptr() != held.data_ptr():
-            return False
-    return True
-
-
 def _entries(module: nn.Module) -> list[tuple[tuple[str, ...], Tensor]]:
     """Parameters and buffers with their nested names."""
     named = (
@@ -374,9 +347,3 @@ def _entries(module: nn.Module) -> list[tuple[tuple[str, ...], Tensor]]:
         *module.named_buffers(remove_duplicate=False),
     )
     return [(tuple(name.split(".")), entry) for name, entry in named]
-
-
-def _shared_copy(module: nn.Module) -> nn.Module:
-    """A module with a train/eval mode of its own on the same parameters and buffers."""
-    memo = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, memo)

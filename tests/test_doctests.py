@@ -56,6 +56,7 @@ EXAMPLE_NOT_NEEDED = {
     "Base",
     "ClosedFormValue",
     "CompilationError",
+    "DensityModel",
     "Elementwise",
     "Evaluation",
     "Layer",

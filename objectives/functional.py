@@ -1,0 +1,45 @@
+"""Modules that compute with the parameters that a loss holds."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+from tensordict import TensorDictBase, TensorDictParams
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+
+__all__ = ["installed", "shared_copy"]
+
+
+def installed(params: TensorDictParams, module: nn.Module) -> AbstractContextManager[Any]:
+    """A context in which the module computes with these parameters.
+
+    Installing them takes a tenth of an update; where the module has them already, as it does from
+    the start, that is spared.
+    """
+    if not is_compiling() and _holds(module, params):
+        return nullcontext()
+    return params.to_module(module, preserve_module_state=False)
+
+
+def _holds(module: nn.Module, params: TensorDictBase) -> bool:
+    parameters, buffers, children = module._parameters, module._buffers, module._modules
+    for name, entry in params.items():
+        if parameters.get(name) is entry:
+            continue
+        if not isinstance(entry, Tensor):
+            if not _holds(cast(nn.Module, children[name]), entry):
+                return False
+            continue
+        held = cast(Tensor, parameters.get(name, buffers.get(name)))
+        if entry.requires_grad or entry.data_ptr() != held.data_ptr():
+            return False
+    return True
+
+
+def shared_copy(module: nn.Module) -> nn.Module:
+    """A module with a train/eval mode of its own on the same parameters and buffers."""
+    memo = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, memo)
