@@ -8,17 +8,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maxentflow.flows.bounded import bounded, check_bound
-from maxentflow.flows.elementwise import Elementwise
+from maxentflow.flows.elementwise import Elementwise, ElementwiseAffine
 from maxentflow.flows.layer import Layer, broadcast_batch, required_context
 from maxentflow.flows.mixture_cdf import ElementwiseMixtureCDF
-from maxentflow.flows.mlp import MLP
+from maxentflow.flows.mlp import MLP, Constant, context_network
 from maxentflow.flows.spline import ElementwiseSpline
 
 __all__ = [
     "AdditiveCoupling",
     "AffineCoupling",
-    "Coupling",
     "ElementwiseCoupling",
     "Mask",
     "MixtureCDFCoupling",
@@ -56,38 +54,11 @@ def alternating_mask(dim: int, mask: Mask) -> Tensor:
     return entries
 
 
-class Coupling(Layer):
-    """What coupling layers share: the mask, and the network on masked variable and context."""
-
-    mask: Tensor
-    net: MLP
-
-    def __init__(
-        self,
-        dim: int,
-        context_dim: int | None,
-        *,
-        outputs: int,
-        mask: Mask,
-        hidden: Sequence[int],
-        **mlp: Any,
-    ) -> None:
-        super().__init__()
-        self.dim = dim
-        self.context_dim = context_dim
-        self.register_buffer("mask", alternating_mask(dim, mask))
-        options = {"layer_norm": True, "dropout": 0.1, "init": "orthogonal", **mlp}
-        if outputs:
-            self.net = MLP(dim + (context_dim or 0), outputs, hidden=hidden, **options)
-
-    def _condition(self, masked: Tensor, context: Tensor | None) -> Tensor:
-        if self.context_dim is None:
-            return self.net(masked)
-        masked, context = broadcast_batch(masked, required_context(self, context))
-        return self.net(torch.cat([masked, context], dim=-1))
+_NETWORK = {"layer_norm": True, "dropout": 0.1, "init": "orthogonal"}
+"""Options of the MLP that are the reference's."""
 
 
-class AdditiveCoupling(Coupling):
+class AdditiveCoupling(Layer):
     r"""Additive coupling, NICE (Dinh et al. 2014, arXiv:1410.8516).
 
     .. math:: x = z + (1 - b) \odot t(b \odot z, s)
@@ -118,6 +89,7 @@ class AdditiveCoupling(Coupling):
 
     is_linear = True
     is_volume_preserving = True
+    mask: Tensor
 
     def __init__(
         self,
@@ -128,30 +100,124 @@ class AdditiveCoupling(Coupling):
         hidden: Sequence[int] = (64, 64),
         **mlp: Any,
     ) -> None:
-        super().__init__(dim, context_dim, outputs=dim, mask=mask, hidden=hidden, **mlp)
+        super().__init__()
+        self.dim = dim
+        self.context_dim = context_dim
+        self.register_buffer("mask", alternating_mask(dim, mask))
+        # Masked, not picked out, as the reference has it: the same weights give the same numbers.
+        self.net = MLP(dim + (context_dim or 0), dim, hidden=hidden, **{**_NETWORK, **mlp})
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x = z + (1 - self.mask) * self._condition(self.mask * z, context)
+        x = z + self._translation(z, context)
         return x, x.new_zeros(x.shape[:-1])
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z = x - (1 - self.mask) * self._condition(self.mask * x, context)
+        z = x - self._translation(x, context)
         return z, z.new_zeros(z.shape[:-1])
 
+    def _translation(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Zero where entries pass through."""
+        inputs = _with_context(self, self.mask * x, context)
+        return (1 - self.mask) * self.net(inputs)
 
-class AffineCoupling(Coupling):
+
+def _with_context(layer: Layer, x: Tensor, context: Tensor | None) -> Tensor:
+    """Entries beside the context, if the layer reads one."""
+    if layer.context_dim is None:
+        return x
+    return torch.cat(broadcast_batch(x, required_context(layer, context)), dim=-1)
+
+
+class ElementwiseCoupling(Layer):
+    r"""Coupling through monotone functions of one variable.
+
+    .. math:: x_i = f(z_i;\, \theta_i(z_b, s)) \quad \text{where } b_i = 0
+
+    with :math:`z_b` the entries that pass through. Both directions take one pass of the network.
+    In one dimension the mask ``"even"`` makes it the identity, without a network, and ``"odd"`` a
+    function that the context chooses.
+
+    Args:
+        dim: size of the variable.
+        context_dim: size of the context, or ``None`` for an unconditional layer.
+        function: the monotone functions, such as :class:`~maxentflow.flows.ElementwiseAffine`.
+        mask: as in :class:`AdditiveCoupling`.
+        hidden: widths of the conditioner's hidden layers.
+        mlp: further options of :class:`~maxentflow.flows.MLP`, with the defaults of
+            :class:`AdditiveCoupling`.
+
+    Raises:
+        ValueError: the mask does not fit ``dim``, or an option of the MLP is wrong.
+
+    Example:
+        >>> layer = ElementwiseCoupling(3, 2, function=ElementwiseAffine(), mask=[1, 0, 0])
+        >>> layer.net[-1].out_features  # two entries change, by a scale and a translation
+        4
+    """
+
+    passing: Tensor
+    changing: Tensor
+    net: MLP | Constant
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int | None = None,
+        *,
+        function: Elementwise,
+        mask: Mask = "even",
+        hidden: Sequence[int] = (64, 64),
+        **mlp: Any,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.context_dim = context_dim
+        self.function = function
+        self.forward_cost = function.forward_cost
+        passes = alternating_mask(dim, mask).bool()
+        self.register_buffer("passing", passes.nonzero().flatten(), persistent=False)
+        self.register_buffer("changing", (~passes).nonzero().flatten(), persistent=False)
+        inputs = len(self.passing) + (context_dim or 0)
+        outputs = len(self.changing) * function.parameters_per_entry
+        if outputs:
+            options = {"hidden": hidden, **_NETWORK, **mlp}
+            self.net = context_network(inputs or None, outputs, **options)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._map(self.function.forward, z, context)
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._map(self.function.inverse, x, context)
+
+    def _map(
+        self,
+        function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        x: Tensor,
+        context: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        if not len(self.changing):
+            return x, x.new_zeros(x.shape[:-1])
+        inputs = _with_context(self, x.index_select(-1, self.passing), context)
+        x, parameters = broadcast_batch(x, self.net(inputs))
+        parameters = parameters.unflatten(-1, (-1, self.function.parameters_per_entry))
+        image, log_slope = function(x.index_select(-1, self.changing), parameters)
+        return x.index_copy(-1, self.changing, image), log_slope.sum(-1)
+
+
+class AffineCoupling(ElementwiseCoupling):
     r"""Affine coupling, RealNVP (Dinh et al. 2017, arXiv:1605.08803), with a bounded log-scale.
 
-    .. math::
-        x = z \odot e^{\ell} + (1 - b) \odot t, \qquad
-        \ell = (1 - b) \odot m \tanh(\tilde\ell / m), \quad (t, \tilde\ell) = f(b \odot z, s)
+    .. math:: x_i = z_i e^{\ell_i} + t_i, \quad \ell_i = m \tanh(r_i / m), \quad
+        (t, r) = f(z_b, s) \qquad \text{where } b_i = 0
+
+    Both directions take one pass. See :class:`ElementwiseCoupling`.
 
     Args:
         dim: size of the variable.
         context_dim: size of the context, or ``None`` for an unconditional layer.
         mask: as in :class:`AdditiveCoupling`.
         hidden: widths of the conditioner's hidden layers.
-        max_log_scale: the bound :math:`m` on :math:`|\ell|`, positive.
+        max_log_scale: the bound :math:`m` on :math:`|\ell_i|`, positive.
         mlp: further options of :class:`~maxentflow.flows.MLP`, with the defaults of
             :class:`AdditiveCoupling`.
 
@@ -178,89 +244,8 @@ class AffineCoupling(Coupling):
         max_log_scale: float = 2.0,
         **mlp: Any,
     ) -> None:
-        super().__init__(dim, context_dim, outputs=2 * dim, mask=mask, hidden=hidden, **mlp)
-        self.max_log_scale = check_bound("max_log_scale", max_log_scale)
-
-    def _translation_and_log_scale(
-        self, masked: Tensor, context: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        translation, raw = self._condition(masked, context).chunk(2, dim=-1)
-        log_scale = bounded(raw, self.max_log_scale)
-        return (1 - self.mask) * translation, (1 - self.mask) * log_scale
-
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        translation, log_scale = self._translation_and_log_scale(self.mask * z, context)
-        return z * log_scale.exp() + translation, log_scale.sum(-1)
-
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        translation, log_scale = self._translation_and_log_scale(self.mask * x, context)
-        return (x - translation) * (-log_scale).exp(), -log_scale.sum(-1)
-
-
-class ElementwiseCoupling(Coupling):
-    r"""Coupling through monotone functions of one variable.
-
-    .. math:: x_i = f(z_i;\, \theta_i(b \odot z, s)) \quad \text{where } b_i = 0
-
-    Both directions take one pass of the network. In one dimension the mask ``"even"`` makes it the
-    identity, without a network, and ``"odd"`` a function that the context chooses.
-
-    Args:
-        dim: size of the variable.
-        context_dim: size of the context, or ``None`` for an unconditional layer.
-        function: the monotone functions, such as :class:`~maxentflow.flows.ElementwiseAffine`.
-        mask: as in :class:`AdditiveCoupling`.
-        hidden: widths of the conditioner's hidden layers.
-        mlp: further options of :class:`~maxentflow.flows.MLP`, with the defaults of
-            :class:`AdditiveCoupling`.
-
-    Raises:
-        ValueError: the mask does not fit ``dim``, or an option of the MLP is wrong.
-
-    Example:
-        >>> layer = ElementwiseCoupling(3, 2, function=ElementwiseAffine(), mask=[1, 0, 0])
-        >>> layer.net[-1].out_features  # two entries change, by a scale and a translation
-        4
-    """
-
-    changing: Tensor
-
-    def __init__(
-        self,
-        dim: int,
-        context_dim: int | None = None,
-        *,
-        function: Elementwise,
-        mask: Mask = "even",
-        hidden: Sequence[int] = (64, 64),
-        **mlp: Any,
-    ) -> None:
-        changing = (alternating_mask(dim, mask) == 0).nonzero().flatten()
-        outputs = function.parameters_per_entry * len(changing)
-        super().__init__(dim, context_dim, outputs=outputs, mask=mask, hidden=hidden, **mlp)
-        self.register_buffer("changing", changing, persistent=False)
-        self.function = function
-        self.forward_cost = function.forward_cost
-
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._map(self.function.forward, z, context)
-
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._map(self.function.inverse, x, context)
-
-    def _map(
-        self,
-        function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-        x: Tensor,
-        context: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        if not len(self.changing):
-            return x, x.new_zeros(x.shape[:-1])
-        parameters = self._condition(self.mask * x, context)
-        x, parameters = broadcast_batch(x, parameters)
-        parameters = parameters.unflatten(-1, (-1, self.function.parameters_per_entry))
-        image, log_slope = function(x.index_select(-1, self.changing), parameters)
-        return x.index_copy(-1, self.changing, image), log_slope.sum(-1)
+        function = ElementwiseAffine(max_log_scale)
+        super().__init__(dim, context_dim, function=function, mask=mask, hidden=hidden, **mlp)
 
 
 class SplineCoupling(ElementwiseCoupling):

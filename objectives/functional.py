@@ -34,9 +34,16 @@ def _holds(module: nn.Module, params: TensorDictBase) -> bool:
                 return False
             continue
         held = cast(Tensor, parameters.get(name, buffers.get(name)))
-        if entry.requires_grad or entry.data_ptr() != held.data_ptr():
+        if entry.requires_grad != held.requires_grad or not _share_memory(entry, held):
             return False
     return True
+
+
+def _share_memory(one: Tensor, other: Tensor) -> bool:
+    try:
+        return one.data_ptr() == other.data_ptr()
+    except RuntimeError:  # under vmap tensors have no address
+        return False
 
 
 def shared_copy(module: nn.Module) -> nn.Module:

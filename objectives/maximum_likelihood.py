@@ -143,7 +143,7 @@ class MaximumLikelihoodLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The loss of a batch of actions ``(*batch, action_dim)``, entries ``in_keys``."""
-        action, *observation = (tensordict.get(key) for key in self.in_keys)
+        action, *observation = (tensordict[key] for key in self.in_keys)
         if self.training and self.noise:
             action = action + self.noise * torch.randn_like(action)
         with installed(self.network_params, self.network):

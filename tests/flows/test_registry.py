@@ -88,7 +88,7 @@ def test_recipe_options_reach_the_couplings(name: str) -> None:
 
 def test_affine_bounds_its_log_scale() -> None:
     flow = build("affine", 2, 3, temperature=1.0, max_log_scale=0.7)
-    assert [layer.max_log_scale for layer in flow.layers[1:-1]] == [0.7] * 4
+    assert [layer.function.max_log_scale for layer in flow.layers[1:-1]] == [0.7] * 4
     assert options("affine")["max_log_scale"] == 2.0
 
 
