@@ -19,13 +19,13 @@ class StateLinear(Layer):
     r"""A full linear map that depends on the context alone, as a product of triangles.
 
     .. math::
-        x = L(s)\, U(s)\, z, \qquad \log U_{ii} = m \tanh(f_{ii}(s) / m)
+        z = L(s)\, U(s)\, x, \qquad \log U_{ii} = m \tanh(f_{ii}(s) / m)
 
     with ones on the diagonal of L. Linear: its log-determinant :math:`\sum_i \log U_{ii}(s)` is
     counted in V (Chao et al. 2024, arXiv:2405.13629, section 3.2; LU form as in Kingma and
     Dhariwal 2018, arXiv:1807.03039, eq. 10). Unlike a scale it can make the entries of an action
-    depend on each other. Both directions cost a network pass and two products or solutions of
-    triangular systems.
+    depend on each other. Both directions cost a network pass; variable to latent, as in learning
+    from given actions, takes a product, and latent to variable solves two triangular systems.
 
     Args:
         dim: size of the variable.
@@ -77,12 +77,16 @@ class StateLinear(Layer):
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         lower, upper, log_diagonal = self._factors(context)
-        x = (lower @ (upper @ z.unsqueeze(-1))).squeeze(-1)
-        return x, log_diagonal.sum(-1).expand(x.shape[:-1])
+        solve = torch.linalg.solve_triangular
+        x = solve(lower, z.unsqueeze(-1), upper=False, unitriangular=True)
+        x = solve(upper, x, upper=True).squeeze(-1)
+        return x, -log_diagonal.sum(-1).expand(x.shape[:-1])
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         lower, upper, log_diagonal = self._factors(context)
-        solve = torch.linalg.solve_triangular
-        z = solve(lower, x.unsqueeze(-1), upper=False, unitriangular=True)
-        z = solve(upper, z, upper=True).squeeze(-1)
-        return z, -log_diagonal.sum(-1).expand(z.shape[:-1])
+        matrix = lower @ upper
+        if matrix.ndim == 2:  # one for the whole batch
+            z = x @ matrix.mT
+        else:
+            z = (matrix @ x.unsqueeze(-1)).squeeze(-1)
+        return z, log_diagonal.sum(-1).expand(z.shape[:-1])

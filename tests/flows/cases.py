@@ -332,7 +332,7 @@ def latent_grid(flow: EnergyBasedFlow, observation: Tensor) -> Grid:
 
 
 # Flows whose densities a grid of actions resolves: no kinks, not too wide and not too narrow.
-SMOOTH = {"additive", "affine", "residual"}
+SMOOTH = {"additive", "residual"}
 
 
 def largest(error: Tensor) -> float:
