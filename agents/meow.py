@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import gymnasium as gym
+import tyro
 
 from maxentflow import flows
 from maxentflow.agents.agent import (
@@ -22,14 +24,33 @@ from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
 __all__ = ["MeowConfig", "meow"]
 
 
+def _one_of(names: Callable[[], Iterable[str]]) -> Any:
+    """Lists the names in the help of the command line, those registered up to then."""
+    return tyro.conf.arg(
+        help_behavior_hint=lambda default: f"(one of {', '.join(names())}; default: {default})"
+    )
+
+
+def _bases() -> Iterable[str]:
+    return flows.registry.BASES
+
+
+def _squashes() -> Iterable[str]:
+    return flows.registry.SQUASHES
+
+
 @dataclass
 class MeowConfig:
     """Settings of MEow; defaults are the reference's, with the task's own where it tunes."""
 
-    flow: str = "additive"
-    """Architecture, one of flows.registered()."""
+    flow: Annotated[str, _one_of(flows.registered)] = "additive"
+    """Architecture."""
     flow_options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Options of the architecture by name and value, such as blocks 3; see flows.options()."""
+    base: Annotated[str, _one_of(_bases)] = "normal"
+    """Base distribution."""
+    squash: Annotated[str, _one_of(_squashes)] = "tanh"
+    """Last layer; the actions of a task lie in [-1, 1]."""
     temperature: float = 0.2
     """Entropy weight alpha, in units of reward."""
     gamma: float = 0.99
@@ -105,6 +126,8 @@ def meow(
             temperature=config.temperature,
             heads=config.heads,
             log_sigma=config.log_sigma,
+            base=config.base,
+            squash=config.squash,
             dropout_per_head=config.dropout_per_head,
             **cast(dict[str, Any], config.flow_options),
         )

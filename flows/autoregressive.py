@@ -21,6 +21,8 @@ Order = Literal["ascending", "descending"] | Sequence[int]
 
 def _ranks(dim: int, order: Order) -> list[int]:
     """The place of each entry in the order, from 1."""
+    if dim < 1:
+        raise ValueError(f"An autoregressive layer needs dim >= 1, got {dim}.")
     if order == "ascending":
         order = range(dim)
     elif order == "descending":
@@ -54,7 +56,8 @@ class Autoregressive(Layer):
         mlp: further options of :class:`~maxentflow.flows.masked_mlp.MaskedMLP`.
 
     Raises:
-        ValueError: ``order`` is no permutation, or an option of the network is wrong.
+        ValueError: ``dim`` is below 1, ``order`` is no permutation, or an option of the network is
+            wrong.
 
     Example:
         >>> layer = Autoregressive(2, 3, function=ElementwiseSpline(bins=4)).eval()

@@ -45,12 +45,13 @@ class ClosedFormValue(nn.Module):
 
     def value(self, observation: Tensor) -> Tensor:
         """The soft values, shape ``(*batch, heads)``, of observations ``(*batch, obs_dim)``."""
-        _check_size("observation", observation, self.obs_dim)
+        _check("observation", observation, self.obs_dim)
         log_partition = observation.new_zeros(observation.shape[:-1])
         log_partition = log_partition + self.base.log_normalizer(observation)
         anything = observation.new_zeros(*observation.shape[:-1], self.base.dim)
-        for layer in self.layers:
-            log_partition = log_partition + layer(anything, observation)[1]
+        for layer in cast(Iterable[Layer], self.layers):
+            # To the latent, as in learning: the direction that layers make the cheaper one.
+            log_partition = log_partition - layer.inverse(anything, observation)[1]
         value = log_partition.unsqueeze(-1)
         if self.shift is not None:
             value = value + self.shift(observation)
@@ -91,7 +92,8 @@ class EnergyBasedFlow(nn.Module):
 
     Raises:
         ValueError: the temperature is not positive and finite, the parts disagree on a size, or
-            (in every method) a tensor's last dimension is not the size expected.
+            (in every method) a tensor's last dimension is not the size expected, its precision is
+            below float32, or autocast is on.
 
     Example:
         >>> flow = EnergyBasedFlow(
@@ -185,7 +187,7 @@ class EnergyBasedFlow(nn.Module):
         self, action: Tensor, observation: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Soft Q and soft value, ``(*batch, heads)`` each, in one pass through the layers."""
-        _check_size("action", action, self.action_dim)
+        _check("action", action, self.action_dim)
         observation = self._checked(observation)
         per_head = self.training and self._masks_differ
         latent, linear, non_linear = self._to_latent(action, observation, per_head)
@@ -200,7 +202,7 @@ class EnergyBasedFlow(nn.Module):
 
     def log_prob(self, action: Tensor, observation: Tensor | None = None) -> Tensor:
         r"""Log-density of the policy at ``action``, shape ``(*batch,)``; equals (Q - V) / α."""
-        _check_size("action", action, self.action_dim)
+        _check("action", action, self.action_dim)
         observation = self._checked(observation)
         latent, linear, non_linear = self._to_latent(action, observation)
         return self.base.log_prob(latent, observation) + linear + non_linear
@@ -247,7 +249,7 @@ class EnergyBasedFlow(nn.Module):
 
         From action to latent, so that each layer starts from what those before it leave.
         """
-        _check_size("action", action, self.action_dim)
+        _check("action", action, self.action_dim)
         observation = self._checked(observation)
         for layer in reversed(cast(Sequence[Layer], self.layers)):
             layer.initialize(action)
@@ -256,7 +258,7 @@ class EnergyBasedFlow(nn.Module):
     def _checked(self, observation: Tensor | None) -> Tensor:
         if observation is None:
             observation = self._nothing
-        _check_size("observation", observation, self.obs_dim)
+        _check("observation", observation, self.obs_dim)
         return observation
 
     def _to_latent(
@@ -288,9 +290,16 @@ class EnergyBasedFlow(nn.Module):
         return f"temperature={self.temperature}, dropout_per_head={self.dropout_per_head}"
 
 
-def _check_size(name: str, tensor: Tensor, size: int | None) -> None:
+def _check(name: str, tensor: Tensor, size: int | None) -> None:
     if size is not None and tensor.shape[-1:] != (size,):
         raise ValueError(f"{name} must have shape (*batch, {size}), got {tuple(tensor.shape)}.")
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"{name} must be float32 or float64, whose log-determinants are exact enough, "
+            f"got {tensor.dtype}."
+        )
+    if torch.is_autocast_enabled(tensor.device.type):
+        raise ValueError("Turn autocast off around a flow: its log-determinants need float32.")
 
 
 def _has_dropout(layer: nn.Module) -> bool:

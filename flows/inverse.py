@@ -13,7 +13,7 @@ class Inverse(Layer):
     """A layer that runs another backwards: its forward is the other's inverse.
 
     For layers that are fast, or differentiable, in one direction only, it chooses which: acting
-    runs forward, learning runs inverse.
+    runs forward, learning runs inverse. It has no data-dependent initialisation.
 
     Args:
         layer: any :class:`~maxentflow.flows.Layer`; it is as linear as this one.

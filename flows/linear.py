@@ -85,8 +85,6 @@ class StateLinear(Layer):
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         lower, upper, log_diagonal = self._factors(context)
         matrix = lower @ upper
-        if matrix.ndim == 2:  # one for the whole batch
-            z = x @ matrix.mT
-        else:
-            z = (matrix @ x.unsqueeze(-1)).squeeze(-1)
+        one_for_all = matrix.ndim == 2
+        z = x @ matrix.mT if one_for_all else (matrix @ x.unsqueeze(-1)).squeeze(-1)
         return z, log_diagonal.sum(-1).expand(z.shape[:-1])

@@ -58,7 +58,7 @@ class ElementwiseMixtureCDF(Elementwise):
             root = mixture_logistic_quantile(log_odds, log_weights, means, log_scales)
         # One more Newton step, whose derivatives are those of the root.
         reached, log_slope = _mixture_log_odds(root, log_weights, means, log_scales)
-        x = root + (log_odds - reached) * (-log_slope.detach()).exp()
+        x = root + (log_odds - reached) * _inverse_slope(log_slope.detach())
         _, log_slope = _mixture_log_odds(x, log_weights, means, log_scales)
         return x, -(log_scale + log_slope)
 
@@ -93,6 +93,11 @@ def _mixture_log_odds(
     return below - above, log_density - below - above
 
 
+def _inverse_slope(log_slope: Tensor) -> Tensor:
+    """Finite also where the slope underflows, between components that lie far apart."""
+    return (-log_slope).clamp(max=0.5 * math.log(torch.finfo(log_slope.dtype).max)).exp()
+
+
 @iterative
 def mixture_logistic_quantile(
     log_odds: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor
@@ -111,7 +116,7 @@ def mixture_logistic_quantile(
         reached, log_slope = _mixture_log_odds(x, log_weights, means, log_scales)
         too_low = reached < log_odds
         low, high = torch.where(too_low, x, low), torch.where(too_low, high, x)
-        newton = x + (log_odds - reached) * (-log_slope).exp()
+        newton = x + (log_odds - reached) * _inverse_slope(log_slope)
         step = (newton - x).abs()
         if not (torch.minimum(step, high - low) > 4 * eps * (1 + x.abs())).any():
             return newton.clamp(low, high)

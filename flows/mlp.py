@@ -119,8 +119,8 @@ class Dropout(nn.Module):
         bits = _random_int16(x.numel(), x.device).view(x.shape)
         # 0 or 1 by clamping to two neighbouring integers: several times faster than a comparison,
         # whose booleans are slow to convert.
-        keep = bits.clamp_(self._last_dropped, self._last_dropped + 1).to(x.dtype)
-        return x * keep.sub_(self._last_dropped).mul_(self._scale)
+        keep = bits.clamp_(self._last_dropped, self._last_dropped + 1).sub_(self._last_dropped)
+        return x * keep.to(x.dtype).mul_(self._scale)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

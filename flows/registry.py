@@ -173,13 +173,18 @@ def build(
         layers.append(last)
     if isinstance(prior, Uniform):
         _check_box(name, prior, layers)
-    return EnergyBasedFlow(
+    flow = EnergyBasedFlow(
         base=prior,
         layers=layers,
         temperature=temperature,
         shift=RewardShift(obs_dim, heads, hidden=shift_hidden) if obs_dim and heads else None,
         dropout_per_head=dropout_per_head,
     )
+    if flow.action_dim != action_dim:
+        raise ValueError(
+            f"The squash makes actions of size {flow.action_dim}, but action_dim is {action_dim}."
+        )
+    return flow
 
 
 def _unknown(kind: str, name: str, known: Collection[str]) -> ValueError:

@@ -58,6 +58,8 @@ class TanhSquash(Layer):
         tensor([5., 0.])
     """
 
+    low: Tensor
+    high: Tensor
     middle: Tensor
     half_width: Tensor
 
@@ -80,14 +82,21 @@ class TanhSquash(Layer):
                 f"and {high}."
             )
         middle, half_width = (highs + lows) / 2, (highs - lows) / 2
-        self.register_buffer("middle", middle.expand(dim).clone(), persistent=False)
-        self.register_buffer("half_width", half_width.expand(dim).clone(), persistent=False)
+        for name, bounds in (
+            ("low", lows),
+            ("high", highs),
+            ("middle", middle),
+            ("half_width", half_width),
+        ):
+            self.register_buffer(name, bounds.expand(dim).clone(), persistent=False)
         self._is_standard = bool((lows == -1).all() and (highs == 1).all())
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x, log_slope = torch.tanh(z), 2 * (math.log(2) - z + F.logsigmoid(2 * z))
         if not self._is_standard:
-            x, log_slope = self.middle + self.half_width * x, log_slope + self.half_width.log()
+            # Rounding must not take an action out of its bounds.
+            x = torch.clamp(self.middle + self.half_width * x, self.low, self.high)
+            log_slope = log_slope + self.half_width.log()
         return x, log_slope.sum(-1)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -72,6 +72,14 @@ def test_dropout_is_off_in_evaluation_and_at_rate_zero() -> None:
     assert torch.equal(Dropout(0.0)(x), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_dropout_keeps_its_share_in_every_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    kept = Dropout(0.1)(torch.ones(10_000, dtype=dtype)) != 0
+    # Five standard deviations of a binomial share.
+    assert abs(kept.double().mean().item() - 0.9) <= 5 * math.sqrt(0.09 / 10_000)
+
+
 def test_dropout_scales_the_gradient_as_the_value() -> None:
     torch.manual_seed(0)
     x = torch.ones(100, requires_grad=True)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from maxentflow.flows import (
     AdditiveCoupling,
     EnergyBasedFlow,
+    GaussianMixture,
     Permutation,
+    SimplexSquash,
+    StandardNormal,
     StateScale,
+    StudentT,
     TanhSquash,
+    Uniform,
     build,
     options,
     register,
@@ -18,7 +25,7 @@ from maxentflow.flows import (
     registry,
 )
 
-from .cases import FLOWS, make_flow
+from .cases import FLOWS, HIDDEN, largest, latent_grid, make_flow, perturb, uniform
 
 over_registered = pytest.mark.parametrize("name", registered())
 
@@ -108,6 +115,28 @@ def test_a_recipe_of_ones_own() -> None:
         register("reversed")
 
 
+@pytest.mark.usefixtures("own_registry")
+def test_options_that_recipes_share_reach_them_as_keywords() -> None:
+    given = []
+
+    @register("shared", hidden=(9,), dropout=0.25)
+    def shared(action_dim: int, obs_dim: int, *, blocks: int = 2, **network: object) -> list:
+        given.append((blocks, network))
+        return []
+
+    assert options("shared") == {"blocks": 2, "hidden": (9,), "dropout": 0.25}
+    build("shared", 2, 3, temperature=1.0)
+    build("shared", 2, 3, temperature=1.0, blocks=5, dropout=0.0)
+    assert given == [
+        (2, {"hidden": (9,), "dropout": 0.25}),
+        (5, {"hidden": (9,), "dropout": 0.0}),
+    ]
+    with pytest.raises(ValueError, match=r"no option 'depth'; its options: blocks, hidden, drop"):
+        build("shared", 2, 3, temperature=1.0, depth=1)
+    with pytest.raises(ValueError, match=r"Option 'hidden' of flow 'shared' is \(9,\) by default"):
+        build("shared", 2, 3, temperature=1.0, hidden=9)
+
+
 def test_tests_leave_the_registry_as_it_was() -> None:
     assert set(registered()) < set(FLOWS)
     assert make_flow(FLOWS[-1], 2, 3).obs_dim == 3
@@ -168,3 +197,152 @@ def test_values_out_of_range_are_refused(name: str, changes: dict, message: str)
 def test_recipe_options_out_of_range_are_refused(name: str, option: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(name, 2, 3, temperature=1.0, **option)
+
+
+@over_registered
+@pytest.mark.parametrize(
+    ("base", "kind"),
+    [("normal", StandardNormal), ("mixture", GaussianMixture), ("student-t", StudentT)],
+)
+def test_bases_by_name(name: str, base: str, kind: type) -> None:
+    flow = build(name, 3, 2, temperature=1.0, base=base, squash="simplex")
+    assert type(flow.base) is kind
+    assert flow.base.dim == 2
+    assert flow.base.context_dim == (2 if base == "mixture" else None)
+    assert flow.action_dim == 3
+    assert isinstance(flow.layers[-1], SimplexSquash)
+
+
+def test_parts_of_ones_own_are_taken_as_they_are() -> None:
+    base, squash = StudentT(2), TanhSquash(2, 0.0, [3.0, 5.0])
+    flow = build("affine", 2, 3, temperature=1.0, base=base, squash=squash)
+    assert flow.base is base
+    assert flow.layers[-1] is squash
+    action, _ = flow.sample(torch.zeros(200, 3))
+    assert ((action >= 0) & (action <= torch.tensor([3.0, 5.0]))).all()
+    assert (action.amax(0) > 2).all()
+    own = SimplexSquash(2)
+    assert build("affine", 3, 3, temperature=1.0, squash=own).base.dim == 2
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"base": StudentT(3)}, r"\(StateScale\) has dimension 2, the base 3"),
+        ({"squash": TanhSquash(3)}, r"\(TanhSquash\) has dimension 3, .* 2"),
+        ({"squash": SimplexSquash(2)}, "action_dim"),
+        ({"base": "norml"}, "Unknown base 'norml'; registered: normal, .* Did you mean 'normal'"),
+        ({"base": "zzz"}, r"Unknown base 'zzz'; registered: [^.]*\.$"),
+        ({"squash": "tahn"}, "Unknown squash 'tahn'; registered: tanh, .* Did you mean 'tanh'"),
+        ({"squash": "zzz"}, r"Unknown squash 'zzz'; registered: [^.]*\.$"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(parts: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build("affine", 2, 3, temperature=1.0, **parts)
+
+
+@over_registered
+@pytest.mark.parametrize("base", ["normal", "mixture", "student-t"])
+def test_a_density_reads_no_observation(name: str, base: str) -> None:
+    torch.manual_seed(0)
+    flow = make_flow(name, 2, None, heads=0, base=base)
+    flow = perturb(flow, 0.1).double().eval()
+    assert flow.obs_dim is None
+    assert flow.shift is None
+    action, log_prob = flow.sample(sample_shape=(3, 50))
+    assert action.shape == (3, 50, 2)
+    inside = action.abs().amax(-1) <= 1 - 1e-6
+    assert inside.double().mean() > 0.5
+    assert largest((flow.log_prob(action) - log_prob)[inside]) <= 1e-8
+    q, v = flow.q_and_value(action)
+    assert q.shape == v.shape == (3, 50, 1)
+    assert largest((q - v).squeeze(-1) / flow.temperature - flow.log_prob(action)) <= 1e-9
+    assert flow.value().shape == (1,)
+    assert largest(v - flow.value()) <= 1e-9
+    latent = flow.mode()
+    assert latent.shape == (2,)
+    for layer in reversed(flow.layers):
+        latent = layer.inverse(latent, None)[0]
+    assert largest(latent - flow.base.mode()) <= 1e-9
+
+
+@over_registered
+def test_a_density_integrates_to_one(name: str) -> None:
+    torch.manual_seed(0)
+    flow = perturb(make_flow(name, 1, None, heads=0), 0.1).double().eval()
+    grid = latent_grid(flow, None)
+    with torch.no_grad():
+        assert largest(grid.log_integral(flow.log_prob(grid.action))) <= 1e-6
+        soft_maximum = grid.log_integral(flow.q_value(grid.action) / flow.temperature)
+        assert largest(flow.value() - flow.temperature * soft_maximum) <= 1e-6
+
+
+def test_a_density_with_heads_is_refused() -> None:
+    with pytest.raises(ValueError, match="heads must be 0, got 2"):
+        build("affine", 2, None, temperature=1.0)
+
+
+class TestUniformBase:
+    """A density on a box, for layers that map the box onto itself."""
+
+    def flow(self, name: str, action_dim: int, obs_dim: int | None, **given) -> EnergyBasedFlow:
+        heads = {"heads": 0} if obs_dim is None else {}
+        torch.manual_seed(0)
+        return build(
+            name,
+            action_dim,
+            obs_dim,
+            temperature=0.5,
+            shift_hidden=HIDDEN,
+            **{"base": "uniform", "squash": "none", "bound": 1.0, "hidden": HIDDEN, **given},
+            **heads,
+        )
+
+    @pytest.mark.parametrize("name", ["spline", "maf-spline"])
+    @pytest.mark.parametrize("obs_dim", [None, 3])
+    def test_it_integrates_to_one_on_the_box(self, name: str, obs_dim: int | None) -> None:
+        flow = perturb(self.flow(name, 1, obs_dim), 0.1).double().eval()
+        observation = None if obs_dim is None else uniform(obs_dim, bound=2)
+        cells = 100_000
+        middles = (2 * torch.arange(cells).double() + 1).unsqueeze(-1) / cells - 1
+        with torch.no_grad():
+            density = flow.log_prob(middles, observation).exp()
+            assert abs(density.mean().item() * 2 - 1) <= 1e-6
+            assert density.std() > 0.05
+            q = flow.q_value(middles, observation) / flow.temperature
+            soft_maximum = (q + math.log(2 / cells)).logsumexp(0)
+            assert largest(flow.value(observation) - flow.temperature * soft_maximum) <= 1e-6
+            outside = torch.tensor([[1.01], [-1.01]]).double()
+            assert (flow.log_prob(outside, observation) == -math.inf).all()
+
+    @pytest.mark.parametrize("name", ["spline", "maf-spline"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_samples_lie_in_the_box_and_have_a_density(
+        self, name: str, dtype: torch.dtype
+    ) -> None:
+        flow = perturb(self.flow(name, 3, 2), 0.1).to(dtype).eval()
+        action, log_prob = flow.sample(torch.zeros(2, dtype=dtype), (2000,))
+        assert action.abs().max() <= 1
+        tolerance = {torch.float32: 1e-2, torch.float64: 1e-8}[dtype]
+        again = flow.log_prob(action, torch.zeros(2, dtype=dtype))
+        assert largest(again - log_prob) <= tolerance
+        ends = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0]).to(dtype)] * 3)
+        assert flow.log_prob(ends, torch.zeros(2, dtype=dtype)).isfinite().all()
+
+    def test_a_box_of_ones_own(self) -> None:
+        flow = self.flow("spline", 2, 3, **{"base": Uniform(2, 3.0), "bound": 3.0})
+        assert flow.sample(torch.zeros(500, 3))[0].abs().max() > 2
+
+    @over_registered
+    @pytest.mark.parametrize("squash", ["tanh", "simplex", "none"])
+    @pytest.mark.parametrize("bound", [1.0, 5.0])
+    def test_it_is_refused_elsewhere(self, name: str, squash: str, bound: float) -> None:
+        bounds = {"bound": bound} if "bound" in options(name) else {}
+        arguments = {"temperature": 1.0, "base": "uniform", "squash": squash, **bounds}
+        if bounds and bound == 1.0 and squash == "none":
+            assert isinstance(build(name, 2, 3, **arguments).base, Uniform)
+            return
+        message = rf"layers that map its box onto itself.* flow '{name}' as given does not"
+        with pytest.raises(ValueError, match=message):
+            build(name, 2, 3, **arguments)

@@ -210,7 +210,11 @@ class TestSimplex:
     @pytest.mark.parametrize("dim", [1, 2, 5])
     def test_it_is_torchs_stick_breaking(self, dim: int) -> None:
         torch.manual_seed(0)
-        squash, theirs, z = SimplexSquash(dim), StickBreakingTransform(), uniform(200, dim, bound=8)
+        squash, theirs, z = (
+            SimplexSquash(dim),
+            StickBreakingTransform(),
+            uniform(200, dim, bound=8),
+        )
         x, log_det = squash(z)
         assert largest(x - theirs(z)) <= 1e-12
         assert largest(log_det - theirs.log_abs_det_jacobian(z, theirs(z))) <= 1e-9

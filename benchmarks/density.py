@@ -1,0 +1,258 @@
+"""Every architecture as a density model, beside zuko's and normflows' of the same family and size.
+
+    python benchmarks/density.py fit     # held-out log-likelihoods, density.csv
+    python benchmarks/density.py time    # training steps and samples, density_speed.csv
+    python benchmarks/density.py report  # the tables, and density.png
+
+All models see the same points in the same order, in batches of 256, with Adam whose step size
+falls from 2e-3 to 0 by a cosine. What is in the CSVs already is not measured again.
+"""
+
+import csv
+import ctypes
+import itertools
+import math
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import densities
+import density_peers
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from maxentflow import flows
+
+HERE = Path(__file__).parent
+FITS, SPEED, FIGURE = HERE / "density.csv", HERE / "density_speed.csv", HERE / "density.png"
+GRIDS = Path("runs/benchmarks/density")
+LIBRARIES = ("maxentflow", "zuko", "normflows")
+STEPS, BATCH, LEARNING_RATE = 1_500, 256, 2e-3
+HELD_OUT = 20_000
+CONTEXT_DIM = 2
+TRANSFORMS = 4
+NETWORK = {
+    "hidden": (64, 64),
+    "activation": "relu",
+    "layer_norm": False,
+    "dropout": 0.0,
+    "init": "default",
+}
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+class Ours:
+    """See ``density_peers.Peer``."""
+
+    def __init__(self, family: str, context_dim: int) -> None:
+        network = {k: v for k, v in NETWORK.items() if k in flows.options(family)}
+        self.module = flows.build(
+            family,
+            2,
+            context_dim or None,
+            temperature=1.0,
+            heads=0,
+            log_sigma=(-2.0, 2.0),
+            squash="none",
+            **network,
+        )
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.module.log_prob(x, context)
+
+    @torch.no_grad()
+    def sample(self, count: int, context: Tensor | None = None) -> Tensor:
+        return self.module.sample(context, () if context is not None else (count,))[0]
+
+
+def build(library: str, family: str, context_dim: int) -> Any:
+    torch.manual_seed(0)
+    if library == "maxentflow":
+        return Ours(family, context_dim)
+    return density_peers.build(library, family, 2, context_dim, transforms=TRANSFORMS)
+
+
+def draw(density: str, conditional: bool, count: int, generator: Generator) -> tuple:
+    if conditional:
+        return densities.sample_conditional(density, count, generator)
+    return densities.sample(density, count, generator), None
+
+
+def stepper(model: Any, optimizer: torch.optim.Optimizer) -> Callable[..., Tensor]:
+    def step(x: Tensor, context: Tensor | None) -> Tensor:
+        loss = -model.log_prob(x, context).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def fit(library: str, family: str, density: str, conditional: bool) -> dict[str, object] | None:
+    model = build(library, family, CONTEXT_DIM if conditional else 0)
+    if model is None:
+        return None
+    generator = Generator().manual_seed(0)
+    first = draw(density, conditional, BATCH, generator)
+    if library == "maxentflow":
+        model.module.initialize(*first)
+    model.log_prob(*first)  # where normflows' ActNorm starts from the data
+    optimizer = torch.optim.Adam(model.module.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    step = stepper(model, optimizer)
+    for _ in range(STEPS):
+        step(*draw(density, conditional, BATCH, generator))
+        schedule.step()
+    model.module.eval()
+    held_out = draw(density, conditional, HELD_OUT, Generator().manual_seed(1))
+    with torch.set_grad_enabled(family == "residual"):  # which normflows differentiates inside
+        log_prob = model.log_prob(*held_out).detach()
+    if library == "maxentflow" and not conditional:
+        save_grid(model, GRIDS / f"{family}-{density}.npy")
+    return {
+        "density": density,
+        "conditional": conditional,
+        "family": family,
+        "library": library,
+        "log_likelihood": round(log_prob.double().mean().item(), 4),
+        "not_finite": int((~log_prob.isfinite()).sum()),
+        "parameters": sum(p.numel() for p in model.module.parameters()),
+    }
+
+
+@torch.no_grad()
+def save_grid(model: Any, path: Path) -> None:
+    axis = torch.linspace(-4, 4, 128)
+    points = torch.cartesian_prod(axis, axis)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, model.log_prob(points).exp().reshape(128, 128).T.numpy())
+
+
+def measure(library: str, family: str) -> dict[str, object] | None:
+    """Milliseconds of a training step, the fastest of several rounds; samples per second."""
+    model = build(library, family, 0)
+    if model is None:
+        return None
+    row: dict[str, object] = {"family": family, "library": library}
+    for batch, count in ((256, 30), (4096, 8)):
+        x = torch.randn(batch, 2)
+        model.log_prob(x)
+        step = stepper(model, torch.optim.Adam(model.module.parameters()))
+        rounds = [clock(partial(step, x, None), count) for _ in range(7)]
+        row[f"ms_at_{batch}"] = round(1e3 * min(rounds[1:]), 2)
+    model.module.eval()
+    count = 4096
+    row["samples_per_second"] = round(
+        count / min(clock(lambda: model.sample(count), 3) for _ in range(4))
+    )
+    return row
+
+
+def clock(work: Callable[[], object], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        work()
+    return (time.perf_counter() - start) / count
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path: Path, row: dict[str, object]) -> None:
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, row, lineterminator="\n")
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+    print(*row.values(), flush=True)
+
+
+def fit_all() -> None:
+    done = {
+        (row["library"], row["family"], row["density"], row["conditional"]) for row in read(FITS)
+    }
+    cases = itertools.product((False, True), densities.DENSITIES, flows.registered(), LIBRARIES)
+    for conditional, density, family, library in cases:
+        if (library, family, density, str(conditional)) not in done:
+            row = fit(library, family, density, conditional)
+            if row is not None:
+                append(FITS, row)
+
+
+def time_all() -> None:
+    # Keep freed memory: at 4,096 rows its return to the system takes longer than the arithmetic.
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+    done = {(row["library"], row["family"]) for row in read(SPEED)}
+    for family in flows.registered():
+        for library in LIBRARIES:
+            if (library, family) not in done:
+                row = measure(library, family)
+                if row is not None:
+                    append(SPEED, row)
+
+
+def report() -> None:
+    fits = {
+        (row["library"], row["family"], row["density"], row["conditional"]): row
+        for row in read(FITS)
+    }
+    for conditional in ("False", "True"):
+        print(f"\nconditional: {conditional}; nats, ours / zuko / normflows")
+        print(f"| family | {' | '.join(densities.DENSITIES)} |")
+        print(f"| --- |{' --- |' * len(densities.DENSITIES)}")
+        for family in flows.registered():
+            cells = []
+            for density in densities.DENSITIES:
+                rows = [fits.get((lib, family, density, conditional)) for lib in LIBRARIES]
+                values = [float(row["log_likelihood"]) if row else math.nan for row in rows]
+                cells.append(" / ".join("" if math.isnan(v) else f"{v:.2f}" for v in values))
+            print(f"| {family} | {' | '.join(cells)} |")
+    speed = {(row["library"], row["family"]): row for row in read(SPEED)}
+    print("\n| family | ms at 256 | ms at 4,096 | thousand samples per second |")
+    print("| --- | --- | --- | --- |")
+    for family in flows.registered():
+        rows = [speed.get((library, family)) for library in LIBRARIES]
+        cells = [
+            " / ".join(row[column] if row else "" for row in rows)
+            for column in ("ms_at_256", "ms_at_4096")
+        ]
+        samples = " / ".join(
+            f"{int(row['samples_per_second']) / 1e3:.0f}" if row else "" for row in rows
+        )
+        print(f"| {family} | {' | '.join(cells)} | {samples} |")
+    figure()
+
+
+def figure() -> None:
+    names = flows.registered()
+    size = (1.6 * len(names), 1.7 * len(densities.DENSITIES))
+    _, axes = plt.subplots(
+        len(densities.DENSITIES), len(names), figsize=size, layout="constrained"
+    )
+    for row, density in zip(axes, densities.DENSITIES, strict=True):
+        for ax, name in zip(row, names, strict=True):
+            ax.imshow(np.load(GRIDS / f"{name}-{density}.npy"), origin="lower", cmap="magma")
+            ax.set_xticks([])
+            ax.set_yticks([])
+    for ax, name in zip(axes[0], names, strict=True):
+        ax.set_title(name, fontsize=9)
+    for row, density in zip(axes, densities.DENSITIES, strict=True):
+        row[0].set_ylabel(density, fontsize=9)
+    plt.savefig(FIGURE, dpi=110)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"fit": fit_all, "time": time_all, "report": report}[(sys.argv[1:] or ["report"])[0]]()
