@@ -7,7 +7,23 @@ from torch import Tensor, nn
 
 from maxentflow.flows.layer import Layer
 
-__all__ = ["ActNorm"]
+__all__ = ["ActNorm", "mean_and_deviation"]
+
+
+def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each entry in a batch ``(*batch, dim)``.
+
+    Raises:
+        ValueError: an entry is the same in the whole batch, or not finite.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    mean, deviation = rows.mean(0), rows.std(0)
+    if not bool(((deviation > 0) & deviation.isfinite()).all()):
+        raise ValueError(
+            "ActNorm starts from a batch whose entries are finite and vary, got standard "
+            f"deviations {deviation.tolist()}."
+        )
+    return mean, deviation
 
 
 class ActNorm(Layer):
@@ -52,13 +68,7 @@ class ActNorm(Layer):
         Raises:
             ValueError: an entry is the same in the whole batch, or not finite.
         """
-        rows = x.reshape(-1, x.shape[-1])
-        mean, deviation = rows.mean(0), rows.std(0)
-        if not bool(((deviation > 0) & deviation.isfinite()).all()):
-            raise ValueError(
-                "ActNorm starts from a batch whose entries are finite and vary, got standard "
-                f"deviations {deviation.tolist()}."
-            )
+        mean, deviation = mean_and_deviation(x)
         self.log_scale.copy_(deviation.log())
         self.shift.copy_(mean)
 

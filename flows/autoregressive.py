@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maxentflow.flows.elementwise import Elementwise, ElementwiseAffine
-from maxentflow.flows.layer import Layer, broadcast_batch, required_context
+from maxentflow.flows.layer import Layer, broadcast_batch, passes, required_context
 from maxentflow.flows.masked_mlp import MaskedMLP
 from maxentflow.flows.spline import ElementwiseSpline
 
@@ -82,7 +82,7 @@ class Autoregressive(Layer):
         self.context_dim = context_dim
         self.function = function
         iterative = function.forward_cost == "iterative"
-        self.forward_cost = "iterative" if iterative else f"{dim} passes" if dim > 1 else "1 pass"
+        self.forward_cost = "iterative" if iterative else passes(dim)
         self.net = MaskedMLP(
             _ranks(dim, order),
             context_dim,

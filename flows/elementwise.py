@@ -6,7 +6,16 @@ from torch import Tensor
 
 from maxentflow.flows.bounded import bounded, check_bound
 
-__all__ = ["Elementwise", "ElementwiseAffine"]
+__all__ = ["Elementwise", "ElementwiseAffine", "first"]
+
+
+def first(parameters: Tensor) -> Tensor:
+    """The last dimension, copied to be the first.
+
+    Sums and softmaxes over a few parameters of many entries take a tenth of the time this way
+    round, since a CPU then works on neighbouring entries at once.
+    """
+    return parameters.movedim(-1, 0).contiguous()
 
 
 class Elementwise:

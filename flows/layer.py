@@ -6,7 +6,7 @@ import torch
 from normflows.flows import Flow
 from torch import Tensor, nn
 
-__all__ = ["Layer", "broadcast_batch", "required_context"]
+__all__ = ["Layer", "broadcast_batch", "passes", "required_context"]
 
 
 class Layer(Flow):
@@ -56,6 +56,11 @@ class Layer(Flow):
         Nothing, except for layers with data-dependent initialisation. Called by
         :meth:`EnergyBasedFlow.initialize`, never by itself.
         """
+
+
+def passes(count: int) -> str:
+    """What running a network ``count`` times is called in ``forward_cost`` and its like."""
+    return "1 pass" if count == 1 else f"{count} passes"
 
 
 def required_context(part: nn.Module, context: Tensor | None) -> Tensor:

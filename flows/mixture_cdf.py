@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maxentflow.flows.bounded import bounded, check_bound
-from maxentflow.flows.elementwise import Elementwise
+from maxentflow.flows.elementwise import Elementwise, first
 from maxentflow.flows.iterative import iterative
 
 __all__ = ["ElementwiseMixtureCDF"]
@@ -56,9 +56,10 @@ class ElementwiseMixtureCDF(Elementwise):
         log_odds = (z - translation) * (-log_scale).exp()
         with torch.no_grad():
             root = mixture_logistic_quantile(log_odds, log_weights, means, log_scales)
-        # One more Newton step, whose derivatives are those of the root.
+        # Where it is, with the derivatives of one more Newton step: those of the root.
         reached, log_slope = _mixture_log_odds(root, log_weights, means, log_scales)
-        x = root + (log_odds - reached) * _inverse_slope(log_slope.detach())
+        step = (log_odds - reached) * _inverse_slope(log_slope.detach())
+        x = root + (step - step.detach())
         _, log_slope = _mixture_log_odds(x, log_weights, means, log_scales)
         return x, -(log_scale + log_slope)
 
@@ -68,29 +69,29 @@ class ElementwiseMixtureCDF(Elementwise):
         return log_scale.exp() * log_odds + translation, log_scale + log_slope
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Log-weights, means and log-scales ``(..., components)``; log-scale and translation."""
+        """Log-weights, means and log-scales, components first; log-scale and translation."""
         k = self.components
-        raw_weights, means, raw_scales, raw, translation = parameters.split([k, k, k, 1, 1], -1)
+        raw_weights, means, raw_scales, raw = first(parameters).split([k, k, k, 2])
         return (
-            raw_weights.log_softmax(-1),
+            raw_weights.log_softmax(0),
             means,
             bounded(raw_scales, self.max_log_scale),
-            bounded(raw, self.max_log_scale).squeeze(-1),
-            translation.squeeze(-1),
+            bounded(raw[0], self.max_log_scale),
+            raw[1],
         )
 
 
 def _mixture_log_odds(
     x: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """logit F, finite however far out, and the logarithm of its slope."""
-    t = (x.unsqueeze(-1) - means) * (-log_scales).exp()
+    """logit F, finite however far out, and the logarithm of its slope; components come first."""
+    t = (x - means) * (-log_scales).exp()
     log_below = F.logsigmoid(t)
-    log_above = log_below - t
-    below = torch.logsumexp(log_weights + log_below, -1)
-    above = torch.logsumexp(log_weights + log_above, -1)
-    log_density = torch.logsumexp(log_weights + log_below + log_above - log_scales, -1)
-    return below - above, log_density - below - above
+    below = log_weights + log_below
+    above = below - t
+    log_cdf, log_survival = torch.logsumexp(below, 0), torch.logsumexp(above, 0)
+    log_density = torch.logsumexp(above + log_below - log_scales, 0)
+    return log_cdf - log_survival, log_density - log_cdf - log_survival
 
 
 def _inverse_slope(log_slope: Tensor) -> Tensor:
@@ -108,9 +109,9 @@ def mixture_logistic_quantile(
     not shrink it by half in two rounds, are replaced by bisection.
     """
     eps = torch.finfo(log_odds.dtype).eps
-    quantiles = means + log_scales.exp() * log_odds.unsqueeze(-1)
-    low, high = quantiles.amin(-1), quantiles.amax(-1)
-    x = (log_weights.exp() * quantiles).sum(-1).clamp(low, high)
+    quantiles = means + log_scales.exp() * log_odds
+    low, high = quantiles.amin(0), quantiles.amax(0)
+    x = (log_weights.exp() * quantiles).sum(0).clamp(low, high)
     width = high - low
     for _ in range(_ROUNDS):
         reached, log_slope = _mixture_log_odds(x, log_weights, means, log_scales)

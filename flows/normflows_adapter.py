@@ -14,7 +14,8 @@ from normflows.nets.lipschitz import InducedNormLinear
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from maxentflow.flows.layer import Layer, broadcast_batch, required_context
+from maxentflow.flows.act_norm import mean_and_deviation
+from maxentflow.flows.layer import Layer, broadcast_batch, passes, required_context
 
 __all__ = ["NormflowsLayer"]
 
@@ -32,6 +33,11 @@ _LINEAR = (
 _COUPLED_SPLINES = (
     nf.CoupledRationalQuadraticSpline,
     nf.CircularCoupledRationalQuadraticSpline,
+)
+
+_AUTOREGRESSIVE_SPLINES = (
+    nf.AutoregressiveRationalQuadraticSpline,
+    nf.CircularAutoregressiveRationalQuadraticSpline,
 )
 
 _REFUSED = {
@@ -111,6 +117,7 @@ class NormflowsLayer(Layer):
         self._context_name = _context_name(flow, self.context_dim)
         self.is_linear = _is_linear(flow) if is_linear is None else is_linear
         self.is_volume_preserving = self.is_linear and _is_volume_preserving(flow)
+        self.forward_cost, self.inverse_cost = _costs(flow)
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
@@ -122,12 +129,7 @@ class NormflowsLayer(Layer):
         norms = _act_norms(self.flow)
         if not norms:
             return
-        deviation = x.reshape(-1, x.shape[-1]).std(0)
-        if not bool(((deviation > 0) & deviation.isfinite()).all()):
-            raise ValueError(
-                "ActNorm starts from a batch whose entries are finite and vary, got standard "
-                f"deviations {deviation.tolist()}."
-            )
+        mean_and_deviation(x)  # refuses a batch that does not vary
         # normflows gives them new storage, which an optimiser over flat parameters does not hold.
         storage = [(tensor, tensor.data) for norm in norms for tensor in (norm.s, norm.t)]
         for norm in norms:
@@ -195,6 +197,17 @@ def _is_volume_preserving(flow: nf.Flow) -> bool:
     if isinstance(flow, nf.AffineCouplingBlock):
         return not flow.flows[1].scale
     return isinstance(flow, (nf.Permute, nf.PeriodicShift))
+
+
+def _costs(flow: nf.Flow) -> tuple[str, str]:
+    """Of forward and inverse; normflows' affine and spline autoregressions are opposite."""
+    if isinstance(flow, nf.Residual):
+        return ("iterative", "1 pass") if flow.reverse else ("1 pass", "iterative")
+    if isinstance(flow, nf.MaskedAffineAutoregressive):
+        return "1 pass", passes(flow.features)
+    if isinstance(flow, _AUTOREGRESSIVE_SPLINES):
+        return passes(flow.mprqat.autoregressive_net.initial_layer.in_features), "1 pass"
+    return "1 pass", "1 pass"
 
 
 def _event_shape(flow: nf.Flow) -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maxentflow.flows.bounded import check_bound
-from maxentflow.flows.elementwise import Elementwise
+from maxentflow.flows.elementwise import Elementwise, first
 
 __all__ = ["ElementwiseSpline", "rational_quadratic_spline"]
 
@@ -45,19 +45,18 @@ def rational_quadratic_spline(
         (True, -7.0)
     """
     bins = (parameters.shape[-1] + 1) // 3
-    raw_sizes, raw_slopes = parameters.split([2 * bins, bins - 1], dim=-1)
+    raw_sizes, raw_slopes = first(parameters).split([2 * bins, bins - 1])
     # In units of the interval: widths and heights together, from 0 to 1.
-    sizes = _MIN_BIN + (1 - _MIN_BIN * bins) * raw_sizes.unflatten(-1, (2, bins)).softmax(-1)
-    knots = F.pad(sizes.cumsum(-1), (1, 0))
+    sizes = _MIN_BIN + (1 - _MIN_BIN * bins) * raw_sizes.unflatten(0, (2, bins)).softmax(1)
+    knots = torch.cat([torch.zeros_like(sizes[:, :1]), sizes.cumsum(1)], dim=1)
     position = ((x + bound) / (2 * bound)).clamp(0, 1)
-    starts = knots[..., 1 if inverse else 0, 1:-1]
-    index = (position.unsqueeze(-1) >= starts).sum(-1, keepdim=True)  # of the bin
-    ends = torch.cat([index, index + 1], dim=-1)
-    corners = knots.gather(-1, ends.unsqueeze(-2).expand(*ends.shape[:-1], 2, 2))
-    (x0, x1), (y0, y1) = (corner.unbind(-1) for corner in corners.unbind(-2))
+    index = (position >= knots[1 if inverse else 0, 1:-1]).sum(0)  # of the bin
+    ends = torch.stack([index, index + 1])
+    (x0, x1), (y0, y1) = knots.gather(1, ends.expand(2, *ends.shape))
     # The interval's ends have slope 1.
-    slopes = F.pad(raw_slopes, (1, 1)).gather(-1, ends)
-    d0, d1 = (_MIN_SLOPE + F.softplus(slopes + _SLOPE_OF_ONE)).unbind(-1)
+    at_ends = torch.zeros_like(knots[0, :1])
+    slopes = torch.cat([at_ends, raw_slopes, at_ends]).gather(0, ends)
+    d0, d1 = _MIN_SLOPE + F.softplus(slopes + _SLOPE_OF_ONE)
     w, h = x1 - x0, y1 - y0
     s = h / w
     bend = d0 + d1 - 2 * s

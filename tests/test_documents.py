@@ -17,7 +17,12 @@ def test_readme_code_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setattr(registry, "_RECIPES", dict(registry._RECIPES))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 4
-    code = "\n".join(blocks).replace("5_000", "60").replace("1_000", "20").replace("range(300)", "range(3)")
+    code = (
+        "\n".join(blocks)
+        .replace("5_000", "60")
+        .replace("1_000", "20")
+        .replace("range(300)", "range(3)")
+    )
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert "reversed" in names["flows"].registered()

@@ -36,7 +36,7 @@ def test_log_odds_and_slope_are_those_of_scipys_mixture(components: int, size: f
     below = (weights * parts.cdf(points)).sum(-1)
     above = (weights * parts.sf(points)).sum(-1)
     density = (weights * parts.pdf(points)).sum(-1)
-    log_odds, log_slope = _mixture_log_odds(x, log_weights, means, log_scales)
+    log_odds, log_slope = _mixture_log_odds(x, log_weights.T, means.T, log_scales.T)
     np.testing.assert_allclose(log_odds, np.log(below / above), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(log_slope, np.log(density / below / above), rtol=1e-9, atol=1e-9)
 

@@ -459,3 +459,28 @@ def test_every_layer_of_normflows_is_decided() -> None:
         if isinstance(kind, type) and issubclass(kind, nf.Flow) and kind is not nf.Flow
     }
     assert theirs == {name.partition("-")[0] for name in (*NORMFLOWS_LAYERS, *REFUSED)}
+
+
+@pytest.mark.parametrize(
+    ("name", "costs"),
+    [
+        ("LULinearPermute", ("1 pass", "1 pass")),
+        ("AutoregressiveRationalQuadraticSpline", ("3 passes", "1 pass")),
+        ("CircularAutoregressiveRationalQuadraticSpline", ("3 passes", "1 pass")),
+        ("MaskedAffineAutoregressive", ("1 pass", "3 passes")),
+        ("Residual", ("iterative", "1 pass")),
+        ("Residual-forward", ("1 pass", "iterative")),
+    ],
+)
+def test_costs(name: str, costs: tuple[str, str]) -> None:
+    layer = NORMFLOWS_LAYERS[name](3, 2)
+    assert (layer.forward_cost, layer.inverse_cost) == costs
+    if "passes" not in "".join(costs):
+        return
+    net = getattr(layer.flow, "autoregressive_net", None) or layer.flow.mprqat.autoregressive_net
+    calls: list[int] = []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    for direction, cost in zip((layer.forward, layer.inverse), costs, strict=True):
+        calls.clear()
+        direction(uniform(4, 3, bound=1).float(), uniform(4, 2, bound=1).float())
+        assert len(calls) == int(cost.split()[0])
