@@ -42,6 +42,10 @@ NETWORK = {
     "layer_norm": False,
     "dropout": 0.0,
     "init": "default",
+    # The layers' own limits, in place of those for agents.
+    "max_log_scale": 2.0,
+    "min_bin": 0.01,
+    "min_slope": 1e-3,
 }
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 

@@ -161,12 +161,14 @@ class AutoregressiveSpline(Autoregressive):
         context_dim: size of the context, or ``None`` for an unconditional layer.
         order: as in :class:`Autoregressive`.
         hidden: widths of the network's hidden layers.
-        bins: bins of each spline, from 1 to 500.
+        bins: bins of each spline, at least 1.
         bound: splines act on ``[-bound, bound]``; outside they are the identity.
+        min_bin: least size of a bin, see :class:`~maxentflow.flows.ElementwiseSpline`.
+        min_slope: least slope at a knot.
         mlp: further options of :class:`~maxentflow.flows.masked_mlp.MaskedMLP`.
 
     Raises:
-        ValueError: as in :class:`Autoregressive`, or ``bins`` or ``bound`` is out of range.
+        ValueError: as in :class:`Autoregressive`, or an option of the splines is out of range.
 
     Example:
         >>> layer = AutoregressiveSpline(2, 3).eval()
@@ -185,7 +187,9 @@ class AutoregressiveSpline(Autoregressive):
         hidden: Sequence[int] = (64, 64),
         bins: int = 8,
         bound: float = 5.0,
+        min_bin: float = 0.01,
+        min_slope: float = 1e-3,
         **mlp: Any,
     ) -> None:
-        function = ElementwiseSpline(bins, bound)
+        function = ElementwiseSpline(bins, bound, min_bin=min_bin, min_slope=min_slope)
         super().__init__(dim, context_dim, function=function, order=order, hidden=hidden, **mlp)

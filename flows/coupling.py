@@ -259,14 +259,16 @@ class SplineCoupling(ElementwiseCoupling):
         context_dim: size of the context, or ``None`` for an unconditional layer.
         mask: as in :class:`AdditiveCoupling`.
         hidden: widths of the conditioner's hidden layers.
-        bins: bins of each spline, from 1 to 500.
+        bins: bins of each spline, at least 1.
         bound: splines act on ``[-bound, bound]``; outside they are the identity.
+        min_bin: least size of a bin, see :class:`~maxentflow.flows.ElementwiseSpline`.
+        min_slope: least slope at a knot.
         mlp: further options of :class:`~maxentflow.flows.MLP`, with the defaults of
             :class:`AdditiveCoupling`.
 
     Raises:
-        ValueError: the mask does not fit ``dim``, ``bins`` or ``bound`` is out of range, or an
-            option of the MLP is wrong.
+        ValueError: the mask does not fit ``dim``, an option of the splines is out of range, or one
+            of the MLP is wrong.
 
     Example:
         >>> layer = SplineCoupling(2, 3).eval()
@@ -285,9 +287,11 @@ class SplineCoupling(ElementwiseCoupling):
         hidden: Sequence[int] = (64, 64),
         bins: int = 8,
         bound: float = 5.0,
+        min_bin: float = 0.01,
+        min_slope: float = 1e-3,
         **mlp: Any,
     ) -> None:
-        function = ElementwiseSpline(bins, bound)
+        function = ElementwiseSpline(bins, bound, min_bin=min_bin, min_slope=min_slope)
         super().__init__(dim, context_dim, function=function, mask=mask, hidden=hidden, **mlp)
 
 

@@ -1,4 +1,9 @@
-"""The architectures that :func:`~maxentflow.flows.build` knows by name."""
+"""The architectures that :func:`~maxentflow.flows.build` knows by name.
+
+Their defaults are for agents. What limits slopes (``max_log_scale``, ``min_bin``, ``min_slope``)
+is tighter than in the layers: a soft Q that may be as steep as a density model's is not learned by
+regression on its own values. Density models want the layers' own limits.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +57,7 @@ def affine(
     obs_dim: int | None,
     *,
     blocks: int = 2,
-    max_log_scale: float = 2.0,
+    max_log_scale: float = 0.5,
     **network: Any,
 ) -> Sequence[Layer]:
     """RealNVP: blocks of two affine couplings with alternating masks."""
@@ -68,10 +73,18 @@ def spline(
     blocks: int = 2,
     bins: int = 8,
     bound: float = 5.0,
+    min_bin: float = 0.5,
+    min_slope: float = 0.3,
     **network: Any,
 ) -> Sequence[Layer]:
     """Neural spline flow: blocks of two couplings with alternating masks."""
-    coupling = partial(SplineCoupling, action_dim, obs_dim, bins=bins, bound=bound, **network)
+    options: dict[str, Any] = {
+        "bins": bins,
+        "bound": bound,
+        "min_bin": min_bin,
+        "min_slope": min_slope,
+    }
+    coupling = partial(SplineCoupling, action_dim, obs_dim, **options, **network)
     return _couplings(coupling, blocks)
 
 
@@ -82,7 +95,7 @@ def mixture_cdf(
     *,
     blocks: int = 2,
     components: int = 8,
-    max_log_scale: float = 2.0,
+    max_log_scale: float = 0.5,
     **network: Any,
 ) -> Sequence[Layer]:
     """Flow++: blocks of two couplings with alternating masks; acting finds roots."""
@@ -103,7 +116,7 @@ def maf(
     obs_dim: int | None,
     *,
     blocks: int = 2,
-    max_log_scale: float = 2.0,
+    max_log_scale: float = 0.5,
     **network: Any,
 ) -> Sequence[Layer]:
     """Masked autoregressive flow: blocks of two layers with alternating orders, fast to learn."""
@@ -119,7 +132,7 @@ def iaf(
     obs_dim: int | None,
     *,
     blocks: int = 2,
-    max_log_scale: float = 2.0,
+    max_log_scale: float = 0.5,
     **network: Any,
 ) -> Sequence[Layer]:
     """Inverse autoregressive flow: the layers of "maf" turned round, fast to act."""
@@ -135,10 +148,18 @@ def maf_spline(
     blocks: int = 2,
     bins: int = 8,
     bound: float = 5.0,
+    min_bin: float = 0.5,
+    min_slope: float = 0.3,
     **network: Any,
 ) -> Sequence[Layer]:
     """Autoregressive neural spline flow: blocks of two layers with alternating orders."""
-    layer = partial(AutoregressiveSpline, action_dim, obs_dim, bins=bins, bound=bound, **network)
+    options: dict[str, Any] = {
+        "bins": bins,
+        "bound": bound,
+        "min_bin": min_bin,
+        "min_slope": min_slope,
+    }
+    layer = partial(AutoregressiveSpline, action_dim, obs_dim, **options, **network)
     return _autoregressions(layer, blocks)
 
 
@@ -148,7 +169,7 @@ def glow(
     obs_dim: int | None,
     *,
     blocks: int = 4,
-    max_log_scale: float = 2.0,
+    max_log_scale: float = 0.5,
     **network: Any,
 ) -> Sequence[Layer]:
     """Glow without its images: blocks of normalisation, linear map and affine coupling."""

@@ -13,13 +13,15 @@ from maxentflow.flows.elementwise import Elementwise, first
 
 __all__ = ["ElementwiseSpline", "rational_quadratic_spline"]
 
-_MIN_BIN = 1e-3  # of the whole interval
-_MIN_SLOPE = 1e-3
-_SLOPE_OF_ONE = math.log(math.expm1(1 - _MIN_SLOPE))  # softplus of it, plus the least, is 1
-
 
 def rational_quadratic_spline(
-    x: Tensor, parameters: Tensor, bound: float, *, inverse: bool = False
+    x: Tensor,
+    parameters: Tensor,
+    bound: float,
+    *,
+    inverse: bool = False,
+    min_bin: float = 0.01,
+    min_slope: float = 1e-3,
 ) -> tuple[Tensor, Tensor]:
     r"""Entry by entry, a monotone spline on ``[-bound, bound]`` and the identity outside.
 
@@ -33,6 +35,8 @@ def rational_quadratic_spline(
             then slopes at the inner knots before a softplus.
         bound: half the interval's length, positive.
         inverse: run the inverse function.
+        min_bin: least width and height of a bin, of those that equal bins would have.
+        min_slope: least slope at a knot.
 
     Returns:
         The images and the logarithms of the slopes, in the shape of ``x``.
@@ -47,7 +51,7 @@ def rational_quadratic_spline(
     bins = (parameters.shape[-1] + 1) // 3
     raw_sizes, raw_slopes = first(parameters).split([2 * bins, bins - 1])
     # In units of the interval: widths and heights together, from 0 to 1.
-    sizes = _MIN_BIN + (1 - _MIN_BIN * bins) * raw_sizes.unflatten(0, (2, bins)).softmax(1)
+    sizes = min_bin / bins + (1 - min_bin) * raw_sizes.unflatten(0, (2, bins)).softmax(1)
     knots = torch.cat([torch.zeros_like(sizes[:, :1]), sizes.cumsum(1)], dim=1)
     position = ((x + bound) / (2 * bound)).clamp(0, 1)
     index = (position >= knots[1 if inverse else 0, 1:-1]).sum(0)  # of the bin
@@ -56,7 +60,8 @@ def rational_quadratic_spline(
     # The interval's ends have slope 1.
     at_ends = torch.zeros_like(knots[0, :1])
     slopes = torch.cat([at_ends, raw_slopes, at_ends]).gather(0, ends)
-    d0, d1 = _MIN_SLOPE + F.softplus(slopes + _SLOPE_OF_ONE)
+    raw_of_one = math.log(math.expm1(1 - min_slope))
+    d0, d1 = min_slope + F.softplus(slopes + raw_of_one)
     w, h = x1 - x0, y1 - y0
     s = h / w
     bend = d0 + d1 - 2 * s
@@ -87,11 +92,14 @@ class ElementwiseSpline(Elementwise):
     direction that needs no root.
 
     Args:
-        bins: bins of each spline, from 1 to 500.
+        bins: bins of each spline, at least 1.
         bound: splines act on ``[-bound, bound]``; outside they are the identity.
+        min_bin: least width and height of a bin, of those that equal bins would have, in (0, 1).
+            With ``min_slope`` it limits how steep and how level a spline can be.
+        min_slope: least slope at a knot, in (0, 1).
 
     Raises:
-        ValueError: ``bins`` or ``bound`` is out of range.
+        ValueError: an argument is out of range.
 
     Example:
         >>> function = ElementwiseSpline(bins=4, bound=1.0)
@@ -101,15 +109,28 @@ class ElementwiseSpline(Elementwise):
         (True, 3.0)
     """
 
-    def __init__(self, bins: int = 8, bound: float = 5.0) -> None:
-        if not 1 <= bins < 0.5 / _MIN_BIN + 1:
-            raise ValueError(f"bins must be between 1 and 500, got {bins}.")
+    def __init__(
+        self,
+        bins: int = 8,
+        bound: float = 5.0,
+        *,
+        min_bin: float = 0.01,
+        min_slope: float = 1e-3,
+    ) -> None:
+        if bins < 1:
+            raise ValueError(f"bins must be at least 1, got {bins}.")
+        if not (0 < min_bin < 1 and 0 < min_slope < 1):
+            raise ValueError(
+                "min_bin and min_slope must be between 0 and 1, got "
+                f"min_bin={min_bin}, min_slope={min_slope}."
+            )
         self.bins = bins
+        self.limits = {"min_bin": min_bin, "min_slope": min_slope}
         self.bound = check_bound("bound", bound)
         self.parameters_per_entry = 3 * bins - 1
 
     def forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return rational_quadratic_spline(z, parameters, self.bound, inverse=True)
+        return rational_quadratic_spline(z, parameters, self.bound, inverse=True, **self.limits)
 
     def inverse(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return rational_quadratic_spline(x, parameters, self.bound)
+        return rational_quadratic_spline(x, parameters, self.bound, **self.limits)

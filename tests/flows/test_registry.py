@@ -96,7 +96,7 @@ def test_recipe_options_reach_the_couplings(name: str) -> None:
 def test_affine_bounds_its_log_scale() -> None:
     flow = build("affine", 2, 3, temperature=1.0, max_log_scale=0.7)
     assert [layer.function.max_log_scale for layer in flow.layers[1:-1]] == [0.7] * 4
-    assert options("affine")["max_log_scale"] == 2.0
+    assert options("affine")["max_log_scale"] == 0.5
 
 
 @pytest.mark.usefixtures("own_registry")
@@ -346,3 +346,23 @@ class TestUniformBase:
         message = rf"layers that map its box onto itself.* flow '{name}' as given does not"
         with pytest.raises(ValueError, match=message):
             build(name, 2, 3, **arguments)
+
+
+@over_registered
+@pytest.mark.parametrize("base", ["normal", "mixture", "student-t"])
+@pytest.mark.parametrize(("squash", "action_dim"), [("tanh", 2), ("simplex", 3), ("none", 2)])
+def test_every_recipe_goes_with_every_base_and_squash(
+    name: str, base: str, squash: str, action_dim: int
+) -> None:
+    torch.manual_seed(0)
+    flow = build(name, action_dim, 3, temperature=0.5, base=base, squash=squash).double().eval()
+    observation = torch.randn(20, 3, dtype=torch.float64)
+    action, log_prob = flow.sample(observation)
+    q, v = flow.q_and_value(action, observation)
+    assert flow.mode(observation).shape == action.shape == (20, action_dim)
+    # Nearer to the ends, tanh's rounding is more than the tolerance.
+    inside = (action.abs().amax(-1) < 1 - 1e-6) | (squash != "tanh")
+    assert inside.double().mean() > 0.5
+    error = (q - v) / 0.5 - log_prob.unsqueeze(-1)
+    assert error[inside].abs().max() <= 1e-8
+    assert (flow.value(observation) - v).abs().max() <= 1e-12

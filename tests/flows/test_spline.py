@@ -32,7 +32,7 @@ BINS = st.integers(2, 12)
 def test_it_is_normflows_spline(seed: int, bins: int, bound: float, inverse: bool) -> None:
     torch.manual_seed(seed)
     x, parameters = uniform(200, bound=1.5 * bound), uniform(200, 3 * bins - 1, bound=3)
-    ours = rational_quadratic_spline(x, parameters, bound, inverse=inverse)
+    ours = rational_quadratic_spline(x, parameters, bound, inverse=inverse, min_bin=1e-3 * bins)
     theirs = unconstrained_rational_quadratic_spline(
         x,
         parameters[:, :bins],
@@ -104,10 +104,30 @@ def test_a_density_of_splines_is_normalised(squash: bool) -> None:
     assert normalisation_error(flow, grid, batch=(3,)) <= 1e-6
 
 
-@pytest.mark.parametrize("bins", [0, -1, 501])
+@pytest.mark.parametrize("bins", [0, -1])
 def test_bins_out_of_range_are_refused(bins: int) -> None:
-    with pytest.raises(ValueError, match=f"bins must be between 1 and 500, got {bins}"):
+    with pytest.raises(ValueError, match=f"bins must be at least 1, got {bins}"):
         SplineCoupling(2, 3, bins=bins)
+
+
+@pytest.mark.parametrize("option", [{"min_bin": 0.0}, {"min_bin": 1.0}, {"min_slope": -0.1}])
+def test_limits_out_of_range_are_refused(option: dict) -> None:
+    with pytest.raises(ValueError, match="min_bin and min_slope must be between 0 and 1, got"):
+        SplineCoupling(2, 3, **option)
+
+
+@pytest.mark.parametrize("min_bin", [0.01, 0.5])
+@pytest.mark.parametrize("min_slope", [1e-3, 0.3])
+def test_the_steepest_bin_and_the_least_slope(min_bin: float, min_slope: float) -> None:
+    """The first of four bins as narrow and as high as it can be, with level ends."""
+    extreme = torch.tensor([-99.0, 0, 0, 0, 99, 0, 0, 0, -99, -99, -99], dtype=torch.float64)
+    narrow, high = min_bin / 4, min_bin / 4 + 1 - min_bin
+    knot = torch.tensor(-1 + 2 * narrow, dtype=torch.float64)
+    y, log_slope = rational_quadratic_spline(
+        knot, extreme, 1.0, min_bin=min_bin, min_slope=min_slope
+    )
+    assert y.item() == pytest.approx(-1 + 2 * high, abs=1e-12)
+    assert log_slope.exp().item() == pytest.approx(min_slope, rel=1e-9)
 
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, float("inf"), float("nan")])
