@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +126,7 @@ class ElementwiseSpline(Elementwise):
                 f"min_bin={min_bin}, min_slope={min_slope}."
             )
         self.bins = bins
-        self.limits = {"min_bin": min_bin, "min_slope": min_slope}
+        self.limits: dict[str, Any] = {"min_bin": min_bin, "min_slope": min_slope}
         self.bound = check_bound("bound", bound)
         self.parameters_per_entry = 3 * bins - 1
 
