@@ -114,7 +114,7 @@ class AutoregressiveAffine(Autoregressive):
     r"""Affine autoregressive layer, MAF (Papamakarios et al. 2017, arXiv:1705.07057), with a
     bounded log-scale.
 
-    .. math:: x_i = z_i\, e^{\ell_i(x_{<i}, s)} + t_i(x_{<i}, s)
+    .. math:: z_i = x_i\, e^{-\ell_i(x_{<i}, s)} + t_i(x_{<i}, s)
 
     The inverse takes one pass, the forward ``dim``; ``Inverse(layer)`` turns that round, IAF
     (Kingma et al. 2016, arXiv:1606.04934). See :class:`Autoregressive`.

@@ -43,7 +43,10 @@ class Elementwise:
 
 
 class ElementwiseAffine(Elementwise):
-    r""":math:`x = z e^{\ell} + t` with a bounded log-scale, :math:`\ell = m \tanh(r / m)`.
+    r""":math:`z = x e^{-\ell} + t` with a bounded log-scale, :math:`\ell = m \tanh(r / m)`.
+
+    A translation of the latent, after the scale, learns faster than one of the variable, whose
+    effect the scale would multiply.
 
     Args:
         max_log_scale: the bound :math:`m`, positive.
@@ -52,9 +55,9 @@ class ElementwiseAffine(Elementwise):
         ValueError: ``max_log_scale`` is not positive and finite.
 
     Example:
-        >>> x, log_slope = ElementwiseAffine().forward(torch.ones(1), torch.tensor([[2.0, 0.0]]))
-        >>> x, log_slope
-        (tensor([3.]), tensor([0.]))
+        >>> z, log_slope = ElementwiseAffine().inverse(torch.ones(1), torch.tensor([[2.0, 0.0]]))
+        >>> z, log_slope
+        (tensor([3.]), tensor([-0.]))
     """
 
     parameters_per_entry = 2
@@ -65,9 +68,9 @@ class ElementwiseAffine(Elementwise):
     def forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         translation, raw = parameters.unbind(-1)
         log_scale = bounded(raw, self.max_log_scale)
-        return z * log_scale.exp() + translation, log_scale
+        return (z - translation) * log_scale.exp(), log_scale
 
     def inverse(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         translation, raw = parameters.unbind(-1)
         log_scale = bounded(raw, self.max_log_scale)
-        return (x - translation) * (-log_scale).exp(), -log_scale
+        return x * (-log_scale).exp() + translation, -log_scale

@@ -7,6 +7,7 @@ regression on its own values. Density models want the layers' own limits.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -175,12 +176,13 @@ def glow(
     """Glow without its images: blocks of normalisation, linear map and affine coupling."""
     # In the linear map, layer norm and dropout would make V a sample too.
     linear = {"hidden": network["hidden"], "activation": network["activation"]}
+    masks = itertools.cycle(("odd", "even"))
     return _repeat(
         lambda: [
             ActNorm(action_dim),
             StateLinear(action_dim, obs_dim, max_log_scale=max_log_scale, **linear),
             AffineCoupling(
-                action_dim, obs_dim, mask="odd", max_log_scale=max_log_scale, **network
+                action_dim, obs_dim, mask=next(masks), max_log_scale=max_log_scale, **network
             ),
         ],
         blocks,

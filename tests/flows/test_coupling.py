@@ -78,7 +78,7 @@ def test_affine_coupling_scales_by_the_bounded_output(bound: float) -> None:
     output = layer.net(torch.cat([z[:, :1], context], dim=-1)).unflatten(-1, (2, 2))
     translation, log_scale = output[..., 0], bound * torch.tanh(output[..., 1] / bound)
     x, log_det = layer(z, context)
-    assert largest(x[:, 1:] - (z[:, 1:] * log_scale.exp() + translation)) <= 1e-12
+    assert largest(x[:, 1:] - (z[:, 1:] - translation) * log_scale.exp()) <= 1e-12
     assert largest(log_det - log_scale.sum(-1)) <= 1e-12
 
 
