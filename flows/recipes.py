@@ -8,7 +8,7 @@ regression on its own values. Density models want the layers' own limits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from maxentflow.flows.autoregressive import AutoregressiveAffine, Autoregressive
 from maxentflow.flows.coupling import (
     AdditiveCoupling,
     AffineCoupling,
+    Mask,
     MixtureCDFCoupling,
     SplineCoupling,
 )
@@ -176,7 +177,7 @@ def glow(
     """Glow without its images: blocks of normalisation, linear map and affine coupling."""
     # In the linear map, layer norm and dropout would make V a sample too.
     linear = {"hidden": network["hidden"], "activation": network["activation"]}
-    masks = itertools.cycle(("odd", "even"))
+    masks: Iterator[Mask] = itertools.cycle(("odd", "even"))
     return _repeat(
         lambda: [
             ActNorm(action_dim),

@@ -29,7 +29,7 @@ def test_the_affine_function_is_its_formula(bound: float, translation: float, ra
     parameters = torch.tensor([translation, raw], dtype=torch.float64).expand(7, 2)
     log_scale = bound * math.tanh(raw / bound)
     x, log_slope = function.forward(z, parameters)
-    assert largest(x - (z * math.exp(log_scale) + translation)) <= 1e-12
+    assert largest(x - (z - translation) * math.exp(log_scale)) <= 1e-12
     assert largest(log_slope - log_scale) <= 1e-12
     z_again, log_slope = function.inverse(x, parameters)
     assert largest(z_again - z) <= 1e-12
@@ -62,7 +62,7 @@ def test_an_affine_coupling_of_its_parts_is_the_formula(bound: float) -> None:
     assert output.shape == (5, 4)
     log_scale = bound * torch.tanh(output[:, 1::2] / bound)
     x, log_det = layer(z, context)
-    assert largest(x[:, ::2] - (z[:, ::2] * log_scale.exp() + output[:, ::2])) <= 1e-12
+    assert largest(x[:, ::2] - (z[:, ::2] - output[:, ::2]) * log_scale.exp()) <= 1e-12
     assert largest(log_det - log_scale.sum(-1)) <= 1e-12
 
 
