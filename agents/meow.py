@@ -27,7 +27,7 @@ __all__ = ["MeowConfig", "meow"]
 def _one_of(names: Callable[[], Iterable[str]]) -> Any:
     """Lists the names in the help of the command line, those registered up to then."""
     return tyro.conf.arg(
-        help_behavior_hint=lambda default: f"(one of {', '.join(names())}; default: {default})"
+        help_behavior_hint=lambda default: f"({', '.join(names())}) (default: {default})"
     )
 
 

@@ -29,6 +29,9 @@ from maxentflow.flows.residual import ResidualLayer
 
 _MASKED_NETWORK = {"hidden": (64, 64), "activation": "swish", "dropout": 0.1, "init": "orthogonal"}
 _NETWORK = {**_MASKED_NETWORK, "layer_norm": True}
+_AFFINE = {"max_log_scale": 0.5}
+_SPLINE = {"bins": 8, "bound": 5.0, "min_bin": 0.5, "min_slope": 0.3}
+_MIXTURE = {"components": 8, "max_log_scale": 0.5}
 
 
 def _repeat(make: Callable[[], Sequence[Layer]], blocks: int) -> list[Layer]:
@@ -46,160 +49,64 @@ def _autoregressions(layer: Callable[..., Layer], blocks: int) -> list[Layer]:
 
 
 @register("additive", **_NETWORK)
-def additive(
-    action_dim: int, obs_dim: int | None, *, blocks: int = 2, **network: Any
-) -> Sequence[Layer]:
+def additive(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any) -> list[Layer]:
     """NICE: blocks of two additive couplings with alternating masks."""
-    return _couplings(partial(AdditiveCoupling, action_dim, obs_dim, **network), blocks)
+    return _couplings(partial(AdditiveCoupling, dim, obs_dim, **options), blocks)
 
 
-@register("affine", **_NETWORK)
-def affine(
-    action_dim: int,
-    obs_dim: int | None,
-    *,
-    blocks: int = 2,
-    max_log_scale: float = 0.5,
-    **network: Any,
-) -> Sequence[Layer]:
+@register("affine", **_NETWORK, **_AFFINE)
+def affine(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any) -> list[Layer]:
     """RealNVP: blocks of two affine couplings with alternating masks."""
-    coupling = partial(AffineCoupling, action_dim, obs_dim, max_log_scale=max_log_scale, **network)
-    return _couplings(coupling, blocks)
+    return _couplings(partial(AffineCoupling, dim, obs_dim, **options), blocks)
 
 
-@register("spline", **_NETWORK)
-def spline(
-    action_dim: int,
-    obs_dim: int | None,
-    *,
-    blocks: int = 2,
-    bins: int = 8,
-    bound: float = 5.0,
-    min_bin: float = 0.5,
-    min_slope: float = 0.3,
-    **network: Any,
-) -> Sequence[Layer]:
+@register("spline", **_NETWORK, **_SPLINE)
+def spline(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any) -> list[Layer]:
     """Neural spline flow: blocks of two couplings with alternating masks."""
-    options: dict[str, Any] = {
-        "bins": bins,
-        "bound": bound,
-        "min_bin": min_bin,
-        "min_slope": min_slope,
-    }
-    coupling = partial(SplineCoupling, action_dim, obs_dim, **options, **network)
-    return _couplings(coupling, blocks)
+    return _couplings(partial(SplineCoupling, dim, obs_dim, **options), blocks)
 
 
-@register("mixture-cdf", **_NETWORK)
-def mixture_cdf(
-    action_dim: int,
-    obs_dim: int | None,
-    *,
-    blocks: int = 2,
-    components: int = 8,
-    max_log_scale: float = 0.5,
-    **network: Any,
-) -> Sequence[Layer]:
+@register("mixture-cdf", **_NETWORK, **_MIXTURE)
+def mixture_cdf(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any) -> list[Layer]:
     """Flow++: blocks of two couplings with alternating masks; acting finds roots."""
-    coupling = partial(
-        MixtureCDFCoupling,
-        action_dim,
-        obs_dim,
-        components=components,
-        max_log_scale=max_log_scale,
-        **network,
-    )
-    return _couplings(coupling, blocks)
+    return _couplings(partial(MixtureCDFCoupling, dim, obs_dim, **options), blocks)
 
 
-@register("maf", **_MASKED_NETWORK)
-def maf(
-    action_dim: int,
-    obs_dim: int | None,
-    *,
-    blocks: int = 2,
-    max_log_scale: float = 0.5,
-    **network: Any,
-) -> Sequence[Layer]:
+@register("maf", **_MASKED_NETWORK, **_AFFINE)
+def maf(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any) -> list[Layer]:
     """Masked autoregressive flow: blocks of two layers with alternating orders, fast to learn."""
-    layer = partial(
-        AutoregressiveAffine, action_dim, obs_dim, max_log_scale=max_log_scale, **network
-    )
-    return _autoregressions(layer, blocks)
+    return _autoregressions(partial(AutoregressiveAffine, dim, obs_dim, **options), blocks)
 
 
-@register("iaf", **_MASKED_NETWORK)
-def iaf(
-    action_dim: int,
-    obs_dim: int | None,
-    *,
-    blocks: int = 2,
-    max_log_scale: float = 0.5,
-    **network: Any,
-) -> Sequence[Layer]:
+@register("iaf", **_MASKED_NETWORK, **_AFFINE)
+def iaf(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any) -> list[Layer]:
     """Inverse autoregressive flow: the layers of "maf" turned round, fast to act."""
-    layers = maf(action_dim, obs_dim, blocks=blocks, max_log_scale=max_log_scale, **network)
-    return [Inverse(layer) for layer in layers]
+    return [Inverse(layer) for layer in maf(dim, obs_dim, blocks=blocks, **options)]
 
 
-@register("maf-spline", **_MASKED_NETWORK)
-def maf_spline(
-    action_dim: int,
-    obs_dim: int | None,
-    *,
-    blocks: int = 2,
-    bins: int = 8,
-    bound: float = 5.0,
-    min_bin: float = 0.5,
-    min_slope: float = 0.3,
-    **network: Any,
-) -> Sequence[Layer]:
+@register("maf-spline", **_MASKED_NETWORK, **_SPLINE)
+def maf_spline(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any) -> list[Layer]:
     """Autoregressive neural spline flow: blocks of two layers with alternating orders."""
-    options: dict[str, Any] = {
-        "bins": bins,
-        "bound": bound,
-        "min_bin": min_bin,
-        "min_slope": min_slope,
-    }
-    layer = partial(AutoregressiveSpline, action_dim, obs_dim, **options, **network)
-    return _autoregressions(layer, blocks)
+    return _autoregressions(partial(AutoregressiveSpline, dim, obs_dim, **options), blocks)
 
 
-@register("glow", **_NETWORK)
-def glow(
-    action_dim: int,
-    obs_dim: int | None,
-    *,
-    blocks: int = 4,
-    max_log_scale: float = 0.5,
-    **network: Any,
-) -> Sequence[Layer]:
+@register("glow", **_NETWORK, **_AFFINE)
+def glow(dim: int, obs_dim: int | None, *, blocks: int = 4, **options: Any) -> list[Layer]:
     """Glow without its images: blocks of normalisation, linear map and affine coupling."""
     # In the linear map, layer norm and dropout would make V a sample too.
-    linear = {"hidden": network["hidden"], "activation": network["activation"]}
+    linear = {key: options[key] for key in ("hidden", "activation", "max_log_scale")}
     masks: Iterator[Mask] = itertools.cycle(("odd", "even"))
     return _repeat(
         lambda: [
-            ActNorm(action_dim),
-            StateLinear(action_dim, obs_dim, max_log_scale=max_log_scale, **linear),
-            AffineCoupling(
-                action_dim, obs_dim, mask=next(masks), max_log_scale=max_log_scale, **network
-            ),
+            ActNorm(dim),
+            StateLinear(dim, obs_dim, **linear),
+            AffineCoupling(dim, obs_dim, mask=next(masks), **options),
         ],
         blocks,
     )
 
 
-@register("residual")
-def residual(
-    action_dim: int,
-    obs_dim: int | None,
-    *,
-    blocks: int = 4,
-    hidden: Sequence[int] = (64, 64),
-    lipschitz: float = 0.9,
-) -> Sequence[Layer]:
+@register("residual", hidden=(64, 64), lipschitz=0.9)
+def residual(dim: int, obs_dim: int | None, *, blocks: int = 4, **options: Any) -> list[Layer]:
     """Residual flow: contractions beside the identity, for small actions; acting repeats."""
-    return _repeat(
-        lambda: [ResidualLayer(action_dim, obs_dim, hidden=hidden, lipschitz=lipschitz)], blocks
-    )
+    return _repeat(lambda: [ResidualLayer(dim, obs_dim, **options)], blocks)

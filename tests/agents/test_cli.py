@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
+from maxentflow import flows
 from maxentflow.agents import cli, evaluate
 from maxentflow.agents.run_folder import RunFolder
 
@@ -384,3 +385,12 @@ def test_as_a_program_in_a_terminal(tmp_path):
     assert child.wait(120) == 2
     assert shown.decode() == "maxentflow: tau must be in (0, 1], got 7.0.\r\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_what_is_registered_by_then(capsys, monkeypatch):
+    monkeypatch.setattr(flows.registry, "_RECIPES", dict(flows.registry._RECIPES))
+    flows.register("own")(lambda dim, obs_dim: [])
+    text = help_text(capsys, "train", "meow")
+    for known in (flows.registered(), flows.registry.BASES, flows.registry.SQUASHES):
+        assert f"({', '.join(known)})" in text
+    assert "own" in flows.registered()
