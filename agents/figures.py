@@ -92,7 +92,9 @@ def learning_curves(folders: Sequence[RunFolder], path: Path) -> None:
         _fit_to_lines(axes)
         axes.set(title=env_id, xlabel="environment steps", ylabel="evaluation return")
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize="small"
+        )
     _save(figure, path)
 
 
@@ -124,6 +126,7 @@ def _read_curve(folder: RunFolder) -> _Curve:
     if not rows:
         raise ValueError(f"{folder} has no evaluation to plot yet.")
     settings = {**config["trainer_config"], **config["agent_config"]}
+    settings |= settings.pop("flow_options", {})
     return _Curve(
         env=config["trainer_config"]["env"],
         agent=config["agent"],
