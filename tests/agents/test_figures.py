@@ -142,6 +142,15 @@ def test_steps_that_all_seeds_have(runs, drawn, tmp_path):
     assert list(mean) == [2.0, 4.5]
 
 
+def test_options_of_a_flow_are_settings_of_their_own(runs, drawn, tmp_path):
+    folders = [runs(1.0, 2.0, flow_options=options) for options in ({}, {"blocks": 3})]
+    figures.learning_curves(folders, tmp_path / "curves.png")
+    assert list(lines(drawn[0].axes[0])) == [
+        "meow, additive (1 seed)",
+        "meow, additive, blocks 3 (1 seed)",
+    ]
+
+
 @pytest.mark.parametrize(
     "other",
     [
