@@ -40,6 +40,13 @@ COLUMNS = (
     "seconds",
     "parameters",
 )
+SHOWN = {
+    "return": lambda value: f"{float(value):.0f}",
+    "worst_late_return": lambda value: f"{float(value):.0f}",
+    "reached": lambda value: f"{100 * float(value):.0f}%" if value else "",
+    "least_goal": lambda value: f"{100 * float(value):.0f}%" if value else "",
+    "seconds": str,
+}
 # Short enough to run every architecture; every other setting is that of the task's preset.
 PENDULUM_LENGTH = {"total_steps": 5_000, "warmup_steps": 1_000, "eval_every": 500}
 
@@ -113,16 +120,18 @@ def run(names: list[str]) -> None:
 
 
 def report() -> None:
-    rows = finished()
+    order = {name: place for place, name in enumerate(flows.registered())}
+    rows = sorted(finished(), key=lambda row: (row["task"], order[row["flow"]], row["seed"]))
+    with open(RESULTS, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     for task in (MULTIGOAL, PENDULUM):
         print(f"\n| {task} | return | worst late | at a goal | least goal | seconds |")
         print("| --- | --- | --- | --- | --- | --- |")
-        for flow in flows.registered():
+        for flow in order:
             group = [row for row in rows if (row["task"], row["flow"]) == (task, flow)]
-            cells = [
-                ", ".join(row[column] for row in group)
-                for column in ("return", "worst_late_return", "reached", "least_goal", "seconds")
-            ]
+            cells = [", ".join(SHOWN[column](row[column]) for row in group) for column in SHOWN]
             print(f"| {flow} | {' | '.join(cells)} |")
 
 
