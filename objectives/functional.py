@@ -6,11 +6,33 @@ import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
-from tensordict import TensorDictBase, TensorDictParams
+from tensordict import NestedKey, TensorDictBase, TensorDictParams
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-__all__ = ["installed", "shared_copy"]
+__all__ = ["ModelModule", "check_reduction", "installed", "shared_copy"]
+
+
+class ModelModule(TensorDictModuleBase):
+    """A model, as TorchRL's functional machinery wants it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.in_keys: list[NestedKey] = []
+        self.out_keys: list[NestedKey] = []
+
+
+def check_reduction(reduction: str | None) -> str:
+    """The reduction, ``"mean"`` if none was chosen.
+
+    Raises:
+        ValueError: not one of TorchRL's.
+    """
+    if reduction not in (None, "mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+    return "mean" if reduction is None else reduction
 
 
 def installed(params: TensorDictParams, module: nn.Module) -> AbstractContextManager[Any]:

@@ -7,11 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
-from tensordict.nn import TensorDictModuleBase, dispatch
+from tensordict.nn import dispatch
 from torch import Tensor, nn
 from torchrl.objectives.common import LossModule
 
-from maxentflow.objectives.functional import installed, shared_copy
+from maxentflow.objectives.functional import ModelModule, check_reduction, installed, shared_copy
 
 __all__ = ["DensityModel", "MaximumLikelihoodLoss"]
 
@@ -28,14 +28,8 @@ class DensityModel(Protocol):
         ...
 
 
-class _LogProb(TensorDictModuleBase):
-    """The model, as TorchRL's functional machinery wants it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.in_keys: list[NestedKey] = []
-        self.out_keys: list[NestedKey] = []
+class _LogProb(ModelModule):
+    """The log-density of the model."""
 
     def forward(self, *arguments: Tensor) -> Tensor:
         model: Any = self.model
@@ -111,10 +105,8 @@ class MaximumLikelihoodLoss(LossModule):
             )
         if not 0 <= noise < float("inf"):
             raise ValueError(f"noise must not be negative, and be finite, got {noise}.")
-        if reduction not in (None, "mean", "sum", "none"):
-            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
         self.noise = float(noise)
-        self.reduction = "mean" if reduction is None else reduction
+        self.reduction = check_reduction(reduction)
         self._reads_observation = getattr(model, "obs_dim", 0) is not None
         self.convert_to_functional(_LogProb(shared_copy(model)), "network")
         self._forward_value_estimator_keys()

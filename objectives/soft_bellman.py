@@ -7,13 +7,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
-from tensordict.nn import TensorDictModuleBase, dispatch
+from tensordict.nn import dispatch
 from torch import Tensor, nn
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.utils import ValueEstimators, dispatch_value_estimator, distance_loss
 from torchrl.objectives.value import ValueEstimatorBase
 
-from maxentflow.objectives.functional import installed, shared_copy
+from maxentflow.objectives.functional import ModelModule, check_reduction, installed, shared_copy
 
 __all__ = ["SoftBellmanLoss", "SoftValueModel"]
 
@@ -37,14 +37,8 @@ class SoftValueModel(Protocol):
         ...
 
 
-class _QAndValue(TensorDictModuleBase):
-    """The online model, as TorchRL's functional machinery wants it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.in_keys: list[NestedKey] = []
-        self.out_keys: list[NestedKey] = []
+class _QAndValue(ModelModule):
+    """Soft Q and soft value of the online model."""
 
     def forward(self, action: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
         model: Any = self.model
@@ -53,14 +47,8 @@ class _QAndValue(TensorDictModuleBase):
         return model.q_value(action, observation), model.value(observation)
 
 
-class _MinimumValue(TensorDictModuleBase):
+class _MinimumValue(ModelModule):
     """Reads an observation, writes the minimum over heads of its soft value."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.in_keys: list[NestedKey] = []
-        self.out_keys: list[NestedKey] = []
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         model: Any = self.model
@@ -181,15 +169,13 @@ class SoftBellmanLoss(LossModule):
             raise ValueError(
                 f"loss_function must be 'l2', 'l1' or 'smooth_l1', got {loss_function!r}."
             )
-        if reduction not in (None, "mean", "sum", "none"):
-            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
         if use_prioritized_weights not in (True, False, "auto"):
             raise ValueError(
                 "use_prioritized_weights must be True, False or 'auto', "
                 f"got {use_prioritized_weights!r}."
             )
         self.loss_function = loss_function
-        self.reduction = "mean" if reduction is None else reduction
+        self.reduction = check_reduction(reduction)
         self.use_prioritized_weights = use_prioritized_weights
         self.temperature: float | None = getattr(model, "temperature", None)
 
