@@ -1,15 +1,7 @@
 import gymnasium as gym
 import pytest
-import torch
 
 from .common import COUNT, Count
-
-
-@pytest.fixture(autouse=True)
-def reproducible():
-    """One seed, and one thread, as in a run of the trainer."""
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
