@@ -10,12 +10,13 @@ from typing import Any, Protocol, cast
 
 import gymnasium as gym
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torch._dynamo import config as dynamo_config
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.utils import clip_grad_norm_
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.objectives import LossModule
 from torchrl.objectives.utils import TargetNetUpdater
 
@@ -133,6 +134,13 @@ class Agent:
         finally:
             self.optimizer.zero_grad()
         self._compiled[batch.shape] = differentiate
+
+    @torch.no_grad()
+    def act(self, observation: Tensor) -> Tensor:
+        """Actions to explore with, shape ``(*batch, action_dim)``: samples of the behaviour."""
+        batch = TensorDict({"observation": observation}, observation.shape[:-1])
+        with set_exploration_type(ExplorationType.RANDOM):
+            return self.behavior(batch)["action"]
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """One step of gradient descent, target and average, from a batch of transitions.

@@ -233,7 +233,7 @@ def _assemble(name: str, agent_config: Any, trainer_config: TrainerConfig) -> Tr
     torch.set_num_threads(trainer_config.threads)  # initial weights depend on it, in the last bits
     if trainer_config.device != "cpu":
         _check_device(trainer_config.device)
-    env = envs.make(trainer_config.env, trainer_config.num_envs)
+    env = envs.make(trainer_config.env, trainer_config.num_envs, workers=trainer_config.workers)
     agent = agents.make(name, env, device=trainer_config.device, **vars(agent_config))
     return Trainer(agent, env, trainer_config)
 

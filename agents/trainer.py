@@ -15,23 +15,23 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from tensordict import TensorDict, TensorDictBase
-from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
-from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
 from maxentflow import envs
-from maxentflow.agents.agent import Agent, CompilationError
+from maxentflow.agents.agent import Agent, CompilationError, space_sizes
 from maxentflow.agents.evaluation import Evaluation, evaluate
 from maxentflow.agents.presets import preset
+from maxentflow.agents.replay import Replay
 from maxentflow.agents.run_folder import Metrics, RunFolder
 
 __all__ = ["NonFiniteError", "Trainer", "TrainerConfig"]
 
 _EVALUATION_SEED = 1_000_000
 _WORTH_COMPILING = 30_000  # updates; about two minutes saved for one minute spent
+_ROUNDING = 1e-6  # of sums of update-to-data ratios
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -55,8 +55,10 @@ class TrainerConfig:
     """Truncate episodes of training after so many steps, if the task itself does not before."""
     num_envs: int = 1
     """Copies of the environment, stepped together."""
-    updates_per_step: int = 1
-    """Updates for each step of the vector environment."""
+    workers: bool = False
+    """Step each copy in a process of its own."""
+    utd_ratio: float = 1.0
+    """Updates for each step of an environment (update-to-data ratio)."""
     batch_size: int = 256
     """Transitions in an update."""
     replay_size: int = 1_000_000
@@ -81,7 +83,6 @@ class TrainerConfig:
             "total_steps",
             "max_episode_steps",
             "num_envs",
-            "updates_per_step",
             "batch_size",
             "replay_size",
             "eval_episodes",
@@ -95,6 +96,8 @@ class TrainerConfig:
         for name in ("seed", "warmup_steps", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if not 0 < self.utd_ratio < float("inf"):
+            raise ValueError(f"utd_ratio must be positive and finite, got {self.utd_ratio}.")
         if self.compile not in ("auto", "on", "off"):
             raise ValueError(f"compile must be 'auto', 'on' or 'off', got {self.compile!r}.")
         if self.seed >= 2**32:
@@ -107,7 +110,7 @@ class TrainerConfig:
 
     def compiles(self) -> bool:
         """Whether the update is to be compiled: if asked to, or if it saves more than it costs."""
-        updates = (self.total_steps - self.warmup_steps) // self.num_envs * self.updates_per_step
+        updates = (self.total_steps - self.warmup_steps) * self.utd_ratio
         return self.compile == "on" or (self.compile == "auto" and updates >= _WORTH_COMPILING)
 
     @classmethod
@@ -159,7 +162,7 @@ class Trainer:
     def __init__(
         self,
         agent: Agent,
-        env: SyncVectorEnv,
+        env: VectorEnv,
         config: TrainerConfig,
         folder: RunFolder | None = None,
         *,
@@ -179,16 +182,19 @@ class Trainer:
         self.updates = 0
         self.episodes = 0
         self._progress = progress
+        self._owed = 0.0  # updates
         self._seconds = 0.0
         self._observation: NDArray[np.float32] | None = None
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)
         self._finished: list[tuple[float, int]] = []
         self._report: TensorDictBase | None = None
-        self._eval_env: SyncVectorEnv | None = None
-        self.replay = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(config.replay_size, device=config.device),
-            batch_size=config.batch_size,
+        self._eval_env: VectorEnv | None = None
+        self.replay = Replay(
+            config.replay_size,
+            env.num_envs,
+            *space_sizes(env, agent.name),
+            device=config.device,
         )
 
     def run(self) -> None:
@@ -197,6 +203,7 @@ class Trainer:
         torch.set_num_threads(config.threads)
         if self._observation is None:
             self._observation, _ = self.env.reset(seed=config.seed)
+            self.replay.start(self._observation)
         metrics = self._open_metrics()
         bar = tqdm(
             total=config.total_steps,
@@ -214,16 +221,16 @@ class Trainer:
         interrupted = _Interrupt()
         try:
             while self.step < config.total_steps and not interrupted:
-                action = self._act()
-                transition = self._step_environment(action)
-                self.replay.extend(transition)
+                self._step_environment(self._act())
                 self.step += config.num_envs
                 if self.step > config.warmup_steps and len(self.replay) >= config.batch_size:
                     if not compiled:
                         self._compile(bar)
                         compiled = True
-                    for _ in range(config.updates_per_step):
-                        self._update(self.replay.sample())
+                    self._owed += config.num_envs * config.utd_ratio
+                    while self._owed > 1 - _ROUNDING:
+                        self._update(self.replay.sample(config.batch_size))
+                        self._owed -= 1
                 evaluation = self._evaluate() if self._due(config.eval_every) else None
                 if evaluation is not None or self._due(config.log_every):
                     now = time.perf_counter()
@@ -258,16 +265,17 @@ class Trainer:
             "loss": self.agent.loss.state_dict(),
             "optimizer": self.agent.optimizer.state_dict(),
             "target_updater": self.agent.target_updater.state_dict(),
-            "replay": _replay_state(self.replay),
+            "replay": self.replay.state_dict(),
             "step": self.step,
             "updates": self.updates,
+            "owed": self._owed,
             "episodes": self.episodes,
             "seconds": self._seconds,
             "returns": self._returns.tolist(),
             "lengths": self._lengths.tolist(),
             "finished": self._finished,
             "report": None if self._report is None else self._report.to_dict(),
-            "environments": [env.get_wrapper_attr("state")() for env in self.env.envs],
+            "environments": list(self.env.call("state")),
             "torch_generator": torch.get_rng_state(),
             "cuda_generators": torch.cuda.get_rng_state_all(),
         }
@@ -275,26 +283,15 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state of :meth:`state`, in this or another process."""
         self.restore_agent(state)
-        if len(state["environments"]) != self.env.num_envs:
-            raise ValueError(
-                f"The checkpoint has {len(state['environments'])} environments, "
-                f"this run {self.env.num_envs}."
-            )
+        self._observation = envs.restore(self.env, state["environments"])
         self.agent.target_updater.load_state_dict(state["target_updater"])
-        _restore_replay(self.replay, state["replay"])
+        self.replay.load_state_dict(state["replay"])
         self.step, self.updates, self.episodes = state["step"], state["updates"], state["episodes"]
-        self._seconds = state["seconds"]
+        self._owed, self._seconds = state["owed"], state["seconds"]
         self._returns = np.array(state["returns"])
         self._lengths = np.array(state["lengths"], dtype=np.int64)
         self._finished = list(state["finished"])
         self._report = None if state["report"] is None else TensorDict(state["report"])
-        self.env.reset()
-        self._observation = np.stack(
-            [
-                env.get_wrapper_attr("restore")(saved)
-                for env, saved in zip(self.env.envs, state["environments"], strict=True)
-            ]
-        )
         torch.set_rng_state(state["torch_generator"])
         if state["cuda_generators"]:
             torch.cuda.set_rng_state_all(state["cuda_generators"])
@@ -320,17 +317,12 @@ class Trainer:
             shape = self.env.action_space.shape
             assert shape is not None
             return torch.rand(shape).mul_(2).sub_(1).numpy()
-        batch = TensorDict(
-            observation=torch.from_numpy(self._observation).to(self.config.device),
-            batch_size=[self.config.num_envs],
-        )
-        with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
-            action = self.agent.behavior(batch)["action"].cpu().numpy()
+        observation = torch.from_numpy(self._observation).to(self.config.device)
+        action = self.agent.act(observation).cpu().numpy()
         self._check_finite("action", action)
         return action
 
-    def _step_environment(self, action: NDArray[np.float32]) -> TensorDict:
-        before = self._observation
+    def _step_environment(self, action: NDArray[np.float32]) -> None:
         after, reward, terminated, truncated, info = self.env.step(action)
         ended = terminated | truncated
         final = after
@@ -353,25 +345,13 @@ class Trainer:
         self._returns[ended] = 0.0
         self._lengths[ended] = 0
         self._observation = after
-        batch_size = [self.config.num_envs]
-        return TensorDict(
-            observation=torch.from_numpy(before),
-            action=torch.from_numpy(action),
-            next=TensorDict(
-                observation=torch.from_numpy(final),
-                reward=torch.from_numpy(reward32).unsqueeze(-1),
-                done=torch.from_numpy(ended).unsqueeze(-1),
-                terminated=torch.from_numpy(terminated).unsqueeze(-1),
-                batch_size=batch_size,
-            ),
-            batch_size=batch_size,
-        )
+        self.replay.add(action, reward32, terminated, ended, final, after)
 
     def _compile(self, bar: tqdm[NoReturn]) -> None:
         bar.set_description("compiling")
         generator = torch.get_rng_state()
         try:
-            self.agent.compile(self.replay.sample())
+            self.agent.compile(self.replay.sample(self.config.batch_size))
         except CompilationError as error:
             tqdm.write(f"{error} The run goes on without; it learns the same, slower.", sys.stderr)
         torch.set_rng_state(generator)
@@ -499,20 +479,6 @@ def _keep_freed_memory() -> None:
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, torch.Size]:
     return {name: entry.shape for name, entry in state.items() if isinstance(entry, torch.Tensor)}
-
-
-def _replay_state(replay: TensorDictReplayBuffer) -> dict[str, Any]:
-    """The part of the buffer that is filled, and where it writes next."""
-    size = len(replay)
-    filled = replay[:size].exclude("index").to_dict(retain_none=False) if size else {}
-    return {"data": filled, "size": size, "writer": dict(replay.writer.state_dict())}
-
-
-def _restore_replay(replay: TensorDictReplayBuffer, state: dict[str, Any]) -> None:
-    replay.empty()
-    if state["size"]:
-        replay.extend(TensorDict(state["data"], batch_size=[state["size"]]))
-    replay.writer.load_state_dict(state["writer"])
 
 
 def _postfix(row: dict[str, float]) -> dict[str, str]:

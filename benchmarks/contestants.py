@@ -122,7 +122,7 @@ def maxentflow(env_id: str, compile: str) -> None:
     trainer = agents.Trainer(agent, env, config, progress=False)
     agent.update = watch.around("update", agent.update)
     trainer._act = watch.around("act", trainer._act)
-    trainer.replay.extend = watch.around("store", trainer.replay.extend)
+    trainer.replay.add = watch.around("store", trainer.replay.add)
     trainer.replay.sample = watch.around("sample", trainer.replay.sample)
     trainer.run()
 
@@ -264,11 +264,12 @@ def parts(env_id: str) -> None:
     )
     trainer = agents.Trainer(agent, env, config, progress=False)
     trainer.run()
+    sample = partial(trainer.replay.sample, config.batch_size)
     products = MatrixProducts()
     with products:
-        agent.update(trainer.replay.sample())
+        agent.update(sample())
     began = time.perf_counter()
-    agent.compile(trainer.replay.sample())
+    agent.compile(sample())
     print(f"{env_id}: {products.flops() / 1e9:.3f} GFLOP in an update's matrix products,")
     print(f"compiled in {time.perf_counter() - began:.0f} s")
     compiled, agent._compiled = agent._compiled, {}
@@ -277,10 +278,10 @@ def parts(env_id: str) -> None:
         figures = {"matrix products": milliseconds(products.repeat)}
         for name, graphs in (("update", {}), ("update, compiled", compiled)):
             agent._compiled = graphs
-            batches = [trainer.replay.sample() for _ in range(UPDATES)]
+            batches = [sample() for _ in range(UPDATES)]
             figures[name] = milliseconds(partial(_update_next, agent, iter(batches)))
-        figures["forward"] = milliseconds(partial(agent.loss, trainer.replay.sample()))
-        losses = [agent.loss(trainer.replay.sample())["loss"] for _ in range(10)]
+        figures["forward"] = milliseconds(partial(agent.loss, sample()))
+        losses = [agent.loss(sample())["loss"] for _ in range(10)]
         figures["backward"] = float(
             np.mean([milliseconds(partial(agent.optimizer.backward, loss), 1) for loss in losses])
         )

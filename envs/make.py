@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import multiprocessing
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from numpy.typing import NDArray
 from torchrl.envs import GymWrapper
 
 from maxentflow.envs.resumable import Resumable
 
-__all__ = ["make", "make_single", "make_torchrl"]
+__all__ = ["make", "make_single", "make_torchrl", "restore"]
 
 
 def make_single(
@@ -74,8 +77,13 @@ def _standardise(env: gym.Env[Any, Any], env_id: str) -> gym.Env[Any, Any]:
 
 
 def make(
-    env_id: str, num_envs: int = 1, *, seed: int | None = None, **kwargs: Any
-) -> SyncVectorEnv:
+    env_id: str,
+    num_envs: int = 1,
+    *,
+    seed: int | None = None,
+    workers: bool = False,
+    **kwargs: Any,
+) -> VectorEnv:
     """A gymnasium vector environment of ``num_envs`` copies of a task.
 
     Actions lie in [-1, 1], observations are float32. An environment that ends is reset in the same
@@ -86,6 +94,9 @@ def make(
         env_id: any gymnasium id.
         num_envs: how many copies, at least 1.
         seed: seeds environment ``i`` with ``seed + i`` at its first reset; ``None`` for chance.
+        workers: give each copy a process of its own, which pays where a step takes longer than
+            the tenth of a millisecond that talking to a process takes. What happens in them is
+            the same.
         kwargs: passed on to :func:`make_single`.
 
     Raises:
@@ -100,12 +111,53 @@ def make(
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
     seeds = [None if seed is None else seed + index for index in range(num_envs)]
-    env = SyncVectorEnv(
-        [partial(make_single, env_id, seed=own_seed, **kwargs) for own_seed in seeds],
-        autoreset_mode=AutoresetMode.SAME_STEP,
-    )
-    env.spec = env.envs[0].spec  # gymnasium leaves it empty; agents read their task from it
+    copies = [partial(make_single, env_id, seed=own_seed, **kwargs) for own_seed in seeds]
+    if workers:
+        first = copies[0]()  # here, so that a refusal is not one of another process
+        # Forked where that is possible: a fresh process would import torchrl and the user's script.
+        forks = "fork" in multiprocessing.get_all_start_methods()
+        env: VectorEnv = AsyncVectorEnv(
+            copies,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            context="fork" if forks else None,
+        )
+    else:
+        env = SyncVectorEnv(copies, autoreset_mode=AutoresetMode.SAME_STEP)
+        first = env.envs[0]
+    env.spec = first.spec  # gymnasium leaves it empty; agents read their task from it
+    if workers:
+        first.close()
     return env
+
+
+def restore(env: VectorEnv, states: Sequence[dict[str, Any]]) -> NDArray[np.float32]:
+    """Return every copy in a vector environment of :func:`make` to a state of its own.
+
+    Args:
+        env: the environment, in whatever state.
+        states: one of :meth:`Resumable.state` for each copy, as ``env.call("state")`` gives them.
+
+    Returns:
+        The observations, shape ``(num_envs, obs_dim)``.
+
+    Raises:
+        ValueError: there are not as many states as copies.
+
+    Example:
+        >>> env = make("Pendulum-v1", num_envs=2, seed=0)
+        >>> observation, _ = env.reset()
+        >>> bool((restore(make("Pendulum-v1", num_envs=2), env.call("state")) == observation).all())
+        True
+    """
+    if len(states) != env.num_envs:
+        raise ValueError(
+            f"The checkpoint has {len(states)} environments, this run {env.num_envs}."
+        )
+    observation, _ = env.reset()
+    for index, state in enumerate(states):
+        this = np.arange(env.num_envs) == index
+        observation, _ = env.reset(options={"reset_mask": this, "restore": state})
+    return observation
 
 
 def make_torchrl(

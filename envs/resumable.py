@@ -44,6 +44,9 @@ class Resumable(gym.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        """As any environment's; with an option ``"restore"``, a state, return to that."""
+        if options is not None and "restore" in options:
+            return self.restore(options["restore"]), {}
         if self._start is None and seed is None:
             seed = self._seed
         generator = None if seed is not None else self.unwrapped.np_random.bit_generator.state

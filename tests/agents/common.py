@@ -36,6 +36,7 @@ def words(folder, agent="meow", **changes):
         word
         for name, value in {**RUN, **changes, "run_dir": folder}.items()
         for word in (f"--{name.replace('_', '-')}", str(value))
+        if word != "True"
     ]
     small = ["--hidden", "16"] if agent == "sac" else ["--flow-options", "blocks", "1"]
     return ["train", agent, *flags, *small]

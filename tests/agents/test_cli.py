@@ -333,8 +333,8 @@ def test_a_second_run_gets_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
     assert names == ["MultiGoal-v0-meow-7", "MultiGoal-v0-meow-7-2", "MultiGoal-v0-meow-8"]
     first, second, other = (checkpoint(tmp_path / "runs" / name) for name in names)
     key = next(key for key in first["loss"] if key.startswith("network"))
-    assert torch.equal(first["replay"]["data"]["action"], second["replay"]["data"]["action"])
-    assert not torch.equal(first["replay"]["data"]["action"], other["replay"]["data"]["action"])
+    assert torch.equal(first["replay"]["action"], second["replay"]["action"])
+    assert not torch.equal(first["replay"]["action"], other["replay"]["action"])
     assert first["loss"].keys() == other["loss"].keys()
     assert torch.equal(first["loss"][key], second["loss"][key])
 

@@ -41,7 +41,7 @@ def test_what_all_tasks_share(env_id):
     assert (config.flow, config.flow_options, config.heads) == ("additive", {}, 2)
     assert (config.learning_rate, config.max_grad_norm) == (1e-3, 30)
     assert (trainer.batch_size, trainer.replay_size) == (256, 1_000_000)
-    assert (trainer.num_envs, trainer.updates_per_step) == (1, 1)
+    assert (trainer.num_envs, trainer.utd_ratio) == (1, 1)
     assert trainer.eval_episodes == 10
     # In MuJoCo as in the paper; MultiGoal's whole run is shorter than that.
     assert trainer.max_episode_steps == (40 if env_id.startswith("maxentflow/") else None)

@@ -17,6 +17,7 @@ RUNS = {
     "meow": {},
     "replay wraps around": {"replay_size": 45},
     "two environments": {"num_envs": 2},
+    "in workers": {"num_envs": 2, "workers": True, "utd_ratio": 0.6, "seed": 1},
     "sac": {"agent": "sac"},
     "Hopper": {"env": "Hopper-v4"},
     "compiled": {"compile": "on"},
@@ -33,7 +34,8 @@ MOMENTS = [
     ("meow", "half a row", 0, None),
     ("meow", "half a row", 3, 45),
     ("replay wraps around", "update", 70, 90),
-    ("two environments", "update", 40, 90),
+    ("two environments", "update", 80, 90),
+    ("in workers", "update", 50, 90),
     ("sac", "update", 25, 45),
     ("Hopper", "update", 75, 90),
     pytest.param("compiled", "update", 25, 45, marks=pytest.mark.xdist_group("compile")),
@@ -141,3 +143,9 @@ def test_the_comparison_sees_one_bit(uninterrupted):
     assert not differences(state, other)
     other["torch_generator"][7] ^= 1
     assert differences(state, other) == ["state/torch_generator"]
+
+
+def test_workers_change_nothing(tmp_path, uninterrupted):
+    run = {**RUNS["in workers"], "workers": False}
+    cli.main(words(tmp_path / "run", **{k: v for k, v in run.items() if v is not False}))
+    assert_same_run(tmp_path / "run", uninterrupted("in workers"))

@@ -19,7 +19,7 @@ QUIET = {"eval_every": 0, "checkpoint_every": 0}
 
 
 def stored(trainer):
-    return trainer.replay[: len(trainer.replay)]
+    return trainer.replay[:]
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])
@@ -89,9 +89,12 @@ def test_the_true_last_observation_at_a_time_limit(count):
     ("changes", "updates", "last"),
     [
         ({}, 20, 40),
-        ({"updates_per_step": 3}, 60, 40),
-        ({"num_envs": 4}, 5, 40),  # after steps 24, 28, ..., 40
-        ({"num_envs": 3}, 8, 42),  # after steps 21, 24, ..., 42
+        ({"utd_ratio": 3}, 60, 40),
+        ({"utd_ratio": 0.25}, 5, 40),  # after steps 24, 28, ..., 40
+        ({"utd_ratio": 0.1, "total_steps": 220}, 20, 220),  # ten tenths make one, to rounding
+        ({"num_envs": 4}, 20, 40),  # four each after steps 24, 28, ..., 40
+        ({"num_envs": 3}, 24, 42),  # three each after steps 21, 24, ..., 42
+        ({"num_envs": 4, "utd_ratio": 0.125}, 2, 40),  # after steps 28 and 36
         ({"batch_size": 32}, 9, 40),  # from the 32nd transition on
         ({"warmup_steps": 0}, 33, 40),  # from the eighth on
         ({"warmup_steps": 40}, 0, 40),
@@ -197,8 +200,8 @@ def test_a_task_that_is_not_finite_stops_the_run(tmp_path, count, spoilt, value)
     assert not differences(dict(stopped["loss"]), dict(snapshots[-1]))
     assert len(snapshots) == 12
     assert all(entry.isfinite().all() for entry in snapshots[-1].values())
-    for entry in stopped["replay"]["data"]["next"].values():
-        assert entry.isfinite().all()
+    for name in ("observation", "reward", "final"):
+        assert stopped["replay"][name].isfinite().all()
 
 
 def test_an_agent_is_usable_after_the_run_stopped(count):
@@ -285,7 +288,7 @@ def test_a_run_is_a_function_of_its_seed(agent):
     assert not differences(first, again)
     apart = differences(first, other)
     assert any(path.startswith("state/loss") for path in apart)
-    assert any(path.startswith("state/replay/data/next/observation") for path in apart)
+    assert any(path.startswith("state/replay/observation") for path in apart)
 
 
 @pytest.mark.parametrize("agent", agents.registered())
@@ -368,7 +371,6 @@ POSITIVE = (
     "total_steps",
     "num_envs",
     "max_episode_steps",
-    "updates_per_step",
     "batch_size",
     "replay_size",
     "eval_episodes",
