@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from numpy.typing import NDArray
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModuleBase
@@ -43,7 +43,7 @@ def evaluate(
     episodes: int = 10,
     deterministic: bool = True,
     seed: int = 0,
-    env: SyncVectorEnv | None = None,
+    env: SyncVectorEnv | AsyncVectorEnv | None = None,
     device: str = "cpu",
 ) -> Evaluation:
     """Run whole episodes and sum their rewards.
@@ -73,7 +73,8 @@ def evaluate(
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}.")
     own = env is None
-    env = envs.make(env_id, min(episodes, _AT_ONCE)) if env is None else env
+    if env is None:
+        env = envs.make(env_id, min(episodes, _AT_ONCE))
     exploration = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
     returns = np.zeros(episodes)
     lengths = np.zeros(episodes, dtype=np.int64)

@@ -37,8 +37,8 @@ class Replay:
     Example:
         >>> replay = Replay(capacity=100, num_envs=2, obs_dim=3, action_dim=1)
         >>> replay.start(np.zeros((2, 3)))
-        >>> ended = np.array([False, True])
-        >>> replay.add(np.zeros((2, 1)), np.ones(2), ended, ended, np.ones((2, 3)), np.ones((2, 3)))
+        >>> ended, after = np.array([False, True]), np.ones((2, 3), np.float32)
+        >>> replay.add(np.zeros((2, 1)), np.ones(2), ended, ended, after, after)
         >>> len(replay), replay.sample(8)["next", "reward"].shape
         (2, torch.Size([8, 1]))
     """

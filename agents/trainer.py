@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from numpy.typing import NDArray
 from tensordict import TensorDict, TensorDictBase
 from tqdm import tqdm
@@ -162,7 +162,7 @@ class Trainer:
     def __init__(
         self,
         agent: Agent,
-        env: VectorEnv,
+        env: SyncVectorEnv | AsyncVectorEnv,
         config: TrainerConfig,
         folder: RunFolder | None = None,
         *,
@@ -189,7 +189,7 @@ class Trainer:
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)
         self._finished: list[tuple[float, int]] = []
         self._report: TensorDictBase | None = None
-        self._eval_env: VectorEnv | None = None
+        self._eval_env: SyncVectorEnv | AsyncVectorEnv | None = None
         self.replay = Replay(
             config.replay_size,
             env.num_envs,
@@ -275,7 +275,7 @@ class Trainer:
             "lengths": self._lengths.tolist(),
             "finished": self._finished,
             "report": None if self._report is None else self._report.to_dict(),
-            "environments": list(self.env.call("state")),
+            "environments": envs.states(self.env),
             "torch_generator": torch.get_rng_state(),
             "cuda_generators": torch.cuda.get_rng_state_all(),
         }

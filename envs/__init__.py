@@ -2,11 +2,20 @@
 
 import gymnasium as gym
 
-from maxentflow.envs.make import make, make_single, make_torchrl, restore
+from maxentflow.envs.make import make, make_single, make_torchrl, restore, states
 from maxentflow.envs.multigoal import GOALS, MultiGoalEnv
 from maxentflow.envs.resumable import Resumable
 
-__all__ = ["GOALS", "MultiGoalEnv", "Resumable", "make", "make_single", "make_torchrl", "restore"]
+__all__ = [
+    "GOALS",
+    "MultiGoalEnv",
+    "Resumable",
+    "make",
+    "make_single",
+    "make_torchrl",
+    "restore",
+    "states",
+]
 
 gym.register(
     "maxentflow/MultiGoal-v0",

@@ -11,13 +11,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torchrl.envs import GymWrapper
 
 from maxentflow.envs.resumable import Resumable
 
-__all__ = ["make", "make_single", "make_torchrl", "restore"]
+__all__ = ["make", "make_single", "make_torchrl", "restore", "states"]
 
 
 def make_single(
@@ -83,7 +83,7 @@ def make(
     seed: int | None = None,
     workers: bool = False,
     **kwargs: Any,
-) -> VectorEnv:
+) -> SyncVectorEnv | AsyncVectorEnv:
     """A gymnasium vector environment of ``num_envs`` copies of a task.
 
     Actions lie in [-1, 1], observations are float32. An environment that ends is reset in the same
@@ -112,11 +112,12 @@ def make(
         raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
     seeds = [None if seed is None else seed + index for index in range(num_envs)]
     copies = [partial(make_single, env_id, seed=own_seed, **kwargs) for own_seed in seeds]
+    first: gym.Env[Any, Any]
     if workers:
         first = copies[0]()  # here, so that a refusal is not one of another process
-        # Forked where that is possible: a fresh process would import torchrl and the user's script.
+        # Forked where possible: a fresh process would import torchrl and the user's script.
         forks = "fork" in multiprocessing.get_all_start_methods()
-        env: VectorEnv = AsyncVectorEnv(
+        env: SyncVectorEnv | AsyncVectorEnv = AsyncVectorEnv(
             copies,
             autoreset_mode=AutoresetMode.SAME_STEP,
             context="fork" if forks else None,
@@ -130,12 +131,19 @@ def make(
     return env
 
 
-def restore(env: VectorEnv, states: Sequence[dict[str, Any]]) -> NDArray[np.float32]:
+def states(env: SyncVectorEnv | AsyncVectorEnv) -> list[dict[str, Any]]:
+    """:meth:`Resumable.state` of each copy in a vector environment of :func:`make`."""
+    return list(env.call("state"))
+
+
+def restore(
+    env: SyncVectorEnv | AsyncVectorEnv, states: Sequence[dict[str, Any]]
+) -> NDArray[np.float32]:
     """Return every copy in a vector environment of :func:`make` to a state of its own.
 
     Args:
         env: the environment, in whatever state.
-        states: one of :meth:`Resumable.state` for each copy, as ``env.call("state")`` gives them.
+        states: what :func:`states` gave, one for each copy.
 
     Returns:
         The observations, shape ``(num_envs, obs_dim)``.
@@ -146,7 +154,7 @@ def restore(env: VectorEnv, states: Sequence[dict[str, Any]]) -> NDArray[np.floa
     Example:
         >>> env = make("Pendulum-v1", num_envs=2, seed=0)
         >>> observation, _ = env.reset()
-        >>> bool((restore(make("Pendulum-v1", num_envs=2), env.call("state")) == observation).all())
+        >>> bool((restore(make("Pendulum-v1", num_envs=2), states(env)) == observation).all())
         True
     """
     if len(states) != env.num_envs:

@@ -160,7 +160,7 @@ def test_memory_is_taken_as_it_fills():
 @pytest.mark.parametrize("name", ["capacity", "num_envs", "obs_dim", "action_dim"])
 def test_sizes_must_be_positive(name):
     sizes = {"capacity": 5, "num_envs": 1, "obs_dim": 3, "action_dim": 2, name: 0}
-    with pytest.raises(ValueError, match=f"^{name} must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=rf"^{name} must be at least 1, got 0\.$"):
         Replay(**sizes)
 
 
@@ -168,5 +168,5 @@ def test_sizes_must_be_positive(name):
 def test_states_of_other_sizes_are_refused(sizes):
     replay = Replay(20, 1, 3, 2)
     play(replay, 9)
-    with pytest.raises(ValueError, match="A replay of 9 transitions .* does not fit"):
+    with pytest.raises(ValueError, match=r"A replay of 9 transitions .* does not fit"):
         Replay(*sizes).load_state_dict(replay.state_dict())
