@@ -52,6 +52,12 @@ EXPERIMENTS = {
         3,
         None,
     ),
+    **{
+        f"HalfCheetah-v4-meow-{count}-envs": Experiment(
+            f"meow --env HalfCheetah-v4 --num-envs {count}", 100_000, (0,), 3, None
+        )
+        for count in (8, 32)
+    },
     "HalfCheetah-v4-sac": Experiment("sac --env HalfCheetah-v4", 100_000, (0,), 3, 4_000),
     "Hopper-v4-meow": Experiment("meow --env Hopper-v4", 300_000, (0, 1), 5, 2_400),
     "Hopper-v4-meow-newest": Experiment(

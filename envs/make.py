@@ -132,7 +132,14 @@ def make(
 
 
 def states(env: SyncVectorEnv | AsyncVectorEnv) -> list[dict[str, Any]]:
-    """:meth:`Resumable.state` of each copy in a vector environment of :func:`make`."""
+    """:meth:`Resumable.state` of each copy in a vector environment of :func:`make`.
+
+    Example:
+        >>> env = make("Pendulum-v1", num_envs=2)
+        >>> _ = env.reset(seed=3)
+        >>> [state["seed"] for state in states(env)]
+        [3, 4]
+    """
     return list(env.call("state"))
 
 
