@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,6 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torch._dynamo import config as dynamo_config
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.utils import clip_grad_norm_
 from torchrl.envs.utils import ExplorationType, set_exploration_type
@@ -21,6 +21,7 @@ from torchrl.objectives import LossModule
 from torchrl.objectives.utils import TargetNetUpdater
 
 from maxentflow.agents.flat_adam import FlatAdam
+from maxentflow.agents.learner import Actor, Learner
 from maxentflow.agents.weight_average import WeightAverage
 
 __all__ = [
@@ -85,59 +86,60 @@ class Agent:
     config: Any
     average_decay: float = 0.0
     behavior: TensorDictModuleBase = field(init=False)
-    _average: WeightAverage | None = field(default=None, init=False, repr=False, compare=False)
-    _compiled: dict[torch.Size, Callable[[TensorDictBase], TensorDictBase]] = field(
+    average: WeightAverage | None = field(default=None, init=False, repr=False, compare=False)
+    _compiled: dict[tuple[torch.Size, bool], Learner] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _compiled_act: dict[torch.Size, Actor] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
         self.behavior = self.policy
         if self.average_decay != 0:
-            self._average = WeightAverage(self.policy, self.average_decay)
-            self.policy = self._average.module
+            self.average = WeightAverage(self.policy, self.average_decay)
+            self.policy = self.average.module
 
-    def compile(self, batch: TensorDictBase) -> None:
-        """Compile the loss and its gradient as one graph, for batches of this shape.
+    def compile(self, batch: TensorDictBase, observation: Tensor | None = None) -> None:
+        """Compile the update, and acting, for tensors of these shapes and the loss's present mode.
 
-        Takes about a minute, seconds where torch has it in its cache. Changes nothing else: no
-        parameter, no random number and not the batch. Updates then agree with uncompiled ones to
-        rounding; those from batches of other shapes stay uncompiled.
+        Takes about half a minute, seconds where torch has it in its cache. Changes nothing else:
+        no parameter, no random number and not the batch. Updates and actions then agree with
+        uncompiled ones to rounding; those of other shapes stay uncompiled.
 
         Args:
             batch: transitions such as :meth:`update` is going to be given.
+            observation: observations such as :meth:`act` is going to be given; ``None`` to leave
+                acting as it is.
 
         Raises:
-            CompilationError: there is no C++ compiler, or the loss cannot be compiled; updates
-                then go on as before.
+            CompilationError: there is no C++ compiler, or a part of the agent cannot be compiled;
+                updates then go on as before.
         """
-        # Random numbers come from torch's own generators, as they do without compilation; and
-        # whatever was compiled before, the code for a shape is the same, to the last bit.
-        compiled = torch.compile(
-            self._differentiate, fullgraph=True, dynamic=False, options={"fallback_random": True}
-        )
-
-        def differentiate(batch: TensorDictBase) -> TensorDictBase:
-            with dynamo_config.patch(trace_autograd_ops=True):
-                return compiled(batch)
-
         devices = {p.device for p in self.loss.parameters() if p.device.type != "cpu"}
         try:
             with torch.random.fork_rng(list(devices)), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", module=r"tensordict|torch")
-                differentiate(batch.clone())
-        except (TorchDynamoException, AttributeError) as error:
+                learner = Learner(self, batch.clone())
+                learner.compile(batch.clone())
+                if observation is not None:
+                    actor = Actor(self, observation)
+                    actor(observation)
+        except (TorchDynamoException, AttributeError, RuntimeError) as error:
             cause = getattr(error, "inner_exception", error)
             reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
             raise CompilationError(
-                f"The loss of {self.name} was not compiled: {reason}"
+                f"The update of {self.name} was not compiled: {reason}."
             ) from error
-        finally:
-            self.optimizer.zero_grad()
-        self._compiled[batch.shape] = differentiate
+        self._compiled[batch.shape, self.loss.training] = learner
+        if observation is not None:
+            self._compiled_act[observation.shape] = actor
 
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         """Actions to explore with, shape ``(*batch, action_dim)``: samples of the behaviour."""
+        if observation.shape in self._compiled_act:
+            return self._compiled_act[observation.shape](observation)
         batch = TensorDict({"observation": observation}, observation.shape[:-1])
         with set_exploration_type(ExplorationType.RANDOM):
             return self.behavior(batch)["action"]
@@ -151,18 +153,28 @@ class Agent:
         Raises:
             FloatingPointError: the loss is not finite; parameters are then as they were.
         """
-        report = self._compiled.get(batch.shape, self._differentiate)(batch)
-        total = _total(report)
-        if not torch.isfinite(total):
-            raise FloatingPointError(f"loss is {total.item()}")
+        learner = self._compiled.get((batch.shape, self.loss.training))
+        if learner is not None:
+            report = learner(batch)
+            self._check_finite(report)
+            if self.average is not None:
+                self.average.copy_buffers()
+            return report
+        report = self._differentiate(batch)
+        self._check_finite(report)
         if self.config.max_grad_norm is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             clip_grad_norm_(parameters, self.config.max_grad_norm, foreach=True)
         self.optimizer.step()
         self.target_updater.step()
-        if self._average is not None:
-            self._average.step()
+        if self.average is not None:
+            self.average.step()
         return report
+
+    def _check_finite(self, report: TensorDictBase) -> None:
+        total = _total(report).item()
+        if not math.isfinite(total):
+            raise FloatingPointError(f"loss is {total}")
 
     def _differentiate(self, batch: TensorDictBase) -> TensorDictBase:
         """Set the gradients to those of the loss, and return its report."""

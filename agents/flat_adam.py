@@ -59,23 +59,40 @@ class FlatAdam(torch.optim.Adam):
         vector, slots = self._flatten(members)
         super().add_param_group({**param_group, "params": [vector]})
         self._slots.append(slots)
+        # As Adam's first step would, so that the state is always there.
+        self.state[vector] = {
+            "step": torch.zeros((), dtype=torch.float32, device=vector.device),
+            "exp_avg": torch.zeros_like(vector),
+            "exp_avg_sq": torch.zeros_like(vector),
+        }
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that it was given, in the order of their groups."""
         return [slot.parameter for slot in chain.from_iterable(self._slots)]
 
-    def backward(self, loss: Tensor) -> None:
-        """Set the gradients to those of a loss, in place of what they were."""
+    def moments(self) -> list[dict[str, Tensor]]:
+        """The state of each group's vector: ``"step"``, ``"exp_avg"`` and ``"exp_avg_sq"``."""
+        return [self.state[group["params"][0]] for group in self.param_groups]
+
+    def gradients(self, loss: Tensor) -> list[Tensor]:
+        """The gradients of a loss, one vector for each group."""
         gradients = iter(
             torch.autograd.grad(loss, self.parameters(), allow_unused=True, materialize_grads=True)
         )
-        for group, slots in zip(self.param_groups, self._slots, strict=True):
+        vectors = []
+        for slots in self._slots:
             parts = []
             for slot, gradient in zip(slots, gradients, strict=False):  # the next len(slots)
                 parts.append(gradient.reshape(-1))
                 if slot.padding:
                     parts.append(gradient.new_zeros(slot.padding))
-            group["params"][0].grad.copy_(torch.cat(parts))
+            vectors.append(torch.cat(parts))
+        return vectors
+
+    def backward(self, loss: Tensor) -> None:
+        """Set the gradients to those of a loss, in place of what they were."""
+        for group, gradient in zip(self.param_groups, self.gradients(loss), strict=True):
+            group["params"][0].grad.copy_(gradient)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Zero the gradients; they stay where they are, whatever ``set_to_none`` says."""

@@ -351,7 +351,8 @@ class Trainer:
         bar.set_description("compiling")
         generator = torch.get_rng_state()
         try:
-            self.agent.compile(self.replay.sample(self.config.batch_size))
+            batch = self.replay.sample(self.config.batch_size)
+            self.agent.compile(batch, torch.from_numpy(self._observation).to(self.config.device))
         except CompilationError as error:
             tqdm.write(f"{error} The run goes on without; it learns the same, slower.", sys.stderr)
         torch.set_rng_state(generator)

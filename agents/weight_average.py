@@ -40,7 +40,7 @@ class WeightAverage:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
         self.module = copy.deepcopy(source).requires_grad_(False)
-        self._decay = decay
+        self.decay = decay
         pairs = {}
         for averaged, learned in zip(self.module.parameters(), source.parameters(), strict=True):
             storage = learned.untyped_storage()
@@ -52,13 +52,17 @@ class WeightAverage:
             averaged.data = pairs[storage.data_ptr()][1].as_strided(
                 learned.shape, learned.stride(), learned.storage_offset()
             )
-        self._pairs = list(pairs.values())
+        self.pairs = list(pairs.values())  # every vector of the source with its average
         self._buffers = list(zip(self.module.buffers(), source.buffers(), strict=True))
 
     @torch.no_grad()
     def step(self) -> None:
         """Take the source's present weights into the average."""
-        for learned, average in self._pairs:
-            average.lerp_(learned, 1 - self._decay)
+        for learned, average in self.pairs:
+            average.lerp_(learned, 1 - self.decay)
+        self.copy_buffers()
+
+    def copy_buffers(self) -> None:
+        """Take the source's buffers as they are."""
         for copied, current in self._buffers:
             copied.copy_(current)

@@ -26,12 +26,21 @@ class PolyakUpdate(SoftUpdate):
     @torch.no_grad()
     def step(self) -> None:
         """Move every target a fraction tau towards its source."""
+        # .data at each step: a cast or a move replaces it behind the parameter.
+        sources = [source.data for source, _ in self.pairs()]
+        targets = [target.data for _, target in self.pairs()]
+        torch._foreach_lerp_(targets, sources, self.tau)
+
+    @property
+    def tau(self) -> float:
+        """The fraction."""
+        return 1 - self.eps
+
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Every source with its target."""
         if self._pairs is None:
             self._pairs = [
                 (source, self._targets.get((f"target_{key[0]}", *key[1:])))
                 for key, source in self._sources.items(True, True)
             ]
-        # .data at each step: a cast or a move replaces it behind the parameter.
-        sources = [source.data for source, _ in self._pairs]
-        targets = [target.data for _, target in self._pairs]
-        torch._foreach_lerp_(targets, sources, 1 - self.eps)
+        return self._pairs

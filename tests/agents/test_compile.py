@@ -29,8 +29,7 @@ torch_compile = torch.compile
 def traced_only(monkeypatch):
     """Trace as ever, and then run torch's own kernels: seconds, not a minute."""
 
-    def compile_(function, *, fullgraph, dynamic, options):
-        assert options == {"fallback_random": True}
+    def compile_(function, *, fullgraph, dynamic):
         return torch_compile(function, fullgraph=fullgraph, dynamic=dynamic, backend="eager")
 
     monkeypatch.setattr(torch, "compile", compile_)
@@ -84,6 +83,40 @@ def test_updates_of_any_size_and_mode_agree(traced_only, name):
     assert_updates_agree(compiled, plain, [random_batch(env, 32)] * 2)
 
 
+@pytest.mark.parametrize("name", agents.registered())
+def test_compiled_acting_agrees(traced_only, name):
+    env = envs.make("Pendulum-v1")
+    agent = make(name, env)
+    observation = torch.randn(4, 3)
+
+    def actions(seed):
+        torch.manual_seed(seed)
+        return agent.act(observation), torch.rand(1)
+
+    plain = actions(1)
+    agent.compile(random_batch(env, 8), observation)
+    torch.testing.assert_close(actions(1), plain)
+    assert not torch.equal(actions(2)[0], plain[0])
+    agent.update(random_batch(env, 8))  # what acts is the newest policy
+    compiled = actions(1)
+    agent._compiled_act.clear()
+    torch.testing.assert_close(compiled, actions(1))
+    assert (compiled[0] - plain[0]).abs().max() > 1e-4
+
+
+def test_what_the_loss_notes_in_its_batch(traced_only):
+    env = envs.make("Pendulum-v1")
+    compiled, plain = make("meow", env), make("meow", env)
+    compiled.compile(random_batch(env, 8))
+    given, noted = random_batch(env, 8), []
+    for agent in (compiled, plain):
+        batch = given.clone()
+        torch.manual_seed(1)
+        agent.update(batch)
+        noted.append(batch["td_error"])
+    torch.testing.assert_close(*noted)
+
+
 def test_the_compiled_loss_sees_what_is_not_finite(traced_only):
     env = envs.make("Pendulum-v1")
     agent, batch = make("meow", env), random_batch(env, 8)
@@ -102,7 +135,7 @@ def test_an_optimizer_of_ones_own(traced_only):
     agent, plain = make("meow", env), make("meow", env)
     agent.optimizer = torch.optim.Adam(agent.loss.parameters(), lr=1e-3, fused=True)
     batch = random_batch(env, 8)
-    with pytest.raises(CompilationError, match="The loss of meow was not compiled: "):
+    with pytest.raises(CompilationError, match="The update of meow was not compiled: "):
         agent.compile(batch)
     assert_updates_agree(agent, plain, [batch] * 3)
 
@@ -125,14 +158,14 @@ def test_without_a_compiler(tmp_path, monkeypatch):
     )
     assert run.returncode == 0
     (line,) = [line for line in run.stderr.splitlines() if "compile" in line]
-    assert line.startswith("The loss of meow was not compiled: No working C++ compiler found")
+    assert line.startswith("The update of meow was not compiled: No working C++ compiler found")
     assert line.endswith("The run goes on without; it learns the same, slower.")
     cli.main(words(plain, compile="off", total_steps=60))
     assert metrics(compiled) == metrics(plain)
 
 
 def test_a_run_whose_compilation_fails_is_the_uncompiled_run(monkeypatch, capsys):
-    def fail(agent, batch):
+    def fail(agent, batch, observation):
         torch.rand(3)
         raise CompilationError("No.")
 
@@ -149,10 +182,14 @@ def test_a_run_whose_compilation_fails_is_the_uncompiled_run(monkeypatch, capsys
 
 def test_the_trainer_compiles_once_and_spares_the_random_numbers(monkeypatch):
     calls = []
-    monkeypatch.setattr(agents.Agent, "compile", lambda agent, batch: calls.append(batch.shape))
+    monkeypatch.setattr(
+        agents.Agent,
+        "compile",
+        lambda agent, *shaped: calls.append([entry.shape for entry in shaped]),
+    )
     trainer = make_trainer(compile="on")
     trainer.run()
-    assert calls == [(16,)]
+    assert calls == [[(16,), (1, 2)]]
     plain = make_trainer(compile="off")
     plain.run()
     assert not differences({**trainer.state(), "seconds": 0}, {**plain.state(), "seconds": 0})
@@ -163,7 +200,6 @@ def test_the_trainer_compiles_once_and_spares_the_random_numbers(monkeypatch):
     [
         ({"total_steps": 34_999}, False),
         ({"total_steps": 35_000}, True),
-        ({"total_steps": 35_000, "num_envs": 2}, False),
         ({"total_steps": 35_000, "num_envs": 2}, True),
         ({"total_steps": 35_000, "utd_ratio": 0.5}, False),
         ({"total_steps": 35_000, "compile": "off"}, False),

@@ -1,0 +1,143 @@
+"""What an agent does, as functions of tensors alone: to compile whole, and to batch over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functionalize
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+__all__ = ["PureFunction", "purify"]
+
+_aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class PureFunction:
+    """A function with its parameters and its random numbers as arguments.
+
+    Attributes:
+        graph: takes the tensors of the state, the inputs and the random numbers, in this order;
+            gives a tuple.
+        draws: functions that draw the random numbers, in the order of the original.
+    """
+
+    graph: GraphModule
+    draws: tuple[Callable[[], Tensor], ...]
+
+    def draw(self) -> list[Tensor]:
+        """The random numbers that the original would draw now, from the same generator."""
+        return [draw() for draw in self.draws]
+
+
+def purify(
+    function: Callable[..., tuple[Tensor, ...]],
+    inputs: Sequence[Tensor],
+    state: Sequence[Tensor],
+) -> PureFunction:
+    """Trace a function of tensors that also reads tensors of its own and draws random numbers.
+
+    What it reads of the storages of ``state``, whole tensors or parts of them, becomes a view of
+    an argument; other tensors that it reads are constants. Gradients that the function takes are
+    part of the trace. It is run once, which must change nothing but torch's generators; these are
+    put back.
+
+    Args:
+        function: gives a tuple of tensors.
+        inputs: arguments such as the function is going to be given; shapes are fixed.
+        state: contiguous tensors, each with a storage of its own.
+
+    Raises:
+        NotImplementedError: a random number's distribution depends on other tensors.
+
+    Example:
+        >>> weight = torch.ones(3)
+        >>> pure = purify(lambda x: (weight[:2] * x + torch.rand(2),), [torch.ones(2)], [weight])
+        >>> pure.graph(torch.full((3,), 5.0), torch.ones(2), torch.zeros(2))
+        (tensor([5., 5.]),)
+        >>> [draw.shape for draw in pure.draw()]
+        [torch.Size([2])]
+    """
+    devices = {t.device for t in (*inputs, *state) if t.device.type == "cuda"}
+    with torch.random.fork_rng(list(devices)):
+        traced = make_fx(function)(*inputs)
+        draws = _lift(traced, state)
+        given = [tensor.detach() for tensor in state]
+        drawn = [draw() for draw in draws]
+        graph = make_fx(functionalize(traced))(*given, *inputs, *drawn)
+    return PureFunction(graph, tuple(draws))
+
+
+def _lift(traced: GraphModule, state: Sequence[Tensor]) -> list[Callable[[], Tensor]]:
+    """Make arguments of the state and of the random numbers; give what draws the latter."""
+    graph = traced.graph
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    with graph.inserting_before(next(iter(graph.nodes))):
+        owners = {
+            _storage(tensor): (graph.placeholder(f"state_{index}"), tensor)
+            for index, tensor in enumerate(state)
+        }
+    last = inputs[-1]
+    draws: list[Callable[[], Tensor]] = []
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            constant = getattr(traced, node.target)
+            if _storage(constant) in owners:
+                argument, tensor = owners[_storage(constant)]
+                with graph.inserting_before(node):
+                    view = _view(graph, argument, tensor, constant)
+                node.replace_all_uses_with(view)
+                graph.erase_node(node)
+        elif _is_random(node):
+            draws.append(_drawing(node))
+            with graph.inserting_after(last):
+                last = graph.placeholder(f"draw_{len(draws)}")
+            node.replace_all_uses_with(last)
+            graph.erase_node(node)
+    traced.recompile()
+    return draws
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _view(graph: torch.fx.Graph, argument: Node, whole: Tensor, part: Tensor) -> Node:
+    offset = part.storage_offset() - whole.storage_offset()
+    if part.is_contiguous():
+        flat = graph.call_function(_aten.view.default, (argument, [-1]))
+        piece = graph.call_function(_aten.slice.Tensor, (flat, 0, offset, offset + part.numel()))
+        return graph.call_function(_aten.view.default, (piece, list(part.shape)))
+    return graph.call_function(
+        _aten.as_strided.default, (argument, list(part.shape), list(part.stride()), offset)
+    )
+
+
+def _is_random(node: Node) -> bool:
+    tags = getattr(node.target, "tags", ())
+    return node.op == "call_function" and torch.Tag.nondeterministic_seeded in tags
+
+
+def _drawing(node: Node) -> Callable[[], Tensor]:
+    """What repeats a draw: the same operator, on an empty tensor where it only reads a shape."""
+    operator: Any = node.target
+    first, *rest = node.args
+    if any(isinstance(entry, Node) for entry in (*rest, *node.kwargs.values())):
+        raise NotImplementedError(f"{operator} draws from a distribution that is computed.")
+    if not isinstance(first, Node):
+        return partial(operator, *node.args, **node.kwargs)
+    name = operator._schema.name
+    if not name.endswith(("_", "_like")):
+        raise NotImplementedError(f"{operator} draws from a distribution that is computed.")
+    meta = node.meta["tensor_meta"]
+
+    def draw() -> Tensor:
+        return operator(torch.empty(meta.shape, dtype=meta.dtype), *rest, **node.kwargs)
+
+    return draw
