@@ -3,13 +3,15 @@
 from maxentflow.agents.agent import Agent, CompilationError, config, make, register, registered
 from maxentflow.agents.evaluation import Evaluation, evaluate
 from maxentflow.agents.flat_adam import FlatAdam
+from maxentflow.agents.loop import BatchingError, NonFiniteError, train
 from maxentflow.agents.meow import MeowConfig, meow
 from maxentflow.agents.run_folder import RunFolder
 from maxentflow.agents.sac import SacConfig, sac
-from maxentflow.agents.trainer import NonFiniteError, Trainer, TrainerConfig
+from maxentflow.agents.trainer import Trainer, TrainerConfig
 
 __all__ = [
     "Agent",
+    "BatchingError",
     "CompilationError",
     "Evaluation",
     "FlatAdam",
@@ -26,4 +28,5 @@ __all__ = [
     "register",
     "registered",
     "sac",
+    "train",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
@@ -29,7 +30,9 @@ __all__ = [
     "AgentConfig",
     "CompilationError",
     "check_common",
+    "check_finite",
     "check_positive",
+    "compiler_complaints",
     "config",
     "make",
     "register",
@@ -117,20 +120,12 @@ class Agent:
                 updates then go on as before.
         """
         devices = {p.device for p in self.loss.parameters() if p.device.type != "cpu"}
-        try:
-            with torch.random.fork_rng(list(devices)), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", module=r"tensordict|torch")
-                learner = Learner(self, batch.clone())
-                learner.compile(batch.clone())
-                if observation is not None:
-                    actor = Actor(self, observation)
-                    actor(observation)
-        except (TorchDynamoException, AttributeError, RuntimeError) as error:
-            cause = getattr(error, "inner_exception", error)
-            reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-            raise CompilationError(
-                f"The update of {self.name} was not compiled: {reason}."
-            ) from error
+        with torch.random.fork_rng(list(devices)), compiler_complaints(self.name):
+            learner = Learner(self, batch.clone())
+            learner.compile(batch.clone())
+            if observation is not None:
+                actor = Actor(self, observation)
+                actor(observation)
         self._compiled[batch.shape, self.loss.training] = learner
         if observation is not None:
             self._compiled_act[observation.shape] = actor
@@ -154,14 +149,14 @@ class Agent:
             FloatingPointError: the loss is not finite; parameters are then as they were.
         """
         learner = self._compiled.get((batch.shape, self.loss.training))
-        if learner is not None:
+        if learner is not None and learner.is_current():
             report = learner(batch)
-            self._check_finite(report)
+            check_finite(report)
             if self.average is not None:
                 self.average.copy_buffers()
             return report
         report = self._differentiate(batch)
-        self._check_finite(report)
+        check_finite(report)
         if self.config.max_grad_norm is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             clip_grad_norm_(parameters, self.config.max_grad_norm, foreach=True)
@@ -170,11 +165,6 @@ class Agent:
         if self.average is not None:
             self.average.step()
         return report
-
-    def _check_finite(self, report: TensorDictBase) -> None:
-        total = _total(report).item()
-        if not math.isfinite(total):
-            raise FloatingPointError(f"loss is {total}")
 
     def _differentiate(self, batch: TensorDictBase) -> TensorDictBase:
         """Set the gradients to those of the loss, and return its report."""
@@ -188,6 +178,34 @@ class Agent:
             if entry.requires_grad:
                 batch.set(key, entry.detach())  # SAC's loss notes its actor's loc and scale there
         return report.detach()
+
+
+def check_finite(report: TensorDictBase) -> None:
+    """Refuse a loss that is not finite.
+
+    Raises:
+        FloatingPointError: it is not.
+    """
+    total = _total(report).item()
+    if not math.isfinite(total):
+        raise FloatingPointError(f"loss is {total}")
+
+
+@contextmanager
+def compiler_complaints(name: str) -> Iterator[None]:
+    """A context that turns what tracing and compiling complain of into one sentence.
+
+    Raises:
+        CompilationError: what is done in it failed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"tensordict|torch")
+            yield
+    except (TorchDynamoException, AttributeError, RuntimeError) as error:
+        cause = getattr(error, "inner_exception", error)
+        reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+        raise CompilationError(f"The update of {name} was not compiled: {reason}.") from error
 
 
 def _total(report: TensorDictBase) -> Tensor:

@@ -21,8 +21,9 @@ from maxentflow.agents import agent as agents
 from maxentflow.agents import figures
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.evaluation import evaluate, record_video
+from maxentflow.agents.loop import BatchingError, NonFiniteError, train
 from maxentflow.agents.run_folder import RunFolder
-from maxentflow.agents.trainer import NonFiniteError, Trainer, TrainerConfig
+from maxentflow.agents.trainer import Trainer, TrainerConfig
 
 __all__ = ["main"]
 
@@ -38,7 +39,13 @@ commands:
 maxentflow COMMAND --help, and maxentflow train AGENT --help, list the options.
 """
 
-_RUN_DIR_HELP = "Folder of the run; runs/TASK-AGENT-SEED by default."
+_RUN_DIR_HELP = (
+    "Folder of the run, or of a folder for each of --seeds; runs/TASK-AGENT-SEED by default."
+)
+_SEEDS_HELP = (
+    "Train runs of these seeds, such as 0,1,2, as one batched program, in place of --seed; each "
+    "has a folder of its own."
+)
 
 Job = Callable[[], None]
 """What is left to do once everything has been checked."""
@@ -90,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error))
     try:
         job()
-    except NonFiniteError as error:
+    except (BatchingError, NonFiniteError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
         print("\nInterrupted; the run folder's last checkpoint holds everything.", file=sys.stderr)
@@ -121,22 +128,43 @@ def _train(arguments: list[str]) -> Job:
     env_id = _value_of("--env", rest) or TrainerConfig().env
     agent_defaults = agents.config(name, env_id)
 
-    train = dataclasses.make_dataclass(
+    options_type = dataclasses.make_dataclass(
         "Train",
         [
             ("agent", type(agent_defaults)),
             ("trainer", TrainerConfig),
             ("run_dir", Annotated[Path | None, tyro.conf.arg(help=_RUN_DIR_HELP)]),
+            ("seeds", Annotated[str | None, tyro.conf.arg(help=_SEEDS_HELP)]),
         ],
     )
-    train.__doc__ = f"Train {name}; the defaults shown are those for {env_id}."
-    defaults = train(agent_defaults, TrainerConfig.for_task(env_id), None)
-    options = _parse(train, rest, f"train {name}", defaults)
-    trainer = _assemble(name, options.agent, options.trainer)
-    folder = RunFolder(options.run_dir or _free_folder(name, options.trainer))
-    folder.create(name, options.agent, options.trainer)
-    trainer.folder = folder
-    return lambda: _run(trainer, folder)
+    options_type.__doc__ = f"Train {name}; the defaults shown are those for {env_id}."
+    defaults = options_type(agent_defaults, TrainerConfig.for_task(env_id), None, None)
+    options = _parse(options_type, rest, f"train {name}", defaults)
+    seeds, run_dir = [options.trainer.seed], options.run_dir
+    if options.seeds is not None:
+        if _value_of("--seed", rest) is not None:
+            raise ValueError("Give --seed or --seeds, not both.")
+        seeds = _numbers(options.seeds)
+    configs = [dataclasses.replace(options.trainer, seed=seed) for seed in seeds]
+    trainers = [_assemble(name, options.agent, config) for config in configs]
+    for trainer, config in zip(trainers, configs, strict=True):
+        path = run_dir or _free_folder(name, config)
+        if run_dir is not None and options.seeds is not None:
+            path = run_dir / f"seed-{config.seed}"
+        trainer.folder = RunFolder(path)
+        trainer.folder.create(name, options.agent, config)
+    return lambda: _run(trainers)
+
+
+def _numbers(text: str) -> list[int]:
+    """The seeds of a list such as 0,1,2."""
+    try:
+        numbers = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds must be whole numbers and commas, got {text!r}.") from None
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"--seeds names a seed twice: {text}.")
+    return numbers
 
 
 def _resume(options: _Resume, named: str | None) -> Job:
@@ -155,7 +183,7 @@ def _resume(options: _Resume, named: str | None) -> Job:
         raise ValueError(
             f"{folder} is complete at {trainer.step} steps; give a larger --total-steps to go on."
         )
-    return lambda: _run(trainer, folder)
+    return lambda: _run([trainer])
 
 
 def _evaluate(arguments: list[str]) -> Job:
@@ -200,10 +228,27 @@ def _plot(arguments: list[str]) -> Job:
     return lambda: print(f"Figure: {options.out}")
 
 
-def _run(trainer: Trainer, folder: RunFolder) -> None:
-    config = trainer.config
-    print(f"Run folder: {folder}", flush=True)
-    trainer.run()
+def _run(trainers: Sequence[Trainer]) -> None:
+    for trainer in trainers:
+        print(f"Run folder: {trainer.folder}", flush=True)
+    train(trainers)
+    for trainer in trainers:
+        if len(trainers) > 1:
+            print(f"Seed {trainer.config.seed}:")
+        _conclude(trainer)
+    print(
+        "Next:\n"
+        f"  maxentflow evaluate {trainers[0].folder} --episodes 20 --stochastic\n"
+        f"  maxentflow train {trainers[0].agent.name} --env Hopper-v4 --total-steps 300000\n"
+        "  maxentflow train meow --flow affine\n"
+        f"  tensorboard --logdir {trainers[0].folder}"
+    )
+
+
+def _conclude(trainer: Trainer) -> None:
+    """Say and draw what a run has come to."""
+    config, folder = trainer.config, trainer.folder
+    assert folder is not None
     result = evaluate(trainer.agent.policy, config.env, episodes=config.eval_episodes)
     print(f"{config.env} after {trainer.step} steps, mode: {result}")
     if config.env.startswith("maxentflow/MultiGoal"):
@@ -219,13 +264,6 @@ def _run(trainer: Trainer, folder: RunFolder) -> None:
         path = folder.figures_path / "returns.png"
         figures.learning_curves([folder], path)
         print(f"Figure: {path}")
-    print(
-        "Next:\n"
-        f"  maxentflow evaluate {folder} --episodes 20 --stochastic\n"
-        f"  maxentflow train {trainer.agent.name} --env Hopper-v4 --total-steps 300000\n"
-        "  maxentflow train meow --flow affine\n"
-        f"  tensorboard --logdir {folder}"
-    )
 
 
 def _assemble(name: str, agent_config: Any, trainer_config: TrainerConfig) -> Trainer:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+import itertools
+from collections.abc import Callable, Sequence
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -16,7 +18,7 @@ from maxentflow.objectives import PolyakUpdate
 if TYPE_CHECKING:
     from maxentflow.agents.agent import Agent
 
-__all__ = ["Actor", "Learner"]
+__all__ = ["Actor", "Learner", "compiled"]
 
 
 class _State(NamedTuple):
@@ -28,6 +30,15 @@ class _State(NamedTuple):
     counts: list[Tensor]
     targets: list[Tensor]
     averages: list[Tensor]
+
+
+class _Rules(NamedTuple):
+    """What an update reads of an agent's settings, and has for good once it is traced."""
+
+    adam: tuple[tuple[float, float, float], ...]  # of each group: the decays, and epsilon
+    max_norm: float | None
+    tau: float
+    decay: float
 
 
 class _Place(NamedTuple):
@@ -45,19 +56,25 @@ class Actor:
         agent: which acts; its newest parameters do at every call.
         observation: observations such as it is going to be given.
 
+    Attributes:
+        graph: takes the optimiser's vectors, the observation and the random numbers; gives a
+            tuple of the actions.
+        draw: draws these random numbers.
+
     Raises:
         NotImplementedError: the behaviour cannot be traced.
     """
 
     def __init__(self, agent: Agent, observation: Tensor) -> None:
         self._agent = agent
-        self._act = purify(lambda entry: (agent.act(entry),), [observation], _vectors(agent))
-        self._step = torch.compile(self._act.graph, fullgraph=True, dynamic=False)
+        act = purify(lambda entry: (agent.act(entry),), [observation], _vectors(agent))
+        self.graph, self.draw = act.graph, act.draw
+        self._step = compiled(act.graph.forward)
 
     @torch.no_grad()
     def __call__(self, observation: Tensor) -> Tensor:
         """Actions, shape ``(*batch, action_dim)``."""
-        (action,) = self._step(*_vectors(self._agent), observation, *self._act.draw())
+        (action,) = self._step(*_vectors(self._agent), observation, *self.draw())
         return action
 
 
@@ -67,22 +84,21 @@ class Learner:
     For one agent it reads and writes the agent's own tensors, so that updates with and without it
     can follow each other. Its random numbers are those that the uncompiled update would draw.
 
+    Decays, epsilon, clipping, tau and the average's decay are those of the moment it is made.
+
     Args:
         agent: whose update is traced.
         batch: transitions such as updates are going to be given.
+
+    Attributes:
+        draw: draws the random numbers of an update.
 
     Raises:
         NotImplementedError: a part of the agent cannot be traced; the message says which.
     """
 
     def __init__(self, agent: Agent, batch: TensorDictBase) -> None:
-        if not isinstance(agent.optimizer, FlatAdam):
-            raise NotImplementedError("its optimizer is not a FlatAdam")
-        if not isinstance(agent.target_updater, PolyakUpdate):
-            raise NotImplementedError("its target updater is not a PolyakUpdate")
-        for group in agent.optimizer.param_groups:
-            if group["weight_decay"] or group["amsgrad"] or group["maximize"]:
-                raise NotImplementedError("its optimizer has options beyond step size and moments")
+        self._rules = _rules(agent)
         self._agent = agent
         self._keys: list[NestedKey] = list(batch.keys(True, True))
         self._size = batch.batch_size
@@ -90,17 +106,20 @@ class Learner:
         self._noted: list[NestedKey] = []  # what the loss writes into its batch
         state = _state(agent)
         self._lengths = [len(tensors) for tensors in state]
-        self._adam = [(*group["betas"], group["eps"]) for group in agent.optimizer.param_groups]
-        self._max_norm = agent.config.max_grad_norm
-        self._tau = agent.target_updater.tau
-        self._sources = [_place(s, state.vectors) for s, _ in agent.target_updater.pairs()]
-        self._decay = agent.average_decay
+        self._sources = [_place(source, state.vectors) for source, _ in _targets(agent)]
         self._averaged = [_place(learned, state.vectors) for learned, _ in _averages(agent)]
-        inputs = [batch[key] for key in self._keys]
-        self._loss = purify(self._differentiate, inputs, [*state.vectors, *state.targets])
+        loss = purify(self._differentiate, self.inputs(batch), [*state.vectors, *state.targets])
+        self._graph, self.draw = loss.graph, loss.draw
         # Random numbers are drawn outside; and whatever was compiled before, the code for a shape
         # is the same, to the last bit.
-        self._step = torch.compile(self._advance_in_place, fullgraph=True, dynamic=False)
+        self._step = compiled(self._advance_in_place)
+
+    def is_current(self) -> bool:
+        """Whether the agent's settings are those that were traced; step sizes may change."""
+        try:
+            return _rules(self._agent) == self._rules
+        except NotImplementedError:
+            return False
 
     @torch.no_grad()
     def __call__(self, batch: TensorDictBase) -> TensorDict:
@@ -109,10 +128,9 @@ class Learner:
         Where the loss is not finite, nothing is changed.
         """
         outputs = self._step(*self._arguments(batch))
-        split = len(self._report)
-        for key, entry in zip(self._noted, outputs[split:], strict=True):
+        for key, entry in zip(self._noted, outputs[len(self._report) :], strict=True):
             batch.set(key, entry)
-        return TensorDict(dict(zip(self._report, outputs[:split], strict=True)))
+        return self.report(outputs)
 
     @torch.no_grad()
     def compile(self, batch: TensorDictBase) -> None:
@@ -120,11 +138,28 @@ class Learner:
         state, *arguments = self._arguments(batch)
         self._step([tensor.clone() for tensor in state], *arguments)
 
+    def state(self, agent: Agent) -> list[Tensor]:
+        """The tensors of an agent that its update reads and writes; vectors come first."""
+        return [tensor for entries in _state(agent) for tensor in entries]
+
+    def inputs(self, batch: TensorDictBase) -> list[Tensor]:
+        """The entries of a batch, as the update takes them."""
+        return [batch[key] for key in self._keys]
+
+    def rates(self) -> list[Tensor]:
+        """The step sizes at present."""
+        return [
+            torch.as_tensor(group["lr"], dtype=vector.dtype, device=vector.device)
+            for group in self._agent.optimizer.param_groups
+            for vector in group["params"]
+        ]
+
+    def report(self, outputs: Sequence[Tensor]) -> TensorDict:
+        """What the loss reports, from what the update gives."""
+        return TensorDict(dict(zip(self._report, outputs, strict=False)))
+
     def _arguments(self, batch: TensorDictBase) -> tuple[list[Tensor], ...]:
-        rates = [torch.tensor(group["lr"]) for group in self._agent.optimizer.param_groups]
-        inputs = [batch[key] for key in self._keys]
-        tensors = [tensor for entries in _state(self._agent) for tensor in entries]
-        return tensors, rates, inputs, self._loss.draw()
+        return self.state(self._agent), self.rates(), self.inputs(batch), self.draw()
 
     def _differentiate(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The report, what is noted in the batch, and the gradients."""
@@ -138,39 +173,51 @@ class Learner:
         gradients = optimizer.gradients(_total(self._report, list(report.values())))
         return *(entry.detach() for entry in entries), *gradients
 
-    def _advance(
+    def advance(
         self,
         tensors: Sequence[Tensor],
         rates: Sequence[Tensor],
         inputs: Sequence[Tensor],
         draws: Sequence[Tensor],
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Outputs but for the gradients, and the state after the update."""
+        """The update as a function: outputs, and the state after it.
+
+        Args:
+            tensors: the state, as :meth:`state` lists it.
+            rates: of :meth:`rates`.
+            inputs: of :meth:`inputs`.
+            draws: of :attr:`draw`.
+        """
         rest = iter(tensors)
         old = _State(*([next(rest) for _ in range(length)] for length in self._lengths))
-        outputs = list(self._loss.graph(*old.vectors, *old.targets, *inputs, *draws))
+        outputs = list(self._graph(*old.vectors, *old.targets, *inputs, *draws))
         split = len(self._report) + len(self._noted)
         outputs, gradients = outputs[:split], outputs[split:]
-        if self._max_norm is not None:
+        rules = self._rules
+        if rules.max_norm is not None:
             norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
-            scale = (self._max_norm / (norm + 1e-6)).clamp(max=1.0)
+            scale = (rules.max_norm / (norm + 1e-6)).clamp(max=1.0)
             gradients = [gradient * scale for gradient in gradients]
         new = _State([], [], [], [count + 1 for count in old.counts], [], [])
-        for index, (beta1, beta2, eps) in enumerate(self._adam):
+        for index, (beta1, beta2, eps) in enumerate(rules.adam):
             count, gradient = new.counts[index], gradients[index]
             first = _lerp(old.firsts[index], gradient, 1 - beta1)
             second = _lerp(old.seconds[index], gradient.square(), 1 - beta2)
-            size = rates[index] / (1 - beta1**count)
-            spread = second.sqrt() * (1 - beta2**count).rsqrt() + eps
+            # In double precision: of a thousandth, single has four digits left.
+            correction1, correction2 = (
+                (1 - beta ** count.double()).to(second.dtype) for beta in (beta1, beta2)
+            )
+            size = rates[index] / correction1
+            spread = second.sqrt() * correction2.rsqrt() + eps
             new.vectors.append(old.vectors[index] - size * first / spread)
             new.firsts.append(first)
             new.seconds.append(second)
         for target, place in zip(old.targets, self._sources, strict=True):
             source = new.vectors[place.vector][place.start : place.end]
-            new.targets.append(_lerp(target, source.view(target.shape), self._tau))
+            new.targets.append(_lerp(target, source.view(target.shape), rules.tau))
         for average, place in zip(old.averages, self._averaged, strict=True):
             source = new.vectors[place.vector][place.start : place.end]
-            new.averages.append(_lerp(average, source, 1 - self._decay))
+            new.averages.append(_lerp(average, source, 1 - rules.decay))
         finite = _total(self._report, outputs).isfinite()
         after = [tensor for entries in new for tensor in entries]
         kept = [torch.where(finite, *pair) for pair in zip(after, tensors, strict=True)]
@@ -179,29 +226,68 @@ class Learner:
     def _advance_in_place(
         self, tensors: Sequence[Tensor], *arguments: Sequence[Tensor]
     ) -> list[Tensor]:
-        outputs, after = self._advance(tensors, *arguments)
+        outputs, after = self.advance(tensors, *arguments)
         for tensor, value in zip(tensors, after, strict=True):
             tensor.copy_(value)
         return outputs
 
 
-def _state(agent: Agent) -> _State:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled at its first call for the shapes that it is given then.
+
+    Under a name of its own, since torch limits how often what has one name is compiled.
+    """
+    bound = cast(MethodType, function)
+    original = cast(FunctionType, bound.__func__)
+    code = original.__code__
+    own = FunctionType(
+        code.replace(co_name=f"{code.co_name}_{next(_COUNT)}"),
+        original.__globals__,
+        original.__name__,
+        original.__defaults__,
+        original.__closure__,
+    )
+    return torch.compile(MethodType(own, bound.__self__), fullgraph=True, dynamic=False)
+
+
+_COUNT = itertools.count()
+
+
+def _rules(agent: Agent) -> _Rules:
     optimizer, target_updater = agent.optimizer, agent.target_updater
-    assert isinstance(optimizer, FlatAdam)
-    assert isinstance(target_updater, PolyakUpdate)
-    moments = optimizer.moments()
+    if not isinstance(optimizer, FlatAdam):
+        raise NotImplementedError("its optimizer is not a FlatAdam")
+    if not isinstance(target_updater, PolyakUpdate):
+        raise NotImplementedError("its target updater is not a PolyakUpdate")
+    for group in optimizer.param_groups:
+        if group["weight_decay"] or group["amsgrad"] or group["maximize"]:
+            raise NotImplementedError("its optimizer has options beyond step size and moments")
+    return _Rules(
+        adam=tuple((*group["betas"], group["eps"]) for group in optimizer.param_groups),
+        max_norm=agent.config.max_grad_norm,
+        tau=target_updater.tau,
+        decay=agent.average_decay,
+    )
+
+
+def _state(agent: Agent) -> _State:
+    moments = cast(FlatAdam, agent.optimizer).moments()
     return _State(
         vectors=_vectors(agent),
         firsts=[moment["exp_avg"] for moment in moments],
         seconds=[moment["exp_avg_sq"] for moment in moments],
         counts=[moment["step"] for moment in moments],
-        targets=[target.detach() for _, target in target_updater.pairs()],
+        targets=[target.detach() for _, target in _targets(agent)],
         averages=[average for _, average in _averages(agent)],
     )
 
 
 def _vectors(agent: Agent) -> list[Tensor]:
     return [group["params"][0].detach() for group in agent.optimizer.param_groups]
+
+
+def _targets(agent: Agent) -> list[tuple[Tensor, Tensor]]:
+    return cast(PolyakUpdate, agent.target_updater).pairs()
 
 
 def _averages(agent: Agent) -> list[tuple[Tensor, Tensor]]:

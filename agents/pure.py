@@ -54,7 +54,9 @@ def purify(
         state: contiguous tensors, each with a storage of its own.
 
     Raises:
-        NotImplementedError: a random number's distribution depends on other tensors.
+        NotImplementedError: a random number's distribution depends on other tensors, or a
+            generator of its own draws it.
+        ValueError: two tensors of the state share a storage.
 
     Example:
         >>> weight = torch.ones(3)
@@ -67,38 +69,48 @@ def purify(
     devices = {t.device for t in (*inputs, *state) if t.device.type == "cuda"}
     with torch.random.fork_rng(list(devices)):
         traced = make_fx(function)(*inputs)
-        draws = _lift(traced, state)
+        device = next(iter((*inputs, *state)), torch.empty(0)).device
+        draws = _lift(traced, state, device)
         given = [tensor.detach() for tensor in state]
         drawn = [draw() for draw in draws]
         graph = make_fx(functionalize(traced))(*given, *inputs, *drawn)
     return PureFunction(graph, tuple(draws))
 
 
-def _lift(traced: GraphModule, state: Sequence[Tensor]) -> list[Callable[[], Tensor]]:
+def _lift(
+    traced: GraphModule, state: Sequence[Tensor], device: torch.device
+) -> list[Callable[[], Tensor]]:
     """Make arguments of the state and of the random numbers; give what draws the latter."""
     graph = traced.graph
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    with graph.inserting_before(next(iter(graph.nodes))):
+    first = next(iter(graph.nodes))
+    with graph.inserting_before(first):
         owners = {
             _storage(tensor): (graph.placeholder(f"state_{index}"), tensor)
             for index, tensor in enumerate(state)
         }
-    last = inputs[-1]
+    if len(owners) < len(state):
+        raise ValueError("Tensors of a state must each have a storage of their own.")
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1:]
     draws: list[Callable[[], Tensor]] = []
     for node in list(graph.nodes):
         if node.op == "get_attr":
             constant = getattr(traced, node.target)
-            if _storage(constant) in owners:
+            if isinstance(constant, Tensor) and _storage(constant) in owners:
                 argument, tensor = owners[_storage(constant)]
                 with graph.inserting_before(node):
                     view = _view(graph, argument, tensor, constant)
                 node.replace_all_uses_with(view)
                 graph.erase_node(node)
         elif _is_random(node):
-            draws.append(_drawing(node))
-            with graph.inserting_after(last):
-                last = graph.placeholder(f"draw_{len(draws)}")
-            node.replace_all_uses_with(last)
+            draws.append(_drawing(node, device))
+            with graph.inserting_after(*last) if last else graph.inserting_before(first):
+                last = [graph.placeholder(f"draw_{len(draws)}")]
+            with graph.inserting_before(node):
+                if _is_in_place(node):
+                    drawn = graph.call_function(_aten.copy_.default, (node.args[0], *last))
+                else:
+                    drawn = graph.call_function(_aten.clone.default, (*last,))
+            node.replace_all_uses_with(drawn)
             graph.erase_node(node)
     traced.recompile()
     return draws
@@ -114,8 +126,10 @@ def _view(graph: torch.fx.Graph, argument: Node, whole: Tensor, part: Tensor) ->
         flat = graph.call_function(_aten.view.default, (argument, [-1]))
         piece = graph.call_function(_aten.slice.Tensor, (flat, 0, offset, offset + part.numel()))
         return graph.call_function(_aten.view.default, (piece, list(part.shape)))
+    # Strides count from the start of the storage, which an argument may share: hence a copy.
+    copy = graph.call_function(_aten.clone.default, (argument,))
     return graph.call_function(
-        _aten.as_strided.default, (argument, list(part.shape), list(part.stride()), offset)
+        _aten.as_strided.default, (copy, list(part.shape), list(part.stride()), offset)
     )
 
 
@@ -124,7 +138,12 @@ def _is_random(node: Node) -> bool:
     return node.op == "call_function" and torch.Tag.nondeterministic_seeded in tags
 
 
-def _drawing(node: Node) -> Callable[[], Tensor]:
+def _is_in_place(node: Node) -> bool:
+    operator: Any = node.target
+    return bool(operator._schema.name.endswith("_"))
+
+
+def _drawing(node: Node, device: torch.device) -> Callable[[], Tensor]:
     """What repeats a draw: the same operator, on an empty tensor where it only reads a shape."""
     operator: Any = node.target
     first, *rest = node.args
@@ -132,12 +151,12 @@ def _drawing(node: Node) -> Callable[[], Tensor]:
         raise NotImplementedError(f"{operator} draws from a distribution that is computed.")
     if not isinstance(first, Node):
         return partial(operator, *node.args, **node.kwargs)
-    name = operator._schema.name
-    if not name.endswith(("_", "_like")):
+    if not (_is_in_place(node) or operator._schema.name.endswith("_like")):
         raise NotImplementedError(f"{operator} draws from a distribution that is computed.")
     meta = node.meta["tensor_meta"]
 
     def draw() -> Tensor:
-        return operator(torch.empty(meta.shape, dtype=meta.dtype), *rest, **node.kwargs)
+        empty = torch.empty_strided(meta.shape, meta.stride, dtype=meta.dtype, device=device)
+        return operator(empty, *rest, **node.kwargs)
 
     return draw

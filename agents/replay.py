@@ -136,6 +136,13 @@ class Replay:
         """
         return self[torch.randint(0, self._size, (batch_size,), device=self.device)]
 
+    def blank(self, batch_size: int) -> TensorDict:
+        """Zeros in the form of a sample."""
+        filled, self._size = self._size, 1
+        batch = self[torch.zeros(batch_size, dtype=torch.int64, device=self.device)]
+        self._size = filled
+        return batch.zero_()
+
     def __getitem__(self, index: slice | Tensor) -> TensorDict:
         """Transitions by age, the oldest first; with several environments these alternate."""
         if isinstance(index, slice):

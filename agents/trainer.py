@@ -1,16 +1,12 @@
-"""The training loop: one for every off-policy agent."""
+"""A run of an off-policy agent, whichever it is."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import platform
-import signal
-import sys
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -18,11 +14,12 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from numpy.typing import NDArray
 from tensordict import TensorDict, TensorDictBase
-from tqdm import tqdm
+from torch import Tensor
 
 from maxentflow import envs
-from maxentflow.agents.agent import Agent, CompilationError, space_sizes
+from maxentflow.agents.agent import Agent, check_finite, space_sizes
 from maxentflow.agents.evaluation import Evaluation, evaluate
+from maxentflow.agents.loop import NonFiniteError, train
 from maxentflow.agents.presets import preset
 from maxentflow.agents.replay import Replay
 from maxentflow.agents.run_folder import Metrics, RunFolder
@@ -32,11 +29,6 @@ __all__ = ["NonFiniteError", "Trainer", "TrainerConfig"]
 _EVALUATION_SEED = 1_000_000
 _WORTH_COMPILING = 30_000  # updates; about two minutes saved for one minute spent
 _ROUNDING = 1e-6  # of sums of update-to-data ratios
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-
-
-class NonFiniteError(FloatingPointError):
-    """An observation, a reward or a loss was not finite."""
 
 
 @dataclass
@@ -190,6 +182,12 @@ class Trainer:
         self._finished: list[tuple[float, int]] = []
         self._report: TensorDictBase | None = None
         self._eval_env: SyncVectorEnv | AsyncVectorEnv | None = None
+        self._metrics: Metrics | None = None
+        self.alone = True  # torch's generators are this run's
+        self._generators = _generators()
+        self._began = self._logged = 0.0
+        self._logged_step = 0
+        self.write_back: Callable[[], object] = lambda: None  # what brings the agent up to date
         self.replay = Replay(
             config.replay_size,
             env.num_envs,
@@ -199,131 +197,76 @@ class Trainer:
 
     def run(self) -> None:
         """Train from the present step to ``total_steps``."""
-        config = self.config
-        torch.set_num_threads(config.threads)
+        train([self], progress=self._progress)
+
+    def begin(self) -> None:
+        """Reset the environment, where a run is not resumed, and start the clock."""
         if self._observation is None:
-            self._observation, _ = self.env.reset(seed=config.seed)
+            self._observation, _ = self.env.reset(seed=self.config.seed)
             self.replay.start(self._observation)
-        metrics = self._open_metrics()
-        bar = tqdm(
-            total=config.total_steps,
-            initial=self.step,
-            disable=None if self._progress else True,
-            unit="step",
-            dynamic_ncols=True,
-        )
-        began = logged = time.perf_counter()
-        logged_step = self.step
-        compiled = not config.compiles()
-        _keep_freed_memory()
-        gc.collect()
-        gc.freeze()  # what exists now lives to the end; the collector need not walk it again
-        interrupted = _Interrupt()
+        if self.folder is not None:
+            self._metrics = Metrics(self.folder, self._columns(), self.step)
+        self._began = self._logged = time.perf_counter()
+        self._logged_step = self.step
+
+    def end(self) -> None:
+        """Close what :meth:`begin` and evaluations have opened."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+        if self._eval_env is not None:
+            self._eval_env.close()
+            self._eval_env = None
+
+    @contextmanager
+    def randomness(self) -> Iterator[None]:
+        """A context in which torch's generators are this run's own, as they were left there."""
+        if self.alone:
+            yield
+            return
+        others = _generators()
+        _set_generators(self._generators)
         try:
-            while self.step < config.total_steps and not interrupted:
-                self._step_environment(self._act())
-                self.step += config.num_envs
-                if self.step > config.warmup_steps and len(self.replay) >= config.batch_size:
-                    if not compiled:
-                        self._compile(bar)
-                        compiled = True
-                    self._owed += config.num_envs * config.utd_ratio
-                    while self._owed > 1 - _ROUNDING:
-                        self._update(self.replay.sample(config.batch_size))
-                        self._owed -= 1
-                evaluation = self._evaluate() if self._due(config.eval_every) else None
-                if evaluation is not None or self._due(config.log_every):
-                    now = time.perf_counter()
-                    row = self._row(evaluation)
-                    row["seconds"] = self._seconds + now - began
-                    row["steps_per_second"] = (self.step - logged_step) / (now - logged)
-                    logged, logged_step = now, self.step
-                    if metrics is not None:
-                        metrics.write(row)
-                    bar.set_postfix(_postfix(row))
-                bar.update(config.num_envs)
-                if self._due(config.checkpoint_every or config.total_steps) or interrupted:
-                    self._save(began)
+            yield
         finally:
-            interrupted.restore()
-            gc.unfreeze()
-            bar.close()
-            if metrics is not None:
-                metrics.close()
-            if self._eval_env is not None:
-                self._eval_env.close()
-                self._eval_env = None
-        if interrupted:
-            raise KeyboardInterrupt
+            self._generators = _generators()
+            _set_generators(others)
 
-    def state(self) -> dict[str, Any]:
-        """All that the rest of the run depends on: tensors, numbers, strings, lists of them."""
-        assert self._observation is not None
-        return {
-            "agent": self.agent.name,
-            "policy": self.agent.policy.state_dict(),
-            "loss": self.agent.loss.state_dict(),
-            "optimizer": self.agent.optimizer.state_dict(),
-            "target_updater": self.agent.target_updater.state_dict(),
-            "replay": self.replay.state_dict(),
-            "step": self.step,
-            "updates": self.updates,
-            "owed": self._owed,
-            "episodes": self.episodes,
-            "seconds": self._seconds,
-            "returns": self._returns.tolist(),
-            "lengths": self._lengths.tolist(),
-            "finished": self._finished,
-            "report": None if self._report is None else self._report.to_dict(),
-            "environments": envs.states(self.env),
-            "torch_generator": torch.get_rng_state(),
-            "cuda_generators": torch.cuda.get_rng_state_all(),
-        }
+    def observation(self) -> Tensor:
+        """What the agent sees now, shape ``(num_envs, obs_dim)``."""
+        return torch.from_numpy(self._observation).to(self.config.device)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a state of :meth:`state`, in this or another process."""
-        self.restore_agent(state)
-        self._observation = envs.restore(self.env, state["environments"])
-        self.agent.target_updater.load_state_dict(state["target_updater"])
-        self.replay.load_state_dict(state["replay"])
-        self.step, self.updates, self.episodes = state["step"], state["updates"], state["episodes"]
-        self._owed, self._seconds = state["owed"], state["seconds"]
-        self._returns = np.array(state["returns"])
-        self._lengths = np.array(state["lengths"], dtype=np.int64)
-        self._finished = list(state["finished"])
-        self._report = None if state["report"] is None else TensorDict(state["report"])
-        torch.set_rng_state(state["torch_generator"])
-        if state["cuda_generators"]:
-            torch.cuda.set_rng_state_all(state["cuda_generators"])
+    def warms_up(self) -> bool:
+        """Whether the next action is a random one."""
+        return self.step < self.config.warmup_steps
 
-    def restore_agent(self, state: dict[str, Any]) -> None:
-        """Take the networks and the optimiser from a state, and nothing of the loop."""
-        if state.get("agent") != self.agent.name:
-            raise ValueError(
-                f"The checkpoint is of agent {state.get('agent')!r}, this is {self.agent.name!r}."
-            )
-        try:
-            # TorchRL's losses do not mind missing parameters.
-            if _shapes(state["loss"]) != _shapes(self.agent.loss.state_dict()):
-                raise ValueError("names or shapes differ")
-            self.agent.policy.load_state_dict(state["policy"])
-            self.agent.loss.load_state_dict(state["loss"])
-            self.agent.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise ValueError("The checkpoint's networks are not those of this run.") from error
-
-    def _act(self) -> NDArray[np.float32]:
-        if self.step < self.config.warmup_steps:
+    def act(self) -> NDArray[np.float32]:
+        """The next actions, shape ``(num_envs, action_dim)``."""
+        if self.warms_up():
             shape = self.env.action_space.shape
             assert shape is not None
             return torch.rand(shape).mul_(2).sub_(1).numpy()
-        observation = torch.from_numpy(self._observation).to(self.config.device)
-        action = self.agent.act(observation).cpu().numpy()
-        self._check_finite("action", action)
-        return action
+        return self.checked(self.agent.act(self.observation()))
 
-    def _step_environment(self, action: NDArray[np.float32]) -> None:
-        after, reward, terminated, truncated, info = self.env.step(action)
+    def checked(self, action: Tensor) -> NDArray[np.float32]:
+        """Actions, if they are finite."""
+        array = action.cpu().numpy()
+        self._check_finite("action", array)
+        return array
+
+    def send(self, action: NDArray[np.float32]) -> None:
+        """Have the environment take a step, if it has processes of its own to do it in."""
+        self._action = action
+        if isinstance(self.env, AsyncVectorEnv):
+            self.env.step_async(action)
+
+    def receive(self) -> None:
+        """Store what the step sent last has led to."""
+        if isinstance(self.env, AsyncVectorEnv):
+            outcome = self.env.step_wait()
+        else:
+            outcome = self.env.step(self._action)
+        after, reward, terminated, truncated, info = outcome
         ended = terminated | truncated
         final = after
         if ended.any():
@@ -345,25 +288,123 @@ class Trainer:
         self._returns[ended] = 0.0
         self._lengths[ended] = 0
         self._observation = after
-        self.replay.add(action, reward32, terminated, ended, final, after)
+        self.replay.add(self._action, reward32, terminated, ended, final, after)
+        self.step += self.config.num_envs
 
-    def _compile(self, bar: tqdm[NoReturn]) -> None:
-        bar.set_description("compiling")
-        generator = torch.get_rng_state()
-        try:
-            batch = self.replay.sample(self.config.batch_size)
-            self.agent.compile(batch, torch.from_numpy(self._observation).to(self.config.device))
-        except CompilationError as error:
-            tqdm.write(f"{error} The run goes on without; it learns the same, slower.", sys.stderr)
-        torch.set_rng_state(generator)
-        bar.set_description(None)
+    def learns(self) -> bool:
+        """Whether the warm-up is over and there is enough for a batch."""
+        return self.step > self.config.warmup_steps and len(self.replay) >= self.config.batch_size
 
-    def _update(self, batch: TensorDictBase) -> None:
+    def updates_due(self) -> int:
+        """How many updates the step just taken calls for."""
+        self._owed += self.config.num_envs * self.config.utd_ratio
+        due = int(self._owed + _ROUNDING)
+        self._owed -= due
+        return due
+
+    def sample(self) -> TensorDict:
+        """A batch of transitions."""
+        return self.replay.sample(self.config.batch_size)
+
+    def update(self) -> None:
+        """Update the agent once."""
         try:
-            self._report = self.agent.update(batch)
+            self._report = self.agent.update(self.sample())
         except FloatingPointError as error:
             self._stop(str(error))
         self.updates += 1
+
+    def note(self, report: TensorDictBase) -> None:
+        """Take the report of an update made elsewhere."""
+        try:
+            check_finite(report)
+        except FloatingPointError as error:
+            self._stop(str(error))
+        self._report = report
+        self.updates += 1
+
+    def due(self, interval: int) -> bool:
+        """Whether a multiple of the interval, or the end, lies in the steps just taken."""
+        if interval == 0:
+            return False
+        over = self.step >= self.config.total_steps
+        return over or self.step % interval < self.config.num_envs
+
+    def log(self, evaluates: bool) -> dict[str, float]:
+        """Write a row of the metrics, with an evaluation if asked to; give the row."""
+        self.write_back()
+        row = self._row(self._evaluate() if evaluates else None)
+        now = time.perf_counter()
+        row["seconds"] = self._seconds + now - self._began
+        row["steps_per_second"] = (self.step - self._logged_step) / (now - self._logged)
+        self._logged, self._logged_step = now, self.step
+        if self._metrics is not None:
+            self._metrics.write(row)
+        return row
+
+    def save(self) -> None:
+        """Write the run's checkpoint, if it has a folder."""
+        if self.folder is not None:
+            state = self.state()
+            state["seconds"] += time.perf_counter() - self._began
+            self.folder.save_checkpoint(state)
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the run depends on: tensors, numbers, strings, lists of them."""
+        assert self._observation is not None
+        self.write_back()
+        generators = _generators() if self.alone else self._generators
+        return {
+            "agent": self.agent.name,
+            "policy": self.agent.policy.state_dict(),
+            "loss": self.agent.loss.state_dict(),
+            "optimizer": self.agent.optimizer.state_dict(),
+            "target_updater": self.agent.target_updater.state_dict(),
+            "replay": self.replay.state_dict(),
+            "step": self.step,
+            "updates": self.updates,
+            "owed": self._owed,
+            "episodes": self.episodes,
+            "seconds": self._seconds,
+            "returns": self._returns.tolist(),
+            "lengths": self._lengths.tolist(),
+            "finished": self._finished,
+            "report": None if self._report is None else self._report.to_dict(),
+            "environments": envs.states(self.env),
+            "torch_generator": generators[0],
+            "cuda_generators": generators[1],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state of :meth:`state`, in this or another process."""
+        self.restore_agent(state)
+        self._observation = envs.restore(self.env, state["environments"])
+        self.agent.target_updater.load_state_dict(state["target_updater"])
+        self.replay.load_state_dict(state["replay"])
+        self.step, self.updates, self.episodes = state["step"], state["updates"], state["episodes"]
+        self._owed, self._seconds = state["owed"], state["seconds"]
+        self._returns = np.array(state["returns"])
+        self._lengths = np.array(state["lengths"], dtype=np.int64)
+        self._finished = list(state["finished"])
+        self._report = None if state["report"] is None else TensorDict(state["report"])
+        self._generators = state["torch_generator"], state["cuda_generators"]
+        _set_generators(self._generators)
+
+    def restore_agent(self, state: dict[str, Any]) -> None:
+        """Take the networks and the optimiser from a state, and nothing of the loop."""
+        if state.get("agent") != self.agent.name:
+            raise ValueError(
+                f"The checkpoint is of agent {state.get('agent')!r}, this is {self.agent.name!r}."
+            )
+        try:
+            # TorchRL's losses do not mind missing parameters.
+            if _shapes(state["loss"]) != _shapes(self.agent.loss.state_dict()):
+                raise ValueError("names or shapes differ")
+            self.agent.policy.load_state_dict(state["policy"])
+            self.agent.loss.load_state_dict(state["loss"])
+            self.agent.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError("The checkpoint's networks are not those of this run.") from error
 
     def _evaluate(self) -> Evaluation:
         config = self.config
@@ -377,13 +418,6 @@ class Trainer:
             env=self._eval_env,
             device=config.device,
         )
-
-    def _due(self, interval: int) -> bool:
-        """Whether a multiple of the interval, or the end, lies in the steps just taken."""
-        if interval == 0:
-            return False
-        over = self.step >= self.config.total_steps
-        return over or self.step % interval < self.config.num_envs
 
     def _columns(self) -> list[str]:
         return [
@@ -423,68 +457,32 @@ class Trainer:
             }
         return row
 
-    def _open_metrics(self) -> Metrics | None:
-        if self.folder is None:
-            return None
-        return Metrics(self.folder, self._columns(), self.step)
-
-    def _save(self, began: float) -> None:
-        if self.folder is not None:
-            state = self.state()
-            state["seconds"] += time.perf_counter() - began
-            self.folder.save_checkpoint(state)
-
     def _check_finite(self, name: str, array: NDArray[Any]) -> None:
         if not np.isfinite(array).all():
             self._stop(f"{name} is {array[~np.isfinite(array)][0]}")
 
+    def save_stopped(self) -> Path | None:
+        """Write the state of a run that was stopped beside its checkpoint; give the file."""
+        if self.folder is None or self._observation is None:
+            return None
+        return self.folder.save_checkpoint(self.state(), f"stopped_{self.step}.pt")
+
     def _stop(self, what: str) -> NoReturn:
-        saved = ""
-        if self.folder is not None and self._observation is not None:
-            path = self.folder.save_checkpoint(self.state(), f"stopped_{self.step}.pt")
-            saved = f"; the state is in {path}"
+        path = self.save_stopped()
+        saved = "" if path is None else f"; the state is in {path}"
         raise NonFiniteError(f"Stopped after {self.step} steps: {what}{saved}.")
 
 
-class _Interrupt:
-    """Ctrl-C as a flag, true once it was pressed, so that a step is never left half done."""
-
-    def __init__(self) -> None:
-        self._pressed = False
-        self._previous: Any = None
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._press)
-
-    def __bool__(self) -> bool:
-        return self._pressed
-
-    def _press(self, *_: object) -> None:
-        self._pressed = True
-
-    def restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+def _generators() -> tuple[Tensor, list[Tensor]]:
+    """The states of torch's generators."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all()
 
 
-def _keep_freed_memory() -> None:
-    """Have glibc hold on to freed blocks, which the next update asks for again.
-
-    Otherwise each update returns megabytes to the kernel and faults the same pages back in, about
-    a tenth of its time.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            libc.mallopt(parameter, 2**30)
+def _set_generators(states: tuple[Tensor, list[Tensor]]) -> None:
+    torch.set_rng_state(states[0])
+    if states[1]:
+        torch.cuda.set_rng_state_all(states[1])
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, torch.Size]:
     return {name: entry.shape for name, entry in state.items() if isinstance(entry, torch.Tensor)}
-
-
-def _postfix(row: dict[str, float]) -> dict[str, str]:
-    shown = {
-        "return": row.get("eval_return", row.get("train_return")),
-        "loss": next((value for key, value in row.items() if key.startswith("loss")), None),
-    }
-    return {name: f"{value:.4g}" for name, value in shown.items() if value is not None}

@@ -91,5 +91,5 @@ else:
     raise ValueError(what)
 
 torch.set_num_threads(1)
-cli._run = lambda trainer, folder: trainer.run()
+cli._run = cli.train
 cli.main(arguments)  # noqa: F821
