@@ -30,7 +30,6 @@ __all__ = [
     "AgentConfig",
     "CompilationError",
     "check_common",
-    "check_finite",
     "check_positive",
     "compiler_complaints",
     "config",
@@ -90,6 +89,7 @@ class Agent:
     average_decay: float = 0.0
     behavior: TensorDictModuleBase = field(init=False)
     average: WeightAverage | None = field(default=None, init=False, repr=False, compare=False)
+    _finite: Tensor | None = field(default=None, init=False, repr=False, compare=False)
     _compiled: dict[tuple[torch.Size, bool], Learner] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -146,17 +146,18 @@ class Agent:
             What the loss reports, detached.
 
         Raises:
-            FloatingPointError: the loss is not finite; parameters are then as they were.
+            FloatingPointError: the loss is not finite; parameters are then as they were. Compiled
+                for a GPU, which is not waited for, :meth:`check` raises it later.
         """
         learner = self._compiled.get((batch.shape, self.loss.training))
         if learner is not None and learner.is_current():
             report = learner(batch)
-            check_finite(report)
+            self.note(report)
             if self.average is not None:
                 self.average.copy_buffers()
             return report
         report = self._differentiate(batch)
-        check_finite(report)
+        _check_finite(report)
         if self.config.max_grad_norm is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             clip_grad_norm_(parameters, self.config.max_grad_norm, foreach=True)
@@ -165,6 +166,28 @@ class Agent:
         if self.average is not None:
             self.average.step()
         return report
+
+    def note(self, report: TensorDictBase) -> None:
+        """Look at the loss of an update that changes nothing where that is not finite.
+
+        Raises:
+            FloatingPointError: it is not; on a GPU, which is not waited for, :meth:`check` raises.
+        """
+        finite = _total(report).isfinite()
+        if finite.is_cuda:
+            self._finite = finite if self._finite is None else self._finite & finite
+        else:
+            _check_finite(report)
+
+    def check(self) -> None:
+        """Look whether every loss on a GPU was finite since this was last asked.
+
+        Raises:
+            FloatingPointError: one was not; that update has changed nothing.
+        """
+        finite, self._finite = self._finite, None
+        if finite is not None and not finite:
+            raise FloatingPointError("loss is not finite")
 
     def _differentiate(self, batch: TensorDictBase) -> TensorDictBase:
         """Set the gradients to those of the loss, and return its report."""
@@ -180,12 +203,7 @@ class Agent:
         return report.detach()
 
 
-def check_finite(report: TensorDictBase) -> None:
-    """Refuse a loss that is not finite.
-
-    Raises:
-        FloatingPointError: it is not.
-    """
+def _check_finite(report: TensorDictBase) -> None:
     total = _total(report).item()
     if not math.isfinite(total):
         raise FloatingPointError(f"loss is {total}")

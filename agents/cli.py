@@ -32,7 +32,7 @@ usage: maxentflow COMMAND ...
 
 commands:
   train AGENT [options]      train {agents}, e.g. maxentflow train meow --env Hopper-v4
-  train --resume RUN         continue a run exactly where its last checkpoint is
+  train --resume RUN ...     continue exactly where the last checkpoint is
   evaluate RUN [options]     run episodes with a trained policy, or film one
   plot RUN [RUN ...]         learning curves, with the published ones
 
@@ -53,10 +53,12 @@ Job = Callable[[], None]
 
 @dataclass
 class _Resume:
-    """Continue a run from its last checkpoint; its metrics go on as if it had never stopped."""
+    """Continue a run from its last checkpoint; its metrics go on as if it had never stopped.
 
-    resume: Path
-    """The run's folder."""
+    Several that differ by seed alone, and are at the same step, go on as one batched program."""
+
+    resume: tuple[Path, ...]
+    """The run's folder, or several."""
     total_steps: int | None = None
     """New length of the run; its own by default."""
 
@@ -168,7 +170,14 @@ def _numbers(text: str) -> list[int]:
 
 
 def _resume(options: _Resume, named: str | None) -> Job:
-    folder = RunFolder(options.resume)
+    if not options.resume:
+        raise ValueError("--resume needs a run folder.")
+    trainers = [_continued(RunFolder(path), options, named) for path in options.resume]
+    return lambda: _run(trainers)
+
+
+def _continued(folder: RunFolder, options: _Resume, named: str | None) -> Trainer:
+    """A run as it was at its last checkpoint."""
     name, agent_config, trainer_config = _configuration(folder)
     if named is not None and named != name:
         raise ValueError(f"{folder} is a run of {name!r}, not of {named!r}.")
@@ -183,7 +192,7 @@ def _resume(options: _Resume, named: str | None) -> Job:
         raise ValueError(
             f"{folder} is complete at {trainer.step} steps; give a larger --total-steps to go on."
         )
-    return lambda: _run([trainer])
+    return trainer
 
 
 def _evaluate(arguments: list[str]) -> Job:

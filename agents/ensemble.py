@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
 from maxentflow.agents.agent import Agent
+from maxentflow.agents.cuda_graph import CudaGraph
 from maxentflow.agents.learner import Actor, Learner, compiled
 
 __all__ = ["Ensemble"]
@@ -64,8 +65,8 @@ class Ensemble:
         self.learner = Learner(agents[0], batch.clone())
         self.actor = Actor(agents[0], observation)
         self._stacks = [torch.stack(t) for t in zip(*map(self.learner.state, agents), strict=True)]
-        self._update = self._update_in_place
-        self._act = self._act_batched
+        self._update: Callable[..., Sequence[Tensor]] = self._update_in_place
+        self._act: Callable[..., Sequence[Tensor]] = self._act_batched
 
     @torch.no_grad()
     def compile(self, batch: TensorDictBase, observation: Tensor) -> None:
@@ -77,12 +78,24 @@ class Ensemble:
         """
         count = len(self._agents)
         update, act = compiled(self._update_in_place), compiled(self._act_batched)
-        stacks = [stack.clone() for stack in self._stacks]
-        inputs = _stack([self.learner.inputs(batch)] * count)
-        update(stacks, self.learner.rates(), inputs, _stack([self.learner.draw()] * count))
-        vectors = stacks[: len(self.learner.rates())]
-        act(*vectors, torch.stack([observation] * count), *_stack([self.actor.draw()] * count))
+        rates, inputs = self.learner.rates(), _stack([self.learner.inputs(batch)] * count)
+        draws = _stack([self.learner.draw()] * count)
+        update([stack.clone() for stack in self._stacks], rates, inputs, draws)
+        seen = [torch.stack([observation] * count), *_stack([self.actor.draw()] * count)]
+        vectors = self._stacks[: len(rates)]
+        act(*vectors, *seen)
         self._update, self._act = update, act
+        if observation.is_cuda:
+            ends = len(rates), len(rates) + len(inputs)
+            recorded_update = CudaGraph(
+                lambda given: update(
+                    self._stacks, given[: ends[0]], given[ends[0] : ends[1]], given[ends[1] :]
+                ),
+                [*rates, *inputs, *draws],
+            )
+            recorded_act = CudaGraph(lambda given: act(*vectors, *given), seen)
+            self._update = lambda _, *parts: recorded_update([t for part in parts for t in part])
+            self._act = lambda *parts: recorded_act(parts[len(rates) :])
 
     @torch.no_grad()
     def act(

@@ -11,6 +11,7 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
+from maxentflow.agents.cuda_graph import CudaGraph
 from maxentflow.agents.flat_adam import FlatAdam
 from maxentflow.agents.pure import purify
 from maxentflow.objectives import PolyakUpdate
@@ -70,11 +71,27 @@ class Actor:
         act = purify(lambda entry: (agent.act(entry),), [observation], _vectors(agent))
         self.graph, self.draw = act.graph, act.draw
         self._step = compiled(act.graph.forward)
+        self._graph: CudaGraph | None = None
+        self._places: list[Tensor] = []
 
     @torch.no_grad()
     def __call__(self, observation: Tensor) -> Tensor:
         """Actions, shape ``(*batch, action_dim)``."""
+        if observation.is_cuda:
+            return self._launch(observation)
         (action,) = self._step(*_vectors(self._agent), observation, *self.draw())
+        return action
+
+    def _launch(self, observation: Tensor) -> Tensor:
+        vectors = _vectors(self._agent)
+        if self._graph is None or not _same_places(vectors, self._places):
+            with torch.random.fork_rng([observation.device] if observation.is_cuda else []):
+                self._step(*vectors, observation, *self.draw())  # compiles
+            self._places = vectors
+            self._graph = CudaGraph(
+                lambda inputs: self._step(*vectors, *inputs, *self.draw()), [observation]
+            )
+        (action,) = self._graph([observation])
         return action
 
 
@@ -109,10 +126,12 @@ class Learner:
         self._sources = [_place(source, state.vectors) for source, _ in _targets(agent)]
         self._averaged = [_place(learned, state.vectors) for learned, _ in _averages(agent)]
         loss = purify(self._differentiate, self.inputs(batch), [*state.vectors, *state.targets])
-        self._graph, self.draw = loss.graph, loss.draw
+        self._loss, self.draw = loss.graph, loss.draw
         # Random numbers are drawn outside; and whatever was compiled before, the code for a shape
         # is the same, to the last bit.
         self._step = compiled(self._advance_in_place)
+        self._graph: CudaGraph | None = None
+        self._places: list[Tensor] = []
 
     def is_current(self) -> bool:
         """Whether the agent's settings are those that were traced; step sizes may change."""
@@ -127,7 +146,10 @@ class Learner:
 
         Where the loss is not finite, nothing is changed.
         """
-        outputs = self._step(*self._arguments(batch))
+        if batch[self._keys[0]].is_cuda:
+            outputs = self._launch(batch)
+        else:
+            outputs = self._step(*self._arguments(batch))
         for key, entry in zip(self._noted, outputs[len(self._report) :], strict=True):
             batch.set(key, entry)
         return self.report(outputs)
@@ -157,6 +179,18 @@ class Learner:
     def report(self, outputs: Sequence[Tensor]) -> TensorDict:
         """What the loss reports, from what the update gives."""
         return TensorDict(dict(zip(self._report, outputs, strict=False)))
+
+    def _launch(self, batch: TensorDictBase) -> list[Tensor]:
+        state, rates, inputs = self.state(self._agent), self.rates(), self.inputs(batch)
+        if self._graph is None or not _same_places(state, self._places):
+            self._places = state
+            self._graph = CudaGraph(
+                lambda given: self._step(
+                    state, given[: len(rates)], given[len(rates) :], self.draw()
+                ),
+                [*rates, *inputs],
+            )
+        return self._graph([*rates, *inputs])
 
     def _arguments(self, batch: TensorDictBase) -> tuple[list[Tensor], ...]:
         return self.state(self._agent), self.rates(), self.inputs(batch), self.draw()
@@ -190,7 +224,7 @@ class Learner:
         """
         rest = iter(tensors)
         old = _State(*([next(rest) for _ in range(length)] for length in self._lengths))
-        outputs = list(self._graph(*old.vectors, *old.targets, *inputs, *draws))
+        outputs = list(self._loss(*old.vectors, *old.targets, *inputs, *draws))
         split = len(self._report) + len(self._noted)
         outputs, gradients = outputs[:split], outputs[split:]
         rules = self._rules
@@ -284,6 +318,10 @@ def _state(agent: Agent) -> _State:
 
 def _vectors(agent: Agent) -> list[Tensor]:
     return [group["params"][0].detach() for group in agent.optimizer.param_groups]
+
+
+def _same_places(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return [one.data_ptr() for one in ones] == [other.data_ptr() for other in others]
 
 
 def _targets(agent: Agent) -> list[tuple[Tensor, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class Replay:
         self._end = torch.empty(self._rows, dtype=torch.int32, device=device)
         self._final = torch.empty(_FIRST_ENDS, obs_dim, device=device)
         self._free = list(range(_FIRST_ENDS))[::-1]
+        self._ends: dict[int, int] = {}  # by row, what _end says, to know without asking a device
 
     def __len__(self) -> int:
         return self._size
@@ -116,15 +118,16 @@ class Replay:
         self._end[here] = -1
         self._now = (self._now + count) % self._rows
         if self._size == self._steps * count:
-            gone = self._end[self._now : self._now + count]
-            self._free += gone[gone >= 0].tolist()
+            gone = range(self._now, self._now + count)
+            self._free += [self._ends.pop(row) for row in gone if row in self._ends]
         else:
             self._size += count
         self.start(following)
         for index in np.flatnonzero(ended):
             if not self._free:
                 self._grow()
-            self._end[here.start + int(index)] = slot = self._free.pop()
+            row, slot = here.start + int(index), self._free.pop()
+            self._ends[row] = self._end[row] = slot
             self._final[slot] = torch.as_tensor(final[index])
 
     def sample(self, batch_size: int) -> TensorDict:
@@ -138,10 +141,17 @@ class Replay:
 
     def blank(self, batch_size: int) -> TensorDict:
         """Zeros in the form of a sample."""
-        filled, self._size = self._size, 1
-        batch = self[torch.zeros(batch_size, dtype=torch.int64, device=self.device)]
-        self._size = filled
-        return batch.zero_()
+        sizes = {"observation": self._observation.shape[1:], "action": self._action.shape[1:]}
+        zeros = partial(torch.zeros, device=self.device)
+        flag = zeros(batch_size, 1, dtype=torch.bool)
+        following = {
+            "observation": zeros(batch_size, *sizes["observation"]),
+            "reward": zeros(batch_size, 1),
+            "done": flag,
+            "terminated": flag.clone(),
+        }
+        own = {name: zeros(batch_size, *size) for name, size in sizes.items()}
+        return TensorDict({**own, "next": TensorDict(following, [batch_size])}, [batch_size])
 
     def __getitem__(self, index: slice | Tensor) -> TensorDict:
         """Transitions by age, the oldest first; with several environments these alternate."""
@@ -215,6 +225,7 @@ class Replay:
             self._grow()
         self._final[: len(final)] = final
         self._end[:size] = torch.where(ended, ended.cumsum(0) - 1, -1).int()
+        self._ends = {row: slot for slot, row in enumerate(ended.nonzero().flatten().tolist())}
         self._free = list(range(len(final), len(self._final)))[::-1]
 
     def _grow(self) -> None:

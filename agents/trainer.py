@@ -17,7 +17,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from maxentflow import envs
-from maxentflow.agents.agent import Agent, check_finite, space_sizes
+from maxentflow.agents.agent import Agent, space_sizes
 from maxentflow.agents.evaluation import Evaluation, evaluate
 from maxentflow.agents.loop import NonFiniteError, train
 from maxentflow.agents.presets import preset
@@ -317,7 +317,7 @@ class Trainer:
     def note(self, report: TensorDictBase) -> None:
         """Take the report of an update made elsewhere."""
         try:
-            check_finite(report)
+            self.agent.note(report)
         except FloatingPointError as error:
             self._stop(str(error))
         self._report = report
@@ -332,6 +332,7 @@ class Trainer:
 
     def log(self, evaluates: bool) -> dict[str, float]:
         """Write a row of the metrics, with an evaluation if asked to; give the row."""
+        self._check_losses()
         self.write_back()
         row = self._row(self._evaluate() if evaluates else None)
         now = time.perf_counter()
@@ -344,6 +345,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the run's checkpoint, if it has a folder."""
+        self._check_losses()
         if self.folder is not None:
             state = self.state()
             state["seconds"] += time.perf_counter() - self._began
@@ -456,6 +458,12 @@ class Trainer:
                 "eval_length": float(evaluation.lengths.mean()),
             }
         return row
+
+    def _check_losses(self) -> None:
+        try:
+            self.agent.check()
+        except FloatingPointError as error:
+            self._stop(str(error))
 
     def _check_finite(self, name: str, array: NDArray[Any]) -> None:
         if not np.isfinite(array).all():

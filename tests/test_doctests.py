@@ -54,6 +54,7 @@ EXAMPLE_NOT_NEEDED = {
     # Contracts and plain records, whose use is in the example of what takes them.
     "Agent",
     "Base",
+    "BatchingError",
     "ClosedFormValue",
     "CompilationError",
     "DensityModel",

@@ -96,6 +96,16 @@ def test_a_state_goes_on_as_the_original(steps, num_envs):
     assert all(torch.equal(torch.as_tensor(first[k]), torch.as_tensor(second[k])) for k in first)
 
 
+def test_a_blank_is_a_sample_of_zeros():
+    replay = Replay(50, 2, 3, 2)
+    play(replay, 20)
+    blank, sample = replay.blank(8), replay.sample(8)
+    for key in KEYS:
+        assert blank[key].shape == sample[key].shape
+        assert blank[key].dtype == sample[key].dtype
+        assert not blank[key].any()
+
+
 def test_draws_are_uniform():
     replay = Replay(50, 1, 1, 1)
     play(replay, 80, obs_dim=1, action_dim=1)

@@ -1,0 +1,95 @@
+"""Steps per second with many environments, and with many seeds, on two threads.
+
+    python benchmarks/environments.py     # a quarter of an hour; writes environments.csv
+
+MEow in Hopper-v4, compiled, at an update-to-data ratio of one, so that a step costs the same
+however many environments are stepped together, and at a ratio of 1/16, where physics and acting
+weigh more. In-process and with a process for each environment. Then seeds as one batched program,
+beside one of them alone.
+"""
+
+import csv
+import time
+from pathlib import Path
+
+import torch
+
+from maxentflow import agents, envs
+
+RESULTS = Path(__file__).parent / "environments.csv"
+TASK, THREADS = "Hopper-v4", 2
+WARMUP, COUNTED = 1_024, 2_048  # steps; the second at a ratio of one
+RATIOS = (1.0, 1 / 16)
+COUNTS = (1, 2, 4, 8, 16, 32)
+SEEDS = (1, 2, 5)
+
+
+def trainer(seed: int, **changes: object) -> agents.Trainer:
+    torch.manual_seed(seed)
+    config = agents.TrainerConfig(
+        env=TASK,
+        seed=seed,
+        warmup_steps=WARMUP,
+        eval_every=0,
+        checkpoint_every=0,
+        threads=THREADS,
+        compile="on",
+        **changes,
+    )
+    torch.set_num_threads(THREADS)
+    env = envs.make(TASK, config.num_envs, workers=config.workers)
+    return agents.Trainer(agents.make("meow", env), env, config, progress=False)
+
+
+def steps_per_second(team: list[agents.Trainer]) -> float:
+    """All runs together, over the second half of them."""
+    lead = team[0]
+    steps = lead.config.total_steps - WARMUP
+    half = WARMUP + steps // 2
+    began = [0.0]
+    receive = lead.receive
+
+    def noting() -> None:
+        receive()
+        if lead.step <= half:
+            began[0] = time.perf_counter()
+
+    lead.receive = noting
+    agents.train(team, progress=False)
+    seconds = time.perf_counter() - began[0]
+    for each in team:
+        each.env.close()
+    return len(team) * (lead.config.total_steps - half) / seconds
+
+
+def main() -> None:
+    rows = []
+
+    def note(team: list[agents.Trainer]) -> None:
+        config = team[0].config
+        row = {
+            "seeds": len(team),
+            "num_envs": config.num_envs,
+            "workers": config.workers,
+            "utd_ratio": config.utd_ratio,
+            "steps_per_second": round(steps_per_second(team), 1),
+        }
+        print(row, flush=True)
+        rows.append(row)
+        with open(RESULTS, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(row), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    for ratio in RATIOS:
+        steps = WARMUP + round(COUNTED / ratio**0.5)
+        for count in COUNTS:
+            for workers in (False, True):
+                shape = {"num_envs": count, "workers": workers, "utd_ratio": ratio}
+                note([trainer(0, total_steps=steps, **shape)])
+    for count in SEEDS:
+        note([trainer(seed, total_steps=WARMUP + COUNTED) for seed in range(count)])
+
+
+if __name__ == "__main__":
+    main()

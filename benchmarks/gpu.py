@@ -1,0 +1,141 @@
+"""How fast MEow trains on a GPU, and five seeds of Hopper-v4 to the paper's 1.5 million steps.
+
+    python benchmarks/gpu.py [--device cuda] [--minutes 9]
+
+Everything in one command, which ends within the minutes and goes on where it was when it is called
+again: steps per second of one seed and of eight in one process, what a step asks of the driver
+(from torch's profiler: launches, copies, waits), then the long runs, from their checkpoints in
+runs/benchmarks. Figures go to gpu.csv next to this file; ``learning.py report`` draws the curves.
+"""
+
+import argparse
+import csv
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from maxentflow import agents, envs
+from maxentflow.agents import RunFolder
+from maxentflow.agents.cli import main as maxentflow
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "gpu.csv"
+RUNS = Path("runs/benchmarks")
+TASK = "Hopper-v4"
+WARMUP, STEPS, TRACED = 1_000, 10_000, 100
+LEARNING_SEEDS, LEARNING_STEPS = (0, 1, 2, 3, 4), 1_500_000
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+LAUNCHES = ("cudaGraphLaunch", "cudaLaunchKernel", "cuLaunchKernel", "cudaMemcpyAsync", *WAITS)
+
+
+def trainers(seeds: tuple[int, ...], device: str, steps: int) -> list[agents.Trainer]:
+    made = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        config = agents.TrainerConfig(
+            env=TASK,
+            seed=seed,
+            total_steps=steps,
+            warmup_steps=WARMUP,
+            eval_every=0,
+            checkpoint_every=0,
+            device=device,
+            compile="on",
+        )
+        env = envs.make(TASK)
+        agent = agents.make("meow", env, device=device)
+        made.append(agents.Trainer(agent, env, config, progress=False))
+    return made
+
+
+def steps_per_second(seeds: tuple[int, ...], device: str) -> float:
+    """All seeds together, between the thousandth update and the end."""
+    team = trainers(seeds, device, STEPS)
+    began = [0.0]
+
+    def log(evaluates: bool, lead: agents.Trainer = team[0]) -> dict[str, float]:
+        if lead.step == 2 * WARMUP:
+            began[0] = time.perf_counter()
+        return {}
+
+    for trainer in team:
+        trainer.log = log
+    agents.train(team, progress=False)
+    return len(seeds) * (STEPS - 2 * WARMUP) / (time.perf_counter() - began[0])
+
+
+def calls_per_step(device: str) -> dict[str, float]:
+    """How often a training step calls the driver, by the call's name."""
+    (trainer,) = trainers((0,), device, 2 * WARMUP)
+    trainer.run()
+    trainer.config.total_steps += TRACED
+    trainer.config.compile = "off"  # it is already
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profile:
+        trainer.run()
+    counts = Counter({event.key: event.count for event in profile.key_averages()})
+    return {f"{name} a step": counts[name] / TRACED for name in LAUNCHES}
+
+
+def learn(device: str) -> None:
+    """Five seeds as one batched program, until the alarm or the end."""
+    folders = [RUNS / f"{TASK}-meow-1500k" / f"seed-{seed}" for seed in LEARNING_SEEDS]
+    if RunFolder(folders[0]).checkpoint_path.exists():
+        arguments = ["--resume", *map(str, folders)]
+    else:
+        seeds = ",".join(map(str, LEARNING_SEEDS))
+        arguments = [
+            *("meow", "--env", TASK, "--seeds", seeds, "--device", device),
+            *("--run-dir", str(folders[0].parent), "--total-steps", str(LEARNING_STEPS)),
+            *("--eval-every", "50000", "--compile", "on"),
+        ]
+    maxentflow(["train", *arguments])
+
+
+def write(figures: dict[str, float], device: str) -> None:
+    rows = known()
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    for figure, value in figures.items():
+        print(f"{figure:36} {value:.2f}")
+        rows.append({"figure": figure, "value": f"{value:.2f}", "device": name})
+    with open(RESULTS, "w", newline="") as file:
+        writer = csv.DictWriter(file, ["figure", "value", "device"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def known() -> list[dict[str, str]]:
+    if not RESULTS.exists():
+        return []
+    with open(RESULTS, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--minutes", type=float, default=9.0)
+    options = parser.parse_args()
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, 60 * options.minutes)
+    measured = {row["figure"] for row in known()}
+    for count in (1, 8):
+        figure = f"steps per second, {count} seed{'s' if count > 1 else ''}"
+        if figure not in measured:
+            rate = steps_per_second(tuple(range(count)), options.device)
+            write({figure: rate}, options.device)
+    if f"{LAUNCHES[0]} a step" not in measured:
+        write(calls_per_step(options.device), options.device)
+    learn(options.device)
+
+
+if __name__ == "__main__":
+    main()
