@@ -5,6 +5,7 @@ from maxentflow.agents.evaluation import Evaluation, evaluate
 from maxentflow.agents.flat_adam import FlatAdam
 from maxentflow.agents.loop import BatchingError, NonFiniteError, train
 from maxentflow.agents.meow import MeowConfig, meow
+from maxentflow.agents.replay import Replay
 from maxentflow.agents.run_folder import RunFolder
 from maxentflow.agents.sac import SacConfig, sac
 from maxentflow.agents.trainer import Trainer, TrainerConfig
@@ -17,6 +18,7 @@ __all__ = [
     "FlatAdam",
     "MeowConfig",
     "NonFiniteError",
+    "Replay",
     "RunFolder",
     "SacConfig",
     "Trainer",

@@ -130,11 +130,13 @@ class Agent:
         if observation is not None:
             self._compiled_act[observation.shape] = actor
 
-    @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
-        """Actions to explore with, shape ``(*batch, action_dim)``: samples of the behaviour."""
-        if observation.shape in self._compiled_act:
-            return self._compiled_act[observation.shape](observation)
+        """Actions to explore with, shape ``(*batch, action_dim)``, compiled where they can be."""
+        return self._compiled_act.get(observation.shape, self.explore)(observation)
+
+    @torch.no_grad()
+    def explore(self, observation: Tensor) -> Tensor:
+        """Samples of the behaviour, shape ``(*batch, action_dim)``."""
         batch = TensorDict({"observation": observation}, observation.shape[:-1])
         with set_exploration_type(ExplorationType.RANDOM):
             return self.behavior(batch)["action"]

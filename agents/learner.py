@@ -68,7 +68,7 @@ class Actor:
 
     def __init__(self, agent: Agent, observation: Tensor) -> None:
         self._agent = agent
-        act = purify(lambda entry: (agent.act(entry),), [observation], _vectors(agent))
+        act = purify(lambda entry: (agent.explore(entry),), [observation], _vectors(agent))
         self.graph, self.draw = act.graph, act.draw
         self._step = compiled(act.graph.forward)
         self._graph: CudaGraph | None = None
@@ -119,6 +119,8 @@ class Learner:
         self._agent = agent
         self._keys: list[NestedKey] = list(batch.keys(True, True))
         self._size = batch.batch_size
+        self._sizes: list[float] = []
+        self._rates: list[Tensor] = []
         self._report: list[str] = []
         self._noted: list[NestedKey] = []  # what the loss writes into its batch
         state = _state(agent)
@@ -170,11 +172,15 @@ class Learner:
 
     def rates(self) -> list[Tensor]:
         """The step sizes at present."""
-        return [
-            torch.as_tensor(group["lr"], dtype=vector.dtype, device=vector.device)
-            for group in self._agent.optimizer.param_groups
-            for vector in group["params"]
-        ]
+        groups = self._agent.optimizer.param_groups
+        sizes = [float(group["lr"]) for group in groups]
+        if sizes != self._sizes:  # to bring them to a GPU would wait for it
+            self._sizes = sizes
+            self._rates = [
+                torch.tensor(size, dtype=torch.float64).to(group["params"][0])
+                for size, group in zip(sizes, groups, strict=True)
+            ]
+        return self._rates
 
     def report(self, outputs: Sequence[Tensor]) -> TensorDict:
         """What the loss reports, from what the update gives."""

@@ -97,7 +97,7 @@ def train(trainers: Sequence[Trainer], *, progress: bool = True) -> None:
                 if not prepared:
                     _prepare(players, bar)
                     prepared = True
-                for _ in range(lead.updates_due()):
+                for _ in range([trainer.updates_due() for trainer in trainers][0]):
                     players.update()
             evaluates = lead.due(config.eval_every)
             logs = evaluates or lead.due(config.log_every)
@@ -117,7 +117,7 @@ def train(trainers: Sequence[Trainer], *, progress: bool = True) -> None:
         gc.unfreeze()
         bar.close()
         for trainer in trainers:
-            trainer.end()
+            trainer.end()  # brings its agent up to date
     if interrupted:
         raise KeyboardInterrupt
 
@@ -143,6 +143,7 @@ class _One:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
+        trainer.leave()
 
     def act(self) -> list[NDArray[np.float32]]:
         return [self._trainer.act()]
@@ -179,8 +180,7 @@ class _Several:
             raise BatchingError(f"These runs cannot be batched: {reason}.") from error
         self._trainers = trainers
         for trainer in trainers:
-            trainer.alone = False
-            trainer.write_back = self._ensemble.write_back
+            trainer.join(self._ensemble.write_back)
 
     def act(self) -> list[NDArray[np.float32]]:
         actions, draws = [], []

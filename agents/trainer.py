@@ -187,7 +187,7 @@ class Trainer:
         self._generators = _generators()
         self._began = self._logged = 0.0
         self._logged_step = 0
-        self.write_back: Callable[[], object] = lambda: None  # what brings the agent up to date
+        self._write_back: Callable[[], object] = lambda: None  # what brings the agent up to date
         self.replay = Replay(
             config.replay_size,
             env.num_envs,
@@ -210,13 +210,29 @@ class Trainer:
         self._logged_step = self.step
 
     def end(self) -> None:
-        """Close what :meth:`begin` and evaluations have opened."""
+        """Bring the agent up to date, and close what :meth:`begin` and evaluations have opened."""
+        self._write_back()
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = None
         if self._eval_env is not None:
             self._eval_env.close()
             self._eval_env = None
+
+    def join(self, write_back: Callable[[], object]) -> None:
+        """Be one of several runs, each with generators of its own.
+
+        Args:
+            write_back: brings the agent up to date.
+        """
+        self.alone, self._write_back = False, write_back
+
+    def leave(self) -> None:
+        """Be the only run, if it was one of several: torch's generators become its own again."""
+        if not self.alone:
+            self._write_back()
+            _set_generators(self._generators)
+        self.alone, self._write_back = True, lambda: None
 
     @contextmanager
     def randomness(self) -> Iterator[None]:
@@ -333,7 +349,7 @@ class Trainer:
     def log(self, evaluates: bool) -> dict[str, float]:
         """Write a row of the metrics, with an evaluation if asked to; give the row."""
         self._check_losses()
-        self.write_back()
+        self._write_back()
         row = self._row(self._evaluate() if evaluates else None)
         now = time.perf_counter()
         row["seconds"] = self._seconds + now - self._began
@@ -354,7 +370,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on: tensors, numbers, strings, lists of them."""
         assert self._observation is not None
-        self.write_back()
+        self._write_back()
         generators = _generators() if self.alone else self._generators
         return {
             "agent": self.agent.name,

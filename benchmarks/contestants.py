@@ -121,6 +121,7 @@ def maxentflow(env_id: str, compile: str) -> None:
     agent = agents.meow(env, settings)
     trainer = agents.Trainer(agent, env, config, progress=False)
     agent.update = watch.around("update", agent.update)
+    trainer.log = watch.around("logging", trainer.log)
     trainer.act = watch.around("act", trainer.act)
     trainer.replay.add = watch.around("store", trainer.replay.add)
     trainer.replay.sample = watch.around("sample", trainer.replay.sample)

@@ -1,11 +1,11 @@
 """Steps per second with many environments, and with many seeds, on two threads.
 
-    python benchmarks/environments.py     # a quarter of an hour; writes environments.csv
+    python benchmarks/environments.py     # ten minutes; writes environments.csv
 
 MEow in Hopper-v4, compiled, at an update-to-data ratio of one, so that a step costs the same
 however many environments are stepped together, and at a ratio of 1/16, where physics and acting
 weigh more. In-process and with a process for each environment. Then seeds as one batched program,
-beside one of them alone.
+and one run alone on one thread and on two.
 """
 
 import csv
@@ -18,7 +18,7 @@ from maxentflow import agents, envs
 
 RESULTS = Path(__file__).parent / "environments.csv"
 TASK, THREADS = "Hopper-v4", 2
-WARMUP, COUNTED = 1_024, 2_048  # steps; the second at a ratio of one
+WARMUP, STEPS = 1_024, 2_048
 RATIOS = (1.0, 1 / 16)
 COUNTS = (1, 2, 4, 8, 16, 32)
 SEEDS = (1, 2, 5)
@@ -32,11 +32,10 @@ def trainer(seed: int, **changes: object) -> agents.Trainer:
         warmup_steps=WARMUP,
         eval_every=0,
         checkpoint_every=0,
-        threads=THREADS,
         compile="on",
-        **changes,
+        **{"threads": THREADS, **changes},
     )
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(config.threads)
     env = envs.make(TASK, config.num_envs, workers=config.workers)
     return agents.Trainer(agents.make("meow", env), env, config, progress=False)
 
@@ -69,6 +68,7 @@ def main() -> None:
         config = team[0].config
         row = {
             "seeds": len(team),
+            "threads": config.threads,
             "num_envs": config.num_envs,
             "workers": config.workers,
             "utd_ratio": config.utd_ratio,
@@ -82,13 +82,13 @@ def main() -> None:
             writer.writerows(rows)
 
     for ratio in RATIOS:
-        steps = WARMUP + round(COUNTED / ratio**0.5)
         for count in COUNTS:
             for workers in (False, True):
                 shape = {"num_envs": count, "workers": workers, "utd_ratio": ratio}
-                note([trainer(0, total_steps=steps, **shape)])
-    for count in SEEDS:
-        note([trainer(seed, total_steps=WARMUP + COUNTED) for seed in range(count)])
+                note([trainer(0, total_steps=WARMUP + round(STEPS / ratio**0.5), **shape)])
+    for threads in (1, THREADS):
+        for count in SEEDS:
+            note([trainer(s, total_steps=WARMUP + STEPS, threads=threads) for s in range(count)])
 
 
 if __name__ == "__main__":

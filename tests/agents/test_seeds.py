@@ -1,5 +1,7 @@
 """Runs in step with each other against the same runs alone."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ def no_figures(monkeypatch):
     [
         ("meow", {}),
         ("sac", {}),
-        ("meow", {"num_envs": 2, "workers": True, "utd_ratio": 0.5}),
+        ("meow", {"num_envs": 2, "workers": True, "utd_ratio": 0.3}),
         ("meow", {"replay_size": 45}),
     ],
 )
@@ -45,6 +47,24 @@ def test_together_as_alone(agent, settings):
             torch.testing.assert_close(dict(state[key]), dict(expected[key]), rtol=1e-3, atol=1e-3)
         trainer.env.close()
         alone.env.close()
+
+
+def test_one_goes_on_alone_where_several_stopped():
+    """With its own random numbers, whatever else drew since."""
+    run = {"total_steps": 50, "eval_every": 0, "checkpoint_every": 0}
+    together = [make_trainer(seed=seed, **run) for seed in SEEDS]
+    train(together, progress=False)
+    stopped = copy.deepcopy(together[1].state())
+    other = make_trainer(seed=1, **run)
+    other.restore(stopped)
+    ends = []
+    for trainer in (other, together[1]):
+        trainer.config.total_steps = 60
+        trainer.run()
+        ends.append(copy.deepcopy(trainer.state()))
+        torch.manual_seed(99)
+    for key in ("loss", "replay", "torch_generator", "updates"):
+        assert not differences(ends[0][key], ends[1][key], key)
 
 
 def test_seeds_from_the_command_line(tmp_path):
