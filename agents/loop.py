@@ -97,7 +97,7 @@ def train(trainers: Sequence[Trainer], *, progress: bool = True) -> None:
                 if not prepared:
                     _prepare(players, bar)
                     prepared = True
-                for _ in range([trainer.updates_due() for trainer in trainers][0]):
+                for _ in range(max(trainer.updates_due() for trainer in trainers)):
                     players.update()
             evaluates = lead.due(config.eval_every)
             logs = evaluates or lead.due(config.log_every)
