@@ -52,6 +52,7 @@ def train(trainers: Sequence[Trainer], *, progress: bool = True) -> None:
         NonFiniteError: from one of the runs; the states of the others are saved too.
         BatchingError: the trainers differ by more than the seed, or their agents cannot be
             batched; nothing has been done then.
+        ValueError: there are no trainers.
 
     Example:
         >>> from maxentflow import agents, envs
@@ -67,6 +68,8 @@ def train(trainers: Sequence[Trainer], *, progress: bool = True) -> None:
         >>> [(each.step, each.updates) for each in pair]
         [(64, 32), (64, 32)]
     """
+    if not trainers:
+        raise ValueError("train needs at least one trainer.")
     lead, config = trainers[0], trainers[0].config
     players = _One(lead) if len(trainers) == 1 else _Several(trainers)
     torch.set_num_threads(config.threads)

@@ -146,6 +146,11 @@ def test_runs_that_differ_by_more_than_the_seed_are_refused(changes):
     assert pair[0].step == 0
 
 
+def test_no_trainers_are_refused():
+    with pytest.raises(ValueError, match="at least one trainer"):
+        train([])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
