@@ -4,8 +4,9 @@
 
 Everything in one command, which ends within the minutes and goes on where it was when it is called
 again: steps per second of one seed and of eight in one process, what a step asks of the driver
-(from torch's profiler: launches, copies, waits), then the long runs, from their checkpoints. Figures
-go to gpu.csv next to this file, the runs to runs/benchmarks/Hopper-v4-meow-1500k, whose curves
+(from torch's profiler: launches, copies, waits), then the long runs, from their checkpoints.
+Figures go to gpu.csv next to this file, the runs to runs/benchmarks/Hopper-v4-meow-1500k, whose
+curves
 ``maxentflow plot runs/benchmarks/Hopper-v4-meow-1500k/seed-*`` draws beside the published one.
 """
 
@@ -139,4 +140,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("Out of time; the same command goes on.")
