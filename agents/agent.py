@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import gymnasium as gym
 import torch
@@ -22,7 +22,7 @@ from torchrl.objectives import LossModule
 from torchrl.objectives.utils import TargetNetUpdater
 
 from maxentflow.agents.flat_adam import FlatAdam
-from maxentflow.agents.learner import Actor, Learner
+from maxentflow.agents.learner import Actor, Learner, total_loss
 from maxentflow.agents.weight_average import WeightAverage
 
 __all__ = [
@@ -159,7 +159,7 @@ class Agent:
                 self.average.copy_buffers()
             return report
         report = self._differentiate(batch)
-        _check_finite(report)
+        _check_finite(total_loss(report.items()))
         if self.config.max_grad_norm is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             clip_grad_norm_(parameters, self.config.max_grad_norm, foreach=True)
@@ -175,11 +175,12 @@ class Agent:
         Raises:
             FloatingPointError: it is not; on a GPU, which is not waited for, :meth:`check` raises.
         """
-        finite = _total(report).isfinite()
-        if finite.is_cuda:
+        total = total_loss(report.items())
+        if total.is_cuda:
+            finite = total.isfinite()
             self._finite = finite if self._finite is None else self._finite & finite
         else:
-            _check_finite(report)
+            _check_finite(total)
 
     def check(self) -> None:
         """Look whether every loss on a GPU was finite since this was last asked.
@@ -195,20 +196,19 @@ class Agent:
         """Set the gradients to those of the loss, and return its report."""
         report = self.loss(batch)
         if isinstance(self.optimizer, FlatAdam):
-            self.optimizer.backward(_total(report))
+            self.optimizer.backward(total_loss(report.items()))
         else:
             self.optimizer.zero_grad()
-            _total(report).backward()
+            total_loss(report.items()).backward()
         for key, entry in list(batch.items(True, True)):
             if entry.requires_grad:
                 batch.set(key, entry.detach())  # SAC's loss notes its actor's loc and scale there
         return report.detach()
 
 
-def _check_finite(report: TensorDictBase) -> None:
-    total = _total(report).item()
-    if not math.isfinite(total):
-        raise FloatingPointError(f"loss is {total}")
+def _check_finite(total: Tensor) -> None:
+    if not math.isfinite(total.item()):
+        raise FloatingPointError(f"loss is {total.item()}")
 
 
 @contextmanager
@@ -226,11 +226,6 @@ def compiler_complaints(name: str) -> Iterator[None]:
         cause = getattr(error, "inner_exception", error)
         reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         raise CompilationError(f"The update of {name} was not compiled: {reason}.") from error
-
-
-def _total(report: TensorDictBase) -> Tensor:
-    losses = [entry for key, entry in report.items() if str(key).startswith("loss")]
-    return cast(Tensor, sum(losses))
 
 
 _AGENTS: dict[str, tuple[Callable[..., Agent], type[AgentConfig]]] = {}

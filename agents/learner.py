@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -19,7 +19,7 @@ from maxentflow.objectives import PolyakUpdate
 if TYPE_CHECKING:
     from maxentflow.agents.agent import Agent
 
-__all__ = ["Actor", "Learner", "compiled"]
+__all__ = ["Actor", "Learner", "compiled", "total_loss"]
 
 
 class _State(NamedTuple):
@@ -210,7 +210,7 @@ class Learner:
         self._noted = [key for key in batch.keys(True, True) if _path(key) not in known]
         entries = [*report.values(), *(batch[key] for key in self._noted)]
         optimizer = cast(FlatAdam, self._agent.optimizer)
-        gradients = optimizer.gradients(_total(self._report, list(report.values())))
+        gradients = optimizer.gradients(total_loss(report.items()))
         return *(entry.detach() for entry in entries), *gradients
 
     def advance(
@@ -258,7 +258,7 @@ class Learner:
         for average, place in zip(old.averages, self._averaged, strict=True):
             source = new.vectors[place.vector][place.start : place.end]
             new.averages.append(_lerp(average, source, 1 - rules.decay))
-        finite = _total(self._report, outputs).isfinite()
+        finite = total_loss(zip(self._report, outputs, strict=False)).isfinite()
         after = [tensor for entries in new for tensor in entries]
         kept = [torch.where(finite, *pair) for pair in zip(after, tensors, strict=True)]
         return outputs, kept
@@ -356,7 +356,6 @@ def _path(key: NestedKey) -> tuple[str, ...]:
     return key if isinstance(key, tuple) else (key,)
 
 
-def _total(names: Sequence[str], entries: Sequence[Tensor]) -> Tensor:
+def total_loss(entries: Iterable[tuple[NestedKey, Tensor]]) -> Tensor:
     """The sum of what a loss reports under names that begin with ``loss``."""
-    losses = [e for name, e in zip(names, entries, strict=False) if name.startswith("loss")]
-    return cast(Tensor, sum(losses))
+    return cast(Tensor, sum(entry for name, entry in entries if str(name).startswith("loss")))

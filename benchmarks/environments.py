@@ -29,22 +29,22 @@ def trainer(seed: int, **changes: object) -> agents.Trainer:
     config = agents.TrainerConfig(
         env=TASK,
         seed=seed,
-        warmup_steps=WARMUP,
         eval_every=0,
         checkpoint_every=0,
         compile="on",
-        **{"threads": THREADS, **changes},
+        **{"warmup_steps": WARMUP, "threads": THREADS, **changes},
     )
     torch.set_num_threads(config.threads)
     env = envs.make(TASK, config.num_envs, workers=config.workers)
-    return agents.Trainer(agents.make("meow", env), env, config, progress=False)
+    return agents.Trainer(
+        agents.make("meow", env, device=config.device), env, config, progress=False
+    )
 
 
 def steps_per_second(team: list[agents.Trainer]) -> float:
-    """All runs together, over the second half of them."""
+    """All runs together, over the second half of their learning."""
     lead = team[0]
-    steps = lead.config.total_steps - WARMUP
-    half = WARMUP + steps // 2
+    half = (lead.config.warmup_steps + lead.config.total_steps) // 2
     began = [0.0]
     receive = lead.receive
 

@@ -14,73 +14,41 @@ import argparse
 import csv
 import os
 import signal
-import time
 from collections import Counter
 from pathlib import Path
 
 import torch
+from environments import TASK, steps_per_second, trainer
 
-from maxentflow import agents, envs
+from maxentflow import agents
 from maxentflow.agents import RunFolder
 from maxentflow.agents.cli import main as maxentflow
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "gpu.csv"
 RUNS = Path("runs/benchmarks")
-TASK = "Hopper-v4"
 WARMUP, STEPS, TRACED = 1_000, 10_000, 100
 LEARNING_SEEDS, LEARNING_STEPS = (0, 1, 2, 3, 4), 1_500_000
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 LAUNCHES = ("cudaGraphLaunch", "cudaLaunchKernel", "cuLaunchKernel", "cudaMemcpyAsync", *WAITS)
 
 
-def trainers(seeds: tuple[int, ...], device: str, steps: int) -> list[agents.Trainer]:
-    made = []
-    for seed in seeds:
-        torch.manual_seed(seed)
-        config = agents.TrainerConfig(
-            env=TASK,
-            seed=seed,
-            total_steps=steps,
-            warmup_steps=WARMUP,
-            eval_every=0,
-            checkpoint_every=0,
-            device=device,
-            compile="on",
-        )
-        env = envs.make(TASK)
-        agent = agents.make("meow", env, device=device)
-        made.append(agents.Trainer(agent, env, config, progress=False))
-    return made
-
-
-def steps_per_second(seeds: tuple[int, ...], device: str) -> float:
-    """All seeds together, between the thousandth update and the end."""
-    team = trainers(seeds, device, STEPS)
-    lead, began = team[0], [0.0]
-    receive = lead.receive
-
-    def noting() -> None:
-        receive()
-        if lead.step <= 2 * WARMUP:
-            began[0] = time.perf_counter()
-
-    lead.receive = noting
-    agents.train(team, progress=False)
-    return len(seeds) * (STEPS - 2 * WARMUP) / (time.perf_counter() - began[0])
+def team(seeds: tuple[int, ...], device: str, steps: int) -> list[agents.Trainer]:
+    settings = {"warmup_steps": WARMUP, "total_steps": steps, "threads": 1, "device": device}
+    return [trainer(seed, **settings) for seed in seeds]
 
 
 def calls_per_step(device: str) -> dict[str, float]:
     """How often a training step calls the driver, by the call's name."""
-    (trainer,) = trainers((0,), device, 2 * WARMUP)
-    trainer.run()
-    trainer.config.total_steps += TRACED
-    trainer.config.compile = "off"  # it is already
+    (run,) = team((0,), device, 2 * WARMUP)
+    run.run()
+    run.config.total_steps += TRACED
+    run.config.compile = "off"  # it is already
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profile:
-        trainer.run()
+        run.run()
     counts = Counter({event.key: event.count for event in profile.key_averages()})
     return {f"{name} a step": counts[name] / TRACED for name in LAUNCHES}
 
@@ -132,7 +100,7 @@ def main() -> None:
     for count in (1, 8):
         figure = f"steps per second, {count} seed{'s' if count > 1 else ''}"
         if figure not in measured:
-            rate = steps_per_second(tuple(range(count)), options.device)
+            rate = steps_per_second(team(tuple(range(count)), options.device, STEPS))
             write({figure: rate}, options.device)
     if f"{LAUNCHES[0]} a step" not in measured:
         write(calls_per_step(options.device), options.device)
