@@ -15,7 +15,6 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 from torch.nn.utils import clip_grad_norm_
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.objectives import LossModule
@@ -125,7 +124,7 @@ class Agent:
             learner.compile(batch.clone())
             if observation is not None:
                 actor = Actor(self, observation)
-                actor(observation)
+                actor.compile(observation)
         self._compiled[batch.shape, self.loss.training] = learner
         if observation is not None:
             self._compiled_act[observation.shape] = actor
@@ -222,7 +221,7 @@ def compiler_complaints(name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"tensordict|torch")
             yield
-    except (TorchDynamoException, AttributeError, RuntimeError) as error:
+    except (AttributeError, RuntimeError) as error:
         cause = getattr(error, "inner_exception", error)
         reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         raise CompilationError(f"The update of {name} was not compiled: {reason}.") from error

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.cuda_graph import CudaGraph
-from maxentflow.agents.learner import Actor, Learner, compiled
+from maxentflow.agents.learner import Actor, Learner, in_place
+from maxentflow.agents.pure import compiled
 
 __all__ = ["Ensemble"]
 
@@ -65,8 +66,8 @@ class Ensemble:
         self.learner = Learner(agents[0], batch.clone())
         self.actor = Actor(agents[0], observation)
         self._stacks = [torch.stack(t) for t in zip(*map(self.learner.state, agents), strict=True)]
-        self._update: Callable[..., Sequence[Tensor]] = self._update_in_place
-        self._act: Callable[..., Sequence[Tensor]] = self._act_batched
+        self._update: Callable[..., Sequence[Tensor]] = in_place(self._advance)
+        self._act: Callable[..., Sequence[Tensor]] = torch.vmap(self.actor.graph)
 
     @torch.no_grad()
     def compile(self, batch: TensorDictBase, observation: Tensor) -> None:
@@ -76,34 +77,27 @@ class Ensemble:
             batch: transitions such as each is going to be updated with.
             observation: observations such as each is going to act on.
         """
-        count = len(self._agents)
-        update, act = compiled(self._update_in_place), compiled(self._act_batched)
-        rates, inputs = self.learner.rates(), _stack([self.learner.inputs(batch)] * count)
-        draws = _stack([self.learner.draw()] * count)
-        update([stack.clone() for stack in self._stacks], rates, inputs, draws)
+        count, rates = len(self._agents), self.learner.rates()
+        inputs = _stack([self.learner.inputs(batch)] * count)
+        given = [*rates, *inputs, *_stack([self.learner.draw()] * count)]
         seen = [torch.stack([observation] * count), *_stack([self.actor.draw()] * count)]
-        vectors = self._stacks[: len(rates)]
-        act(*vectors, *seen)
-        self._update, self._act = update, act
+        state, vectors = self._stacks, self._vectors()
+        update = compiled(self._update, [*(stack.clone() for stack in state), *given])
+        act = compiled(self._act, [*vectors, *seen])
         if observation.is_cuda:
-            ends = len(rates), len(rates) + len(inputs)
-            recorded_update = CudaGraph(
-                lambda given: update(
-                    self._stacks, given[: ends[0]], given[ends[0] : ends[1]], given[ends[1] :]
-                ),
-                [*rates, *inputs, *draws],
-            )
-            recorded_act = CudaGraph(lambda given: act(*vectors, *given), seen)
-            self._update = lambda _, *parts: recorded_update([t for part in parts for t in part])
-            self._act = lambda *parts: recorded_act(parts[len(rates) :])
+            recorded_update = CudaGraph(lambda rest: update(*state, *rest), given)
+            recorded_act = CudaGraph(lambda rest: act(*vectors, *rest), seen)
+            self._update = lambda *arguments: recorded_update(arguments[len(state) :])
+            self._act = lambda *arguments: recorded_act(arguments[len(vectors) :])
+        else:
+            self._update, self._act = update, act
 
     @torch.no_grad()
     def act(
         self, observations: Sequence[Tensor], draws: Sequence[Sequence[Tensor]]
     ) -> Sequence[Tensor]:
         """Each agent's actions, from random numbers of ``actor.draw`` for each."""
-        vectors = self._stacks[: len(self.learner.rates())]
-        (actions,) = self._act(*vectors, torch.stack(list(observations)), *_stack(draws))
+        (actions,) = self._act(*self._vectors(), torch.stack(list(observations)), *_stack(draws))
         return actions.unbind()
 
     @torch.no_grad()
@@ -118,7 +112,7 @@ class Ensemble:
             What each loss reports.
         """
         inputs = _stack([self.learner.inputs(batch) for batch in batches])
-        outputs = self._update(self._stacks, self.learner.rates(), inputs, _stack(draws))
+        outputs = self._update(*self._stacks, *self.learner.rates(), *inputs, *_stack(draws))
         return [self.learner.report(each) for each in zip(*outputs, strict=True)]
 
     @torch.no_grad()
@@ -130,21 +124,15 @@ class Ensemble:
             if agent.average is not None:
                 agent.average.copy_buffers()
 
-    def _act_batched(self, *arguments: Tensor) -> tuple[Tensor]:
-        return torch.vmap(self.actor.graph)(*arguments)
+    def _advance(self, *arguments: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Like ``learner.advance``, on stacks of all but the step sizes."""
+        axes: list[int | None] = [0] * len(arguments)
+        first = len(self._stacks)
+        axes[first : first + len(self.learner.rates())] = [None] * len(self.learner.rates())
+        return torch.vmap(self.learner.advance, in_dims=tuple(axes))(*arguments)
 
-    def _update_in_place(
-        self,
-        stacks: Sequence[Tensor],
-        rates: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        draws: Sequence[Tensor],
-    ) -> list[Tensor]:
-        advance = torch.vmap(self.learner.advance, in_dims=(0, None, 0, 0))
-        outputs, after = advance(list(stacks), list(rates), list(inputs), list(draws))
-        for stack, value in zip(stacks, after, strict=True):
-            stack.copy_(value)
-        return outputs
+    def _vectors(self) -> list[Tensor]:
+        return self._stacks[: len(self.learner.rates())]
 
 
 def _stack(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
-from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -13,13 +11,13 @@ from torch import Tensor
 
 from maxentflow.agents.cuda_graph import CudaGraph
 from maxentflow.agents.flat_adam import FlatAdam
-from maxentflow.agents.pure import purify
+from maxentflow.agents.pure import compiled, purify, stored
 from maxentflow.objectives import PolyakUpdate
 
 if TYPE_CHECKING:
     from maxentflow.agents.agent import Agent
 
-__all__ = ["Actor", "Learner", "compiled", "total_loss"]
+__all__ = ["Actor", "Learner", "in_place", "total_loss"]
 
 
 class _State(NamedTuple):
@@ -51,7 +49,7 @@ class _Place(NamedTuple):
 
 
 class Actor:
-    """An agent's acting as one compiled graph, with the random numbers of the uncompiled.
+    """An agent's acting as one graph, with the random numbers of the uncompiled.
 
     Args:
         agent: which acts; its newest parameters do at every call.
@@ -70,9 +68,14 @@ class Actor:
         self._agent = agent
         act = purify(lambda entry: (agent.explore(entry),), [observation], _vectors(agent))
         self.graph, self.draw = act.graph, act.draw
-        self._step = compiled(act.graph.forward)
+        self._step: Callable[..., Sequence[Tensor]] = act.graph
         self._graph: CudaGraph | None = None
         self._places: list[Tensor] = []
+
+    @torch.no_grad()
+    def compile(self, observation: Tensor) -> None:
+        """Compile for observations such as this one."""
+        self._step = compiled(self.graph, [*_vectors(self._agent), observation, *self.draw()])
 
     @torch.no_grad()
     def __call__(self, observation: Tensor) -> Tensor:
@@ -85,8 +88,6 @@ class Actor:
     def _launch(self, observation: Tensor) -> Tensor:
         vectors = _vectors(self._agent)
         if self._graph is None or not _same_places(vectors, self._places):
-            with torch.random.fork_rng([observation.device] if observation.is_cuda else []):
-                self._step(*vectors, observation, *self.draw())  # compiles
             self._places = vectors
             self._graph = CudaGraph(
                 lambda inputs: self._step(*vectors, *inputs, *self.draw()), [observation]
@@ -129,9 +130,7 @@ class Learner:
         self._averaged = [_place(learned, state.vectors) for learned, _ in _averages(agent)]
         loss = purify(self._differentiate, self.inputs(batch), [*state.vectors, *state.targets])
         self._loss, self.draw = loss.graph, loss.draw
-        # Random numbers are drawn outside; and whatever was compiled before, the code for a shape
-        # is the same, to the last bit.
-        self._step = compiled(self._advance_in_place)
+        self._step: Callable[..., Sequence[Tensor]] = in_place(self.advance)
         self._graph: CudaGraph | None = None
         self._places: list[Tensor] = []
 
@@ -148,19 +147,18 @@ class Learner:
 
         Where the loss is not finite, nothing is changed.
         """
-        if batch[self._keys[0]].is_cuda:
-            outputs = self._launch(batch)
-        else:
-            outputs = self._step(*self._arguments(batch))
+        on_gpu = batch[self._keys[0]].is_cuda
+        outputs = self._launch(batch) if on_gpu else self._step(*self.arguments(batch))
         for key, entry in zip(self._noted, outputs[len(self._report) :], strict=True):
             batch.set(key, entry)
         return self.report(outputs)
 
     @torch.no_grad()
     def compile(self, batch: TensorDictBase) -> None:
-        """Compile, which the first update would do; no state is changed."""
-        state, *arguments = self._arguments(batch)
-        self._step([tensor.clone() for tensor in state], *arguments)
+        """Compile for batches such as this one; no state is changed."""
+        self._step = compiled(
+            in_place(self.advance), [tensor.clone() for tensor in self.arguments(batch)]
+        )
 
     def state(self, agent: Agent) -> list[Tensor]:
         """The tensors of an agent that its update reads and writes; vectors come first."""
@@ -186,20 +184,18 @@ class Learner:
         """What the loss reports, from what the update gives."""
         return TensorDict(dict(zip(self._report, outputs, strict=False)))
 
-    def _launch(self, batch: TensorDictBase) -> list[Tensor]:
+    def _launch(self, batch: TensorDictBase) -> Sequence[Tensor]:
         state, rates, inputs = self.state(self._agent), self.rates(), self.inputs(batch)
         if self._graph is None or not _same_places(state, self._places):
             self._places = state
             self._graph = CudaGraph(
-                lambda given: self._step(
-                    state, given[: len(rates)], given[len(rates) :], self.draw()
-                ),
-                [*rates, *inputs],
+                lambda given: self._step(*state, *given, *self.draw()), [*rates, *inputs]
             )
         return self._graph([*rates, *inputs])
 
-    def _arguments(self, batch: TensorDictBase) -> tuple[list[Tensor], ...]:
-        return self.state(self._agent), self.rates(), self.inputs(batch), self.draw()
+    def arguments(self, batch: TensorDictBase) -> list[Tensor]:
+        """Those of :meth:`advance`, for an update of the agent from this batch."""
+        return [*self.state(self._agent), *self.rates(), *self.inputs(batch), *self.draw()]
 
     def _differentiate(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The report, what is noted in the batch, and the gradients."""
@@ -213,43 +209,37 @@ class Learner:
         gradients = optimizer.gradients(total_loss(report.items()))
         return *(entry.detach() for entry in entries), *gradients
 
-    def advance(
-        self,
-        tensors: Sequence[Tensor],
-        rates: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        draws: Sequence[Tensor],
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def advance(self, *arguments: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The update as a function: outputs, and the state after it.
 
         Args:
-            tensors: the state, as :meth:`state` lists it.
-            rates: of :meth:`rates`.
-            inputs: of :meth:`inputs`.
-            draws: of :attr:`draw`.
+            arguments: the state, as :meth:`state` lists it, step sizes of :meth:`rates`, entries
+                of :meth:`inputs` and random numbers of :attr:`draw`.
         """
-        rest = iter(tensors)
+        rest = iter(arguments)
         old = _State(*([next(rest) for _ in range(length)] for length in self._lengths))
-        outputs = list(self._loss(*old.vectors, *old.targets, *inputs, *draws))
+        rates = [next(rest) for _ in self._rules.adam]
+        outputs = list(self._loss(*old.vectors, *old.targets, *rest))
         split = len(self._report) + len(self._noted)
         outputs, gradients = outputs[:split], outputs[split:]
         rules = self._rules
+        finite = total_loss(zip(self._report, outputs, strict=False)).isfinite()
+        clip = torch.ones_like(rates[0])
         if rules.max_norm is not None:
             norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
-            scale = (rules.max_norm / (norm + 1e-6)).clamp(max=1.0)
-            gradients = [gradient * scale for gradient in gradients]
+            clip = (rules.max_norm / (norm + 1e-6)).clamp(max=1.0)
         new = _State([], [], [], [count + 1 for count in old.counts], [], [])
         for index, (beta1, beta2, eps) in enumerate(rules.adam):
-            count, gradient = new.counts[index], gradients[index]
+            # In double precision: of a thousandth, single has four digits left.
+            steps = new.counts[index].double()
+            size = rates[index] / (1 - beta1**steps).to(rates[index])
+            spread = (1 - beta2**steps).to(rates[index]).rsqrt()
+            size, spread, scale = stored(torch.stack([size, spread, clip])).unbind()
+            gradient = gradients[index] * scale
             first = _lerp(old.firsts[index], gradient, 1 - beta1)
             second = _lerp(old.seconds[index], gradient.square(), 1 - beta2)
-            # In double precision: of a thousandth, single has four digits left.
-            correction1, correction2 = (
-                (1 - beta ** count.double()).to(second.dtype) for beta in (beta1, beta2)
-            )
-            size = rates[index] / correction1
-            spread = second.sqrt() * correction2.rsqrt() + eps
-            new.vectors.append(old.vectors[index] - size * first / spread)
+            step = size * first / (second.sqrt() * spread + eps)
+            new.vectors.append(old.vectors[index] - step)
             new.firsts.append(first)
             new.seconds.append(second)
         for target, place in zip(old.targets, self._sources, strict=True):
@@ -258,39 +248,23 @@ class Learner:
         for average, place in zip(old.averages, self._averaged, strict=True):
             source = new.vectors[place.vector][place.start : place.end]
             new.averages.append(_lerp(average, source, 1 - rules.decay))
-        finite = total_loss(zip(self._report, outputs, strict=False)).isfinite()
         after = [tensor for entries in new for tensor in entries]
-        kept = [torch.where(finite, *pair) for pair in zip(after, tensors, strict=True)]
+        kept = [torch.where(finite, *pair) for pair in zip(after, arguments, strict=False)]
         return outputs, kept
 
-    def _advance_in_place(
-        self, tensors: Sequence[Tensor], *arguments: Sequence[Tensor]
-    ) -> list[Tensor]:
-        outputs, after = self.advance(tensors, *arguments)
-        for tensor, value in zip(tensors, after, strict=True):
-            tensor.copy_(value)
+
+def in_place(
+    function: Callable[..., tuple[list[Tensor], list[Tensor]]],
+) -> Callable[..., list[Tensor]]:
+    """A function that gives outputs and what its first arguments become, as one that sets them."""
+
+    def wrapped(*arguments: Tensor) -> list[Tensor]:
+        outputs, after = function(*arguments)
+        for argument, value in zip(arguments, after, strict=False):
+            argument.copy_(value)
         return outputs
 
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, compiled at its first call for the shapes that it is given then.
-
-    Under a name of its own, since torch limits how often what has one name is compiled.
-    """
-    bound = cast(MethodType, function)
-    original = cast(FunctionType, bound.__func__)
-    code = original.__code__
-    own = FunctionType(
-        code.replace(co_name=f"{code.co_name}_{next(_COUNT)}"),
-        original.__globals__,
-        original.__name__,
-        original.__defaults__,
-        original.__closure__,
-    )
-    return torch.compile(MethodType(own, bound.__self__), fullgraph=True, dynamic=False)
-
-
-_COUNT = itertools.count()
+    return wrapped
 
 
 def _rules(agent: Agent) -> _Rules:

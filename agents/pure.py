@@ -12,10 +12,13 @@ from torch import Tensor
 from torch.func import functionalize
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
 
-__all__ = ["PureFunction", "purify"]
+__all__ = ["PureFunction", "compiled", "purify", "stored"]
 
 _aten = torch.ops.aten
+_SEQUENCES = _aten.arange.default, _aten.arange.start, _aten.arange.start_step
+_NOT_UNROLLED = 16  # a shorter reduction is written out, and repeated like anything else
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,56 @@ def purify(
         draws = _lift(traced, state, device)
         given = [tensor.detach() for tensor in state]
         drawn = [draw() for draw in draws]
-        graph = make_fx(functionalize(traced))(*given, *inputs, *drawn)
+        rules = {_aten.native_layer_norm.default: _layer_norm}
+        graph = make_fx(functionalize(traced), rules)(*given, *inputs, *drawn)
+    _fold_sequences(graph)
     return PureFunction(graph, tuple(draws))
+
+
+def compiled(
+    function: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor]
+) -> Callable[..., Sequence[Tensor]]:
+    """A function of tensors as compiled code, for tensors of the shapes of some examples.
+
+    Nothing of its arguments is looked at when it is called. What is compiled is a graph, so that
+    every call does the same; what the function reads beside its arguments is a constant.
+
+    Args:
+        function: does not draw random numbers; it may write into its arguments, and does so to
+            the examples.
+        examples: arguments that do not require gradients.
+
+    Raises:
+        RuntimeError: there is no compiler, or the function cannot be compiled.
+
+    Example:
+        >>> double = compiled(lambda x: [2 * x], [torch.ones(3)])
+        >>> double(torch.full((3,), 5.0))
+        [tensor([10., 10., 10.])]
+    """
+    graph = make_fx(function)(*examples)
+    for node in graph.graph.nodes:
+        node.meta.clear()  # what tracing knows of shapes; the compiler finds out by itself
+    on_cpu = not any(example.is_cuda for example in examples)
+    code = torch._inductor.standalone_compile(
+        graph,
+        list(examples),
+        dynamic_shapes="from_example_inputs",
+        # One C++ function calls the kernels: less between them, and compiled as one file.
+        options={"config_patches": {"cpp_wrapper": on_cpu}},
+    )
+    if not on_cpu:
+        code(*examples)  # a GPU's kernels are tuned in a first call, which cannot be recorded
+    return code
+
+
+def stored(x: Tensor) -> Tensor:
+    """A tensor as it is, which compiled code for the CPU computes once, ahead of where it is read.
+
+    The result of a reduction is stored; anything simpler is computed again wherever it is read, be
+    it one number for all the entries of a large tensor.
+    """
+    return x if x.is_cuda else x.unsqueeze(-1).expand(*x.shape, _NOT_UNROLLED).amax(-1)
 
 
 def _lift(
@@ -114,6 +165,45 @@ def _lift(
             graph.erase_node(node)
     traced.recompile()
     return draws
+
+
+def _layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``aten.native_layer_norm``, with one root for each row and not for each entry."""
+    dims = list(range(-len(shape), 0))
+    mean = x.mean(dims, keepdim=True)
+    centered = x - mean
+    inverse_deviation = stored((centered.square().mean(dims, keepdim=True) + eps).rsqrt())
+    normalized = centered * inverse_deviation
+    if weight is not None:
+        normalized = normalized * weight
+    if bias is not None:
+        normalized = normalized + bias
+    return normalized, mean, inverse_deviation
+
+
+def _fold_sequences(traced: GraphModule) -> None:
+    """Make constants of sequences of integers, and of what follows from these alone.
+
+    Compiled code otherwise computes them anew, entry by entry, wherever it reads them.
+    """
+    values: dict[Node, Tensor] = {}
+    for node in traced.graph.nodes:
+        parents = node.all_input_nodes
+        follows = parents and node.op == "call_function" and all(p in values for p in parents)
+        if node.target in _SEQUENCES or follows:
+            args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = node.target(*args, **kwargs)
+    for index, (node, value) in enumerate(values.items()):
+        if not all(user in values for user in node.users):
+            name = f"sequence_{index}"
+            traced.register_buffer(name, value)
+            with traced.graph.inserting_before(node):
+                constant = traced.graph.get_attr(name)
+            node.replace_all_uses_with(constant)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
 
 
 def _storage(tensor: Tensor) -> int:

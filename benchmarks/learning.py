@@ -1,6 +1,7 @@
 """Learning curves on MuJoCo, against the published ones.
 
     python benchmarks/learning.py train HalfCheetah-v4-meow 0   # one run, or the rest of it
+    python benchmarks/learning.py train HalfCheetah-v4-meow-batched 0 1   # as one program
     python benchmarks/learning.py report                        # tables and figures of all runs
 
 Runs are kept in runs/benchmarks; report copies metrics and configurations of finished ones into
@@ -10,6 +11,7 @@ learning/ next to this file, draws the figures there and writes summary.csv.
 import csv
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,22 +61,36 @@ EXPERIMENTS = {
         for count in (8, 32)
     },
     "HalfCheetah-v4-sac": Experiment("sac --env HalfCheetah-v4", 100_000, (0,), 3, 4_000),
+    "HalfCheetah-v4-meow-one-graph": Experiment(
+        "meow --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200
+    ),
+    "HalfCheetah-v4-meow-batched": Experiment(
+        "meow --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200
+    ),
     "Hopper-v4-meow": Experiment("meow --env Hopper-v4", 300_000, (0, 1), 5, 2_400),
+    "Hopper-v4-meow-one-graph": Experiment("meow --env Hopper-v4", 300_000, (0, 1), 5, 2_400),
     "Hopper-v4-meow-newest": Experiment(
         "meow --env Hopper-v4 --average-decay 0", 300_000, (0, 1), 5, None
     ),
 }
 
 
-def train(name: str, seed: int) -> None:
-    folder = RUNS / f"{name}-{seed}"
-    if (folder / "config.yaml").exists():
-        maxentflow(["train", "--resume", str(folder)])
+def train(name: str, seeds: Sequence[int]) -> None:
+    folders = [_folder(name, seed) for seed in seeds]
+    if all((folder / "config.yaml").exists() for folder in folders):
+        maxentflow(["train", "--resume", *map(str, folders)])
         return
     experiment = EXPERIMENTS[name]
-    options = {"--seed": seed, "--total-steps": experiment.steps, "--run-dir": folder}
-    flat = [str(word) for pair in options.items() for word in pair]
-    maxentflow(["train", *experiment.command.split(), *flat])
+    command = ["train", *experiment.command.split(), "--total-steps", str(experiment.steps)]
+    if len(seeds) == 1:
+        maxentflow([*command, "--seed", str(seeds[0]), "--run-dir", str(folders[0])])
+    else:
+        together = ",".join(map(str, seeds))
+        maxentflow([*command, "--seeds", together, "--run-dir", str(folders[0].parent)])
+
+
+def _folder(name: str, seed: int) -> Path:
+    return RUNS / name / f"seed-{seed}"
 
 
 def report() -> None:
@@ -83,7 +99,7 @@ def report() -> None:
     tasks: dict[str, list[RunFolder]] = {}
     for name, experiment in EXPERIMENTS.items():
         for seed in experiment.seeds:
-            source = RunFolder(RUNS / f"{name}-{seed}")
+            source = RunFolder(_folder(name, seed))
             folder = RunFolder(RESULTS / f"{name}-{seed}")
             rows_so_far = read_metrics(source)
             if rows_so_far and int(rows_so_far[-1]["step"]) >= experiment.steps:
@@ -117,6 +133,6 @@ def summary(experiment: Experiment, folder: RunFolder) -> dict[str, object]:
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:] or ["report"]
     if command == "train":
-        train(arguments[0], int(arguments[1]))
+        train(arguments[0], [int(seed) for seed in arguments[1:]])
     else:
         report()

@@ -116,7 +116,8 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self._active):
             return x
-        bits = _random_int16(x.numel(), x.device).view(x.shape)
+        width = x.shape[-1] if x.ndim else 1
+        bits = _random_int16(x.numel() // max(width, 1), width, x.device).view(x.shape)
         # 0 or 1 by clamping to two neighbouring integers: several times faster than a comparison,
         # whose booleans are slow to convert.
         keep = bits.clamp_(self._last_dropped, self._last_dropped + 1).sub_(self._last_dropped)
@@ -126,7 +127,7 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
-def _random_int16(count: int, device: torch.device) -> Tensor:
+def _random_int16(rows: int, columns: int, device: torch.device) -> Tensor:
     """Uniform integers of 16 bits, as int32: the upper half of a hash of 0, 1, 2, ...
 
     A Weyl sequence through multiplications and exclusive ors, with the constants of Wellons'
@@ -135,7 +136,9 @@ def _random_int16(count: int, device: torch.device) -> Tensor:
     start, key = torch.randint(
         _INT32.min, _INT32.max, (2,), dtype=torch.int32, device=device
     ).unbind()
-    bits = torch.arange(count, dtype=torch.int32, device=device).mul_(_WEYL).add_(start)
+    within = torch.arange(columns, dtype=torch.int32, device=device).mul_(_WEYL)
+    before = torch.arange(rows, dtype=torch.int32, device=device).mul_(columns).mul_(_WEYL)
+    bits = (before + start).unsqueeze(-1) + within
     bits = bits.bitwise_xor_(bits >> 16).mul_(0x7FEB352D).bitwise_xor_(key)
     bits = bits.bitwise_xor_(bits >> 15).mul_(0x846CA68B - 2**32)
     return bits.bitwise_right_shift_(16)

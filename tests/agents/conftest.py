@@ -1,5 +1,6 @@
 import gymnasium as gym
 import pytest
+import torch._inductor
 
 from .common import COUNT, Count
 
@@ -14,3 +15,9 @@ def count():
 
     yield register
     del gym.registry[COUNT]
+
+
+@pytest.fixture
+def traced_only(monkeypatch):
+    """Trace as ever, and then run torch's own kernels: seconds, not a minute."""
+    monkeypatch.setattr(torch._inductor, "standalone_compile", lambda graph, *_, **__: graph)

@@ -22,17 +22,6 @@ from .common import (
 from .test_agent import random_batch
 
 pytestmark = pytest.mark.xdist_group("compile")  # one after the other, sharing what is compiled
-torch_compile = torch.compile
-
-
-@pytest.fixture
-def traced_only(monkeypatch):
-    """Trace as ever, and then run torch's own kernels: seconds, not a minute."""
-
-    def compile_(function, *, fullgraph, dynamic):
-        return torch_compile(function, fullgraph=fullgraph, dynamic=dynamic, backend="eager")
-
-    monkeypatch.setattr(torch, "compile", compile_)
 
 
 def make(name, env, seed=0):

@@ -10,7 +10,6 @@ from maxentflow.agents.learner import Actor, Learner
 
 from .common import SMALL
 from .test_agent import random_batch
-from .test_compile import traced_only  # noqa: F401
 
 
 def recorder(state=()):
@@ -41,7 +40,7 @@ def test_inputs_are_copied_in_and_outputs_out():
 
 
 @pytest.mark.parametrize("name", agents.registered())
-def test_launches_are_updates_and_actions(monkeypatch, traced_only, name):  # noqa: F811
+def test_launches_are_updates_and_actions(monkeypatch, traced_only, name):
     env = envs.make("Pendulum-v1")
     made = []
     for _ in range(2):

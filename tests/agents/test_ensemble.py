@@ -10,7 +10,6 @@ from maxentflow.agents.ensemble import Ensemble
 
 from .common import SMALL, differences
 from .test_agent import random_batch
-from .test_compile import traced_only  # noqa: F401
 
 SEEDS = 0, 1, 2
 OBSERVATION = torch.zeros(4, 3)
@@ -91,7 +90,7 @@ def test_together_as_alone(env, name, settings):
 
 
 @pytest.mark.parametrize("name", agents.registered())
-def test_compiled_as_alone(env, name, traced_only):  # noqa: F811
+def test_compiled_as_alone(env, name, traced_only):
     assert_together_as_alone(name, env, compiled=True)
 
 

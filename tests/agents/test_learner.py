@@ -13,32 +13,12 @@ from maxentflow.agents.learner import Learner
 from .common import differences, make_double_agent
 from .test_agent import random_batch
 
-pytestmark = pytest.mark.xdist_group("compile")
-torch_compile = torch.compile
+pytestmark = [pytest.mark.xdist_group("compile"), pytest.mark.usefixtures("traced_only")]
 NAMES = agents.registered()
 SETTINGS = {
     "neither": {"max_grad_norm": None, "average_decay": 0.0, "tau": 1.0},
     "clipping and average": {"max_grad_norm": 1e-3, "average_decay": 0.75, "tau": 0.25},
 }
-
-
-@pytest.fixture(autouse=True)
-def as_traced(monkeypatch):
-    """The graph of the loss within plain Python; most of the time goes into tracing that."""
-    monkeypatch.setattr(torch, "compile", lambda function, *, fullgraph, dynamic: function)
-
-
-@pytest.fixture
-def traced_only(as_traced, monkeypatch):
-    """Trace all of the update as ever, and then run torch's own kernels."""
-
-    def compile_(function, *, fullgraph, dynamic):
-        return torch_compile(function, fullgraph=fullgraph, dynamic=dynamic, backend="eager")
-
-    monkeypatch.setattr(torch, "compile", compile_)
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +107,7 @@ def assert_updates_agree(compiled, plain, given, tolerance=1e-3):
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("name", NAMES)
-def test_updates_agree(traced_only, env, name, settings):
+def test_updates_agree(env, name, settings):
     compiled, plain = twins(name, env, **settings)
     before = snapshot(plain)
     assert_updates_agree(compiled, plain, batches(env, 6, 6, 6, 6))
@@ -193,15 +173,6 @@ def test_compiled_and_uncompiled_updates_in_turn(env, name, monkeypatch):
     assert calls == [6, 6, 6, 6]
 
 
-def test_more_graphs_than_recompilations_of_one_function(traced_only, env):
-    """As in a process that trains one seed after the other."""
-    agent = make("sac", env)
-    with torch._dynamo.config.patch(recompile_limit=2):
-        for batch in batches(env, 2, 3, 4, 5):
-            agent.compile(batch)
-            agent.update(batch)
-
-
 # What is changed after compilation
 
 
@@ -223,7 +194,7 @@ def test_a_step_size_that_is_changed(env, name):
         assert_close(state(compiled)["loss"], state(unchanged)["loss"], 1e-3)
 
 
-def test_a_schedule(traced_only, env):
+def test_a_schedule(env):
     compiled, plain = twins("sac", env)
     schedules = [
         torch.optim.lr_scheduler.StepLR(agent.optimizer, 2, gamma=0.1)
@@ -236,7 +207,7 @@ def test_a_schedule(traced_only, env):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_states_that_are_loaded(traced_only, env, name):
+def test_states_that_are_loaded(env, name):
     """Of the optimiser and of the loss, targets and buffers included, from another agent."""
     compiled, plain = twins(name, env, average_decay=0.5)
     assert_updates_agree(compiled, plain, batches(env, 6, 6))
@@ -258,7 +229,7 @@ def test_states_that_are_loaded(traced_only, env, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_loaded_discount(traced_only, env, name):
+def test_a_loaded_discount(env, name):
     """A buffer of the loss."""
     compiled, plain = twins(name, env, gamma=0.75)
     for agent in (compiled, plain):
@@ -306,7 +277,7 @@ def test_options_that_are_changed_are_honoured_or_refused(env, change):
 
 
 @pytest.mark.parametrize(("name", "value"), [("meow", float("nan")), ("sac", float("inf"))])
-def test_a_loss_that_is_not_finite_changes_nothing(traced_only, env, name, value):
+def test_a_loss_that_is_not_finite_changes_nothing(env, name, value):
     compiled, plain = twins(name, env, average_decay=0.5, max_grad_norm=0.5)
     assert_updates_agree(compiled, plain, batches(env, 6, 6))
     before = snapshot(compiled)

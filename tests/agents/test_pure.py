@@ -8,7 +8,7 @@ from torch.distributions import Exponential, Gumbel, Normal, Uniform
 from torch.func import vmap
 from torch.nn import functional as F
 
-from maxentflow.agents.pure import purify
+from maxentflow.agents.pure import compiled, purify, stored
 
 SHAPE = (5, 7)  # more than the 16 entries from which on torch draws normals in another way
 
@@ -362,3 +362,59 @@ def test_writes_in_place_inside():
     stack = torch.randn(4, 3)
     (batch,) = vmap(pure.graph, in_dims=(0, None))(stack, x)
     torch.testing.assert_close(batch, torch.stack([pure.graph(row, x)[0] for row in stack]))
+
+
+# What is rewritten for the compiler
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(7,), (5, 7)])
+def test_layer_norms_and_their_gradients(shape, affine):
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(shape, eps=0.1, elementwise_affine=affine, dtype=torch.float64)
+    x = torch.randn(3, *SHAPE, dtype=torch.float64, requires_grad=True)
+    learned = [nn.init.normal_(parameter) for parameter in norm.parameters()]
+
+    def derive(x):
+        y = norm(x)
+        return (y.detach(), *torch.autograd.grad(y.pow(3).sum(), [x, *learned]))
+
+    graph = purify(derive, [x], []).graph
+    assert "native_layer_norm.default" not in graph.code
+    for result, expected in zip(graph(x), derive(x), strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_sequences_become_constants():
+    def positions(x):
+        rows = torch.arange(5).unsqueeze(-1) * 7
+        return (x + (rows + torch.arange(0, 14, 2)[:7]).remainder(3), torch.arange(3) * x.sum())
+
+    x = torch.randn(SHAPE)
+    graph = purify(positions, [x], []).graph
+    assert "arange" not in graph.code
+    for inputs in (x, x + 1):
+        for result, expected in zip(graph(inputs), positions(inputs), strict=True):
+            assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), SHAPE])
+def test_what_is_stored_is_the_same(shape):
+    x = torch.randn(shape)
+    assert torch.equal(stored(x), x)
+    assert torch.equal(stored(x * torch.nan).isnan(), torch.ones(shape, dtype=torch.bool))
+
+
+@pytest.mark.xdist_group("compile")
+def test_compiled_code_gives_and_writes_what_the_function_does():
+    def step(total, x, scale):
+        total.add_(x * stored(scale.exp()))
+        return [total.square(), x.sum()]
+
+    given = [torch.randn(SHAPE), torch.randn(SHAPE), torch.randn(())]
+    code = compiled(step, [torch.zeros_like(entry) for entry in given])
+    ours, theirs = ([entry.clone() for entry in given] for _ in range(2))
+    for _ in range(3):
+        for result, expected in zip(code(*ours), step(*theirs), strict=True):
+            torch.testing.assert_close(result, expected)
+        torch.testing.assert_close(ours[0], theirs[0])
