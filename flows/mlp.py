@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maxentflow.flows.layer import broadcast_batch
 
 __all__ = [
     "MLP",
@@ -29,6 +33,7 @@ Activation = str | Callable[[int], nn.Module]
 function from a width to a module."""
 
 _INT32 = torch.iinfo(torch.int32)
+_WIDE = 32  # entries of a context for which two products are less work than one
 _WEYL = 0x9E3779B9 - 2**32  # the golden ratio's fraction, as a signed integer
 
 
@@ -220,6 +225,30 @@ class MLP(nn.Sequential):
         modules.append(Linear(width_in, out_features, init))
         super().__init__(*modules)
 
+    @property
+    def first(self) -> Linear:
+        """The layer that the input meets."""
+        return cast(Linear, self[0])
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The output for inputs ``x``, or for ``x`` beside a context that broadcasts against it.
+
+        A wide context is multiplied by its part of the first matrix on its own, once for all that
+        it stands beside, and without a gradient where it needs none.
+        """
+        if context is None:
+            return super().forward(x)
+        if context.shape[-1] < _WIDE:
+            return super().forward(torch.cat(broadcast_batch(x, context), dim=-1))
+        own, shared = self.first.weight.split((x.shape[-1], context.shape[-1]), dim=1)
+        return self.after_first(F.linear(x, own) + F.linear(context, shared, self.first.bias))
+
+    def after_first(self, x: Tensor) -> Tensor:
+        """The output for what the first layer gives."""
+        for module in itertools.islice(self, 1, None):
+            x = module(x)
+        return x
+
 
 class Constant(nn.Module):
     """The network of a layer that has no context: its output is a parameter, zero at first.
@@ -241,7 +270,7 @@ class Constant(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.value)
 
-    def forward(self, context: Tensor | None = None) -> Tensor:
+    def forward(self, *inputs: Tensor | None) -> Tensor:
         return self.value
 
 

@@ -117,6 +117,30 @@ def test_an_mlp_is_its_formula(seed: int, layer_norm: bool) -> None:
     assert largest(net(x) - (hidden.tanh() @ last.weight.T + last.bias)) <= 1e-12
 
 
+@pytest.mark.parametrize("context_dim", [1, 31, 32, 100])
+@pytest.mark.parametrize(
+    ("batch", "context_batch"), [((5,), (5,)), ((2, 5), (5,)), ((5,), (2, 5)), ((), (3,))]
+)
+def test_an_mlp_of_entries_beside_a_context(
+    context_dim: int, batch: tuple[int, ...], context_batch: tuple[int, ...]
+) -> None:
+    """A wide context goes another way; outputs and gradients are those of both in one input."""
+    net = perturb(MLP(3 + context_dim, 2, hidden=(8,), layer_norm=True)).double()
+    x = uniform(*batch, 3, bound=3).requires_grad_()
+    context = uniform(*context_batch, context_dim, bound=3).requires_grad_()
+    shape = torch.broadcast_shapes(batch, context_batch)
+    one = torch.cat([x.expand(*shape, -1), context.expand(*shape, -1)], -1)
+    expected, output = net(one), net(x, context)
+    wanted = [x, context, *net.parameters()]
+    assert largest(output - expected) <= 1e-12
+    for ours, theirs in zip(
+        torch.autograd.grad(output.square().sum(), wanted),
+        torch.autograd.grad(expected.square().sum(), wanted),
+        strict=True,
+    ):
+        assert largest(ours - theirs) <= 1e-11
+
+
 @pytest.mark.parametrize(
     ("activation", "expected"),
     [
