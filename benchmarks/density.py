@@ -139,24 +139,36 @@ def save_grid(model: Any, path: Path) -> None:
     np.save(path, model.log_prob(points).exp().reshape(128, 128).T.numpy())
 
 
-def measure(library: str, family: str) -> dict[str, object] | None:
-    """Milliseconds of a training step, the fastest of several rounds; samples per second."""
-    model = build(library, family, 0)
-    if model is None:
-        return None
-    row: dict[str, object] = {"family": family, "library": library}
+def measure(family: str) -> list[dict[str, object]]:
+    """Milliseconds of a training step, the least of several rounds; samples per second.
+
+    The libraries take turns, so that a machine that drifts drifts for all.
+    """
+    models = {library: build(library, family, 0) for library in LIBRARIES}
+    models = {library: model for library, model in models.items() if model is not None}
+    rows = {library: {"family": family, "library": library} for library in models}
     for batch, count in ((256, 30), (4096, 8)):
         x = torch.randn(batch, 2)
-        model.log_prob(x)
-        step = stepper(model, torch.optim.Adam(model.module.parameters()))
-        rounds = [clock(partial(step, x, None), count) for _ in range(7)]
-        row[f"ms_at_{batch}"] = round(1e3 * min(rounds[1:]), 2)
-    model.module.eval()
+        steps = {}
+        for library, model in models.items():
+            model.log_prob(x)
+            step = stepper(model, torch.optim.Adam(model.module.parameters()))
+            steps[library] = partial(step, x, None)
+        for library, seconds in fastest(steps, count, 20).items():
+            rows[library][f"ms_at_{batch}"] = round(1e3 * seconds, 2)
+    for model in models.values():
+        model.module.eval()
     count = 4096
-    row["samples_per_second"] = round(
-        count / min(clock(lambda: model.sample(count), 3) for _ in range(4))
-    )
-    return row
+    draws = {library: partial(model.sample, count) for library, model in models.items()}
+    for library, seconds in fastest(draws, 3, 6).items():
+        rows[library]["samples_per_second"] = round(count / seconds)
+    return list(rows.values())
+
+
+def fastest(works: dict[str, Callable[[], object]], count: int, rounds: int) -> dict[str, float]:
+    """Seconds of each, the least over rounds of turns, after a first that does not count."""
+    turns = [{name: clock(work, count) for name, work in works.items()} for _ in range(rounds + 1)]
+    return {name: min(turn[name] for turn in turns[1:]) for name in works}
 
 
 def clock(work: Callable[[], object], count: int) -> float:
@@ -199,13 +211,11 @@ def time_all() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
-    done = {(row["library"], row["family"]) for row in read(SPEED)}
+    done = {row["family"] for row in read(SPEED)}
     for family in flows.registered():
-        for library in LIBRARIES:
-            if (library, family) not in done:
-                row = measure(library, family)
-                if row is not None:
-                    append(SPEED, row)
+        if family not in done:
+            for row in measure(family):
+                append(SPEED, row)
 
 
 def report() -> None:
