@@ -157,27 +157,27 @@ class Replay:
         """Transitions by age, the oldest first; with several environments these alternate."""
         if isinstance(index, slice):
             index = torch.arange(self._size, device=self.device)[index]
-        row = (index + (self._now - self._size)) % self._rows
-        end = self._end[row]
+        row = (index + (self._now - self._size)).remainder_(self._rows)
+        following_row = (row + self.num_envs).remainder_(self._rows)
+        # index_select, which takes half as long as indexing by a tensor
+        end = self._end.index_select(0, row)
         done = (end >= 0).unsqueeze(-1)
-        after = torch.where(
-            done,
-            self._final[end.clamp(min=0)],
-            self._observation[(row + self.num_envs) % self._rows],
-        )
+        final = self._final.index_select(0, end.clamp_(min=0))
         following = TensorDict(
             {
-                "observation": after,
-                "reward": self._reward[row].unsqueeze(-1),
+                "observation": torch.where(
+                    done, final, self._observation.index_select(0, following_row)
+                ),
+                "reward": self._reward.index_select(0, row).unsqueeze(-1),
                 "done": done,
-                "terminated": self._terminated[row].unsqueeze(-1),
+                "terminated": self._terminated.index_select(0, row).unsqueeze(-1),
             },
             index.shape,
         )
         return TensorDict(
             {
-                "observation": self._observation[row],
-                "action": self._action[row],
+                "observation": self._observation.index_select(0, row),
+                "action": self._action.index_select(0, row),
                 "next": following,
             },
             index.shape,

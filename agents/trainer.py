@@ -27,7 +27,7 @@ from maxentflow.agents.run_folder import Metrics, RunFolder
 __all__ = ["NonFiniteError", "Trainer", "TrainerConfig"]
 
 _EVALUATION_SEED = 1_000_000
-_WORTH_COMPILING = 30_000  # updates; about two minutes saved for one minute spent
+_WORTH_COMPILING = 10_000  # updates; more than a minute saved for less than one spent
 _ROUNDING = 1e-6  # of sums of update-to-data ratios
 
 

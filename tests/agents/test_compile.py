@@ -187,11 +187,11 @@ def test_the_trainer_compiles_once_and_spares_the_random_numbers(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "compiles"),
     [
-        ({"total_steps": 34_999}, False),
-        ({"total_steps": 35_000}, True),
-        ({"total_steps": 35_000, "num_envs": 2}, True),
-        ({"total_steps": 35_000, "utd_ratio": 0.5}, False),
-        ({"total_steps": 35_000, "compile": "off"}, False),
+        ({"total_steps": 14_999}, False),
+        ({"total_steps": 15_000}, True),
+        ({"total_steps": 15_000, "num_envs": 2}, True),
+        ({"total_steps": 15_000, "utd_ratio": 0.5}, False),
+        ({"total_steps": 15_000, "compile": "off"}, False),
         ({"total_steps": 100, "compile": "on"}, True),
     ],
 )
