@@ -221,7 +221,7 @@ def compiler_complaints(name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"tensordict|torch")
             yield
-    except (AttributeError, RuntimeError) as error:
+    except Exception as error:  # a mistake of the loss itself shows again where it is not compiled
         cause = getattr(error, "inner_exception", error)
         reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         raise CompilationError(f"The update of {name} was not compiled: {reason}.") from error
