@@ -131,7 +131,10 @@ class Agent:
 
     def act(self, observation: Tensor) -> Tensor:
         """Actions to explore with, shape ``(*batch, action_dim)``, compiled where they can be."""
-        return self._compiled_act.get(observation.shape, self.explore)(observation)
+        actor = self._compiled_act.get(observation.shape)
+        if actor is None or not actor.takes(observation):
+            return self.explore(observation)
+        return actor(observation)
 
     @torch.no_grad()
     def explore(self, observation: Tensor) -> Tensor:
@@ -151,7 +154,7 @@ class Agent:
                 for a GPU, which is not waited for, :meth:`check` raises it later.
         """
         learner = self._compiled.get((batch.shape, self.loss.training))
-        if learner is not None and learner.is_current():
+        if learner is not None and learner.is_current() and learner.takes(batch):
             report = learner(batch)
             self.note(report)
             if self.average is not None:

@@ -103,6 +103,18 @@ class FlatAdam(torch.optim.Adam):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of Adam."""
+        self.check()
+        for slot in chain.from_iterable(self._slots):
+            if slot.parameter.grad is not slot.gradient:
+                _take_back(slot)
+        return super().step(closure)
+
+    def check(self) -> None:
+        """See that the parameters are still the views of the vectors that they were made.
+
+        Raises:
+            RuntimeError: one was moved, cast or frozen.
+        """
         for slot in chain.from_iterable(self._slots):
             parameter = slot.parameter
             if parameter.data_ptr() != slot.address or not parameter.requires_grad:
@@ -110,9 +122,6 @@ class FlatAdam(torch.optim.Adam):
                     f"A parameter of shape {tuple(parameter.shape)} was moved, cast or frozen "
                     "after its optimizer was made; make the optimizer last."
                 )
-            if parameter.grad is not slot.gradient:
-                _take_back(slot)
-        return super().step(closure)
 
     def _flatten(self, parameters: list[nn.Parameter]) -> tuple[nn.Parameter, list[_Slot]]:
         if not parameters:

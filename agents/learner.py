@@ -66,6 +66,7 @@ class Actor:
 
     def __init__(self, agent: Agent, observation: Tensor) -> None:
         self._agent = agent
+        self._form = _form(observation)
         act = purify(lambda entry: (agent.explore(entry),), [observation], _vectors(agent))
         self.graph, self.draw = act.graph, act.draw
         self._step: Callable[..., Sequence[Tensor]] = act.graph
@@ -76,6 +77,10 @@ class Actor:
     def compile(self, observation: Tensor) -> None:
         """Compile for observations such as this one."""
         self._step = compiled(self.graph, [*_vectors(self._agent), observation, *self.draw()])
+
+    def takes(self, observation: Tensor) -> bool:
+        """Whether observations are of the form that was traced."""
+        return _form(observation) == self._form
 
     @torch.no_grad()
     def __call__(self, observation: Tensor) -> Tensor:
@@ -119,6 +124,7 @@ class Learner:
         self._rules = _rules(agent)
         self._agent = agent
         self._keys: list[NestedKey] = list(batch.keys(True, True))
+        self._form = _forms(batch)
         self._size = batch.batch_size
         self._sizes: list[float] = []
         self._rates: list[Tensor] = []
@@ -141,12 +147,23 @@ class Learner:
         except NotImplementedError:
             return False
 
+    def takes(self, batch: TensorDictBase) -> bool:
+        """Whether a batch is of the form that was traced; compiled code does not look."""
+        forms = _forms(batch)
+        for key in self._noted:
+            forms.pop(key, None)
+        return forms == self._form
+
     @torch.no_grad()
     def __call__(self, batch: TensorDictBase) -> TensorDict:
         """Update the agent; give what its loss reports, and note in the batch what it notes.
 
         Where the loss is not finite, nothing is changed.
+
+        Raises:
+            RuntimeError: a parameter was moved, cast or frozen.
         """
+        cast(FlatAdam, self._agent.optimizer).check()
         on_gpu = batch[self._keys[0]].is_cuda
         outputs = self._launch(batch) if on_gpu else self._step(*self.arguments(batch))
         for key, entry in zip(self._noted, outputs[len(self._report) :], strict=True):
@@ -298,6 +315,14 @@ def _state(agent: Agent) -> _State:
 
 def _vectors(agent: Agent) -> list[Tensor]:
     return [group["params"][0].detach() for group in agent.optimizer.param_groups]
+
+
+def _form(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def _forms(batch: TensorDictBase) -> dict[NestedKey, tuple[object, ...]]:
+    return {key: _form(entry) for key, entry in batch.items(True, True)}
 
 
 def _same_places(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:

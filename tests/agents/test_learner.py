@@ -7,18 +7,24 @@ import torch
 from torchrl.objectives import HardUpdate, SoftUpdate
 
 from maxentflow import agents, envs
-from maxentflow.agents import CompilationError
-from maxentflow.agents.learner import Learner
+from maxentflow.agents import CompilationError, learner
+from maxentflow.agents.learner import Actor, Learner
 
 from .common import differences, make_double_agent
 from .test_agent import random_batch
 
-pytestmark = [pytest.mark.xdist_group("compile"), pytest.mark.usefixtures("traced_only")]
+pytestmark = pytest.mark.xdist_group("compile")
 NAMES = agents.registered()
 SETTINGS = {
     "neither": {"max_grad_norm": None, "average_decay": 0.0, "tau": 1.0},
     "clipping and average": {"max_grad_norm": 1e-3, "average_decay": 0.75, "tau": 0.25},
 }
+
+
+@pytest.fixture(autouse=True)
+def as_traced(monkeypatch):
+    """The graph of the loss within plain Python; most of the time goes into tracing that."""
+    monkeypatch.setattr(learner, "compiled", lambda function, examples: function)
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +177,57 @@ def test_compiled_and_uncompiled_updates_in_turn(env, name, monkeypatch):
     )
     assert_updates_agree(compiled, plain, batches(env, 6, 4, 4, 6, 6, 5, 6))
     assert calls == [6, 6, 6, 6]
+
+
+def turned(batch):
+    batch["observation"] = batch["observation"].T.contiguous().T
+
+
+def cast_in_part(batch):
+    batch["next", "reward"] = batch["next", "reward"].float()
+
+
+def weighted(batch):
+    batch["priority_weight"] = torch.rand(batch.shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("change", [turned, cast_in_part, weighted])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_of_another_form_is_not_given_to_compiled_code(env, name, change, monkeypatch):
+    compiled, plain = twins(name, env)
+    (batch,) = batches(env, 6)
+    change(batch)
+    monkeypatch.setattr(Learner, "__call__", None)
+    assert_updates_agree(compiled, plain, [batch])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_an_update_noted_in_a_batch_does_not_change_its_form(env, name, monkeypatch):
+    compiled, _ = twins(name, env)
+    (batch,) = batches(env, 6)
+    compiled.update(batch)
+    assert batch.get("td_error") is not None
+    monkeypatch.setattr(type(compiled.loss), "forward", None)
+    compiled.update(batch)
+
+
+@pytest.mark.parametrize("change", [lambda x: x.T.contiguous().T, lambda x: x.float()])
+def test_observations_of_another_form_are_not_given_to_compiled_code(env, change, monkeypatch):
+    agent = make("meow", env)
+    observation = torch.randn(4, 3, dtype=torch.float64)
+    agent.compile(batches(env, 6)[0], observation)
+    monkeypatch.setattr(Actor, "__call__", None)
+    monkeypatch.setattr(agent, "explore", lambda observation: observation.dtype)
+    changed = change(observation)
+    assert agent.act(changed) is changed.dtype
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_that_were_cast_are_refused(env, name):
+    compiled, _ = twins(name, env)
+    compiled.loss.float()
+    with pytest.raises(RuntimeError, match="was moved, cast or frozen"):
+        compiled.update(batches(env, 6)[0])
 
 
 # What is changed after compilation
