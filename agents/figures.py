@@ -59,21 +59,32 @@ class _Curve:
     settings: dict[str, str]
     steps: NDArray[np.int64]
     returns: NDArray[np.float64]
+    label: str | None
 
 
-def learning_curves(folders: Sequence[RunFolder], path: Path) -> None:
+def learning_curves(
+    folders: Sequence[RunFolder], path: Path, labels: Sequence[str] | None = None
+) -> None:
     """Draw the evaluations of runs over steps, one panel for each task.
 
-    Runs of one task that differ in nothing but their seed are one curve: their mean, a band of
-    the 95% confidence interval of that mean (Student's t) and thin lines for each. The published
-    curve of the same algorithm is drawn beside them where there is one.
+    Runs of one task and label are one curve: their mean, thin lines for each and, of three and
+    more, a band of the 95% confidence interval of that mean (Student's t), which of two would
+    cover the panel. The published curve of the same algorithm is drawn beside them where there is
+    one.
+
+    Args:
+        folders: the runs.
+        path: where the figure goes.
+        labels: of each run; by default the agent, its flow and the settings, other than the seed,
+            in which the runs of a task differ.
 
     Raises:
         ValueError: a folder is not a run, or has no evaluation yet.
     """
     tasks: dict[str, list[_Curve]] = defaultdict(list)
-    for folder in folders:
-        curve = _read_curve(folder)
+    given: Sequence[str | None] = [None] * len(folders) if labels is None else labels
+    for folder, label in zip(folders, given, strict=True):
+        curve = _read_curve(folder, label)
         tasks[curve.env].append(curve)
     figure = Figure(figsize=(6.4 * len(tasks), 5.4), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]
@@ -99,7 +110,7 @@ def learning_curves(folders: Sequence[RunFolder], path: Path) -> None:
 
 
 def _fit_to_lines(axes: Axes) -> None:
-    """Set the vertical limits by the curves: the interval of two seeds would dwarf them."""
+    """Set the vertical limits by the curves: the interval of few seeds would dwarf them."""
     heights = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
     margin = 0.05 * (np.ptp(heights) or 1.0)
     axes.set_ylim(heights.min() - margin, heights.max() + margin)
@@ -120,7 +131,7 @@ _ASIDE = {
 }
 
 
-def _read_curve(folder: RunFolder) -> _Curve:
+def _read_curve(folder: RunFolder, label: str | None) -> _Curve:
     config = folder.config()
     rows = [row for row in read_metrics(folder) if row["eval_return"]]
     if not rows:
@@ -133,11 +144,12 @@ def _read_curve(folder: RunFolder) -> _Curve:
         settings={name: str(value) for name, value in settings.items() if name not in _ASIDE},
         steps=np.array([int(row["step"]) for row in rows]),
         returns=np.array([float(row["eval_return"]) for row in rows]),
+        label=label,
     )
 
 
 def _groups(curves: list[_Curve]) -> dict[str, list[_Curve]]:
-    """Runs of one task by a label: the agent, its flow, and the settings in which they differ."""
+    """Runs of one task by their labels."""
     groups: dict[str, list[_Curve]] = defaultdict(list)
     for curve in curves:
         rivals = [other.settings for other in curves if other.agent == curve.agent]
@@ -147,7 +159,8 @@ def _groups(curves: list[_Curve]) -> dict[str, list[_Curve]]:
             if name != "flow" and any(rival.get(name) != value for rival in rivals)
         ]
         flow = [curve.settings["flow"]] if "flow" in curve.settings else []
-        groups[", ".join([curve.agent, *flow, *differing])].append(curve)
+        label = curve.label or ", ".join([curve.agent, *flow, *differing])
+        groups[label].append(curve)
     return groups
 
 
@@ -164,6 +177,7 @@ def _draw_group(axes: Axes, label: str, group: list[_Curve], color: str) -> None
     if count > 1:
         for returns in table:
             axes.plot(common, returns, color=color, alpha=0.4, linewidth=0.7)
+    if count > 2:
         half = stats.t.ppf(0.975, count - 1) * table.std(0, ddof=1) / np.sqrt(count)
         axes.fill_between(common, mean - half, mean + half, color=color, alpha=0.15, linewidth=0)
 

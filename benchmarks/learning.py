@@ -93,7 +93,7 @@ def _folder(name: str, seed: int) -> Path:
 def report() -> None:
     RESULTS.mkdir(exist_ok=True)
     rows: list[dict[str, object]] = []
-    tasks: dict[str, list[RunFolder]] = {}
+    tasks: dict[str, list[tuple[RunFolder, str]]] = {}
     for name, experiment in EXPERIMENTS.items():
         for seed in experiment.seeds:
             source = RunFolder(_folder(name, seed))
@@ -104,14 +104,17 @@ def report() -> None:
                 shutil.copy(source.metrics_path, folder.metrics_path)
                 shutil.copy(source.config_path, folder.config_path)
             if folder.metrics_path.exists():
-                tasks.setdefault(folder.config()["trainer_config"]["env"], []).append(folder)
+                task = folder.config()["trainer_config"]["env"]
+                label = name.removeprefix(f"{task}-").replace("-", " ")
+                tasks.setdefault(task, []).append((folder, label))
                 rows.append({"experiment": name, "seed": seed, **summary(experiment, folder)})
     with open(RESULTS / "summary.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    for task, folders in tasks.items():
-        figures.learning_curves(folders, RESULTS / f"{task}.png")
+    for task, runs in tasks.items():
+        folders, labels = zip(*runs, strict=True)
+        figures.learning_curves(folders, RESULTS / f"{task}.png", labels)
     print((RESULTS / "summary.csv").read_text(), end="")
 
 

@@ -114,7 +114,7 @@ def test_one_run(runs, drawn, tmp_path):
     assert not bands(axes)
 
 
-@pytest.mark.parametrize("count", [2, 3, 5, 10, 11, 40])
+@pytest.mark.parametrize("count", [3, 5, 10, 11, 40])
 def test_the_band_is_students_interval_of_the_mean(runs, drawn, tmp_path, count):
     table = np.random.default_rng(0).normal(size=(count, 4)).round(3)
     figures.learning_curves([runs(*row) for row in table.tolist()], tmp_path / "curves.png")
@@ -133,6 +133,23 @@ def test_the_band_is_students_interval_of_the_mean(runs, drawn, tmp_path, count)
         at = outline[outline[:, 0] == step][:, 1]
         # Tables of Student's t have three decimals.
         np.testing.assert_allclose([at.min(), at.max()], [low, high], rtol=0, atol=1e-3)
+
+
+def test_two_seeds_have_no_band(runs, drawn, tmp_path):
+    figures.learning_curves([runs(1.0, 4.0), runs(3.0, 5.0)], tmp_path / "curves.png")
+    (axes,) = drawn[0].axes
+    assert not bands(axes)
+    assert len(axes.lines) == 3
+
+
+def test_labels_of_ones_own(runs, drawn, tmp_path):
+    folders = [runs(1.0), runs(2.0, tau=0.5), runs(6.0, tau=0.1)]
+    figures.learning_curves(folders, tmp_path / "curves.png", ["one", "other", "other"])
+    curves = lines(drawn[0].axes[0])
+    assert {label: list(returns) for label, (_, returns) in curves.items()} == {
+        "one (1 seed)": [1.0],
+        "other (2 seeds)": [4.0],
+    }
 
 
 def test_steps_that_all_seeds_have(runs, drawn, tmp_path):
