@@ -126,9 +126,9 @@ class Ensemble:
 
     def _advance(self, *arguments: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Like ``learner.advance``, on stacks of all but the step sizes."""
+        stacked, shared = len(self._stacks), len(self.learner.rates())
         axes: list[int | None] = [0] * len(arguments)
-        first = len(self._stacks)
-        axes[first : first + len(self.learner.rates())] = [None] * len(self.learner.rates())
+        axes[stacked : stacked + shared] = [None] * shared
         return torch.vmap(self.learner.advance, in_dims=tuple(axes))(*arguments)
 
     def _vectors(self) -> list[Tensor]:

@@ -123,8 +123,8 @@ class Learner:
     def __init__(self, agent: Agent, batch: TensorDictBase) -> None:
         self._rules = _rules(agent)
         self._agent = agent
-        self._keys: list[NestedKey] = list(batch.keys(True, True))
         self._form = _forms(batch)
+        self._keys = list(self._form)
         self._size = batch.batch_size
         self._sizes: list[float] = []
         self._rates: list[Tensor] = []
