@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from tensordict import TensorDictBase
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.cuda_graph import CudaGraph
+from maxentflow.agents.flat_adam import FlatAdam
 from maxentflow.agents.learner import Actor, Learner, in_place
 from maxentflow.agents.pure import compiled
 
@@ -117,7 +119,13 @@ class Ensemble:
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Bring the agents' own tensors up to date."""
+        """Bring the agents' own tensors up to date.
+
+        Raises:
+            RuntimeError: a parameter was moved, cast or frozen.
+        """
+        for agent in self._agents:
+            cast(FlatAdam, agent.optimizer).check()
         for index, agent in enumerate(self._agents):
             for tensor, stack in zip(self.learner.state(agent), self._stacks, strict=True):
                 tensor.copy_(stack[index])

@@ -106,6 +106,14 @@ def test_agents_are_as_they_were_until_they_are_written_back(env):
         assert differences(dict(agent.loss.state_dict()), state)
 
 
+def test_parameters_cast_while_they_are_stacked_are_refused(env):
+    together, _ = team("meow", env)
+    ensemble = Ensemble(together, random_batch(env, 8), OBSERVATION)
+    together[1].loss.double()
+    with pytest.raises(RuntimeError, match="was moved, cast or frozen"):
+        ensemble.write_back()
+
+
 def test_a_loss_that_is_not_finite_stops_its_own_agent_only(env):
     together, generators = team("meow", env)
     ensemble = Ensemble(together, random_batch(env, 8), OBSERVATION)
