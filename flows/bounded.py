@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 __all__ = ["bounded", "check_bound"]
@@ -20,10 +19,13 @@ def check_bound(name: str, value: float) -> float:
 
 
 def bounded(raw: Tensor, bound: float) -> Tensor:
-    r"""Smoothly into ``(-bound, bound)``: :math:`m \tanh(x / m)`, the identity near zero.
+    r"""Smoothly into ``(-bound, bound)``: :math:`x / (1 + |x| / m)`, the identity near zero.
+
+    It nears its bound slowly. A hyperbolic tangent leaves large values as they are until it
+    stops them with hardly any gradient back.
 
     Example:
-        >>> bounded(torch.tensor([0.01, 100.0]), 2.0)
-        tensor([0.0100, 2.0000])
+        >>> bounded(torch.tensor([0.01, 2.0, 100.0]), 2.0)
+        tensor([0.0100, 1.0000, 1.9608])
     """
-    return bound * torch.tanh(raw / bound)
+    return raw / (1 + raw.abs() / bound)

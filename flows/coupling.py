@@ -210,7 +210,7 @@ class ElementwiseCoupling(Layer):
 class AffineCoupling(ElementwiseCoupling):
     r"""Affine coupling, RealNVP (Dinh et al. 2017, arXiv:1605.08803), with a bounded log-scale.
 
-    .. math:: x_i = (z_i - t_i)\, e^{\ell_i}, \quad \ell_i = m \tanh(r_i / m), \quad
+    .. math:: x_i = (z_i - t_i)\, e^{\ell_i}, \quad \ell_i = \frac{r_i}{1 + |r_i| / m}, \quad
         (t, r) = f(z_b, s) \qquad \text{where } b_i = 0
 
     Both directions take one pass. See :class:`ElementwiseCoupling`.

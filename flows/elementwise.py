@@ -43,7 +43,7 @@ class Elementwise:
 
 
 class ElementwiseAffine(Elementwise):
-    r""":math:`z = x e^{-\ell} + t` with a bounded log-scale, :math:`\ell = m \tanh(r / m)`.
+    r""":math:`z = x e^{-\ell} + t` with a bounded log-scale, :math:`\ell = r / (1 + |r| / m)`.
 
     A translation of the latent, after the scale, learns faster than one of the variable, whose
     effect the scale would multiply.

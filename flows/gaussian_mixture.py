@@ -26,7 +26,7 @@ class GaussianMixture(Base):
     .. math::
         u(z, s) &= \log \sum_k \exp\Big( \ell_k - \sum_i \big( \log \sigma_{ki}
             + \tfrac12 (z_i - \mu_{ki})^2 / \sigma_{ki}^2 \big) \Big), \qquad
-            \log \sigma_{ki} = m \tanh(f_{ki} / m) \\
+            \log \sigma_{ki} = \frac{f_{ki}}{1 + |f_{ki}| / m} \\
         c(s) &= \log \sum_k \exp \ell_k + \tfrac d2 \log 2\pi
 
     where the logits :math:`\ell`, the means :math:`\mu` and :math:`f` come from one network of

@@ -19,7 +19,7 @@ class StateLinear(Layer):
     r"""A full linear map that depends on the context alone, as a product of triangles.
 
     .. math::
-        z = L(s)\, U(s)\, x, \qquad \log U_{ii} = m \tanh(f_{ii}(s) / m)
+        z = L(s)\, U(s)\, x, \qquad \log U_{ii} = \frac{f_{ii}(s)}{1 + |f_{ii}(s)| / m}
 
     with ones on the diagonal of L. Linear: its log-determinant :math:`\sum_i \log U_{ii}(s)` is
     counted in V (Chao et al. 2024, arXiv:2405.13629, section 3.2; LU form as in Kingma and

@@ -14,6 +14,8 @@ from maxentflow.flows.iterative import iterative
 
 __all__ = ["ElementwiseMixtureCDF"]
 
+_SPREAD = 2.0
+
 
 class ElementwiseMixtureCDF(Elementwise):
     r"""The distribution function of a mixture of logistics, on the scale of its log-odds, Flow++
@@ -23,9 +25,11 @@ class ElementwiseMixtureCDF(Elementwise):
         z = e^{\ell} \operatorname{logit} F(x) + t, \qquad
         F(x) = \sum_k w_k\, \sigma\big((x - \mu_k) e^{-s_k}\big)
 
-    with :math:`\ell` and :math:`s_k` bounded. Variable to latent it is a formula. Latent to
-    variable it is found by Newton's method inside a bracket that always holds the root, to a few
-    units of rounding; gradients are those of the implicit function.
+    with :math:`\ell` and :math:`s_k` bounded. The parameters give each mean :math:`\mu_k` from the
+    centre of one of as many equal parts of [-2, 2], since components that start as one long stay
+    one. Variable to latent it is a formula. Latent to variable it is found by Newton's method
+    inside a bracket that always holds the root, to a few units of rounding; gradients are those of
+    the implicit function.
 
     Args:
         components: logistics in each mixture, at least 1.
@@ -71,10 +75,11 @@ class ElementwiseMixtureCDF(Elementwise):
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Log-weights, means and log-scales, components first; log-scale and translation."""
         k = self.components
-        raw_weights, means, raw_scales, raw = first(parameters).split([k, k, k, 2])
+        raw_weights, offsets, raw_scales, raw = first(parameters).split([k, k, k, 2])
+        centres = torch.arange(1 - k, k, 2, dtype=raw.dtype, device=raw.device) * (_SPREAD / k)
         return (
             raw_weights.log_softmax(0),
-            means,
+            offsets + centres.reshape(-1, *[1] * (offsets.ndim - 1)),
             bounded(raw_scales, self.max_log_scale),
             bounded(raw[0], self.max_log_scale),
             raw[1],

@@ -40,36 +40,51 @@ def _repeat(make: Callable[[], Sequence[Layer]], blocks: int) -> list[Layer]:
     return [layer for _ in range(blocks) for layer in make()]
 
 
-def _couplings(coupling: Callable[..., Layer], blocks: int) -> list[Layer]:
-    return _repeat(lambda: [coupling(mask=mask) for mask in ("even", "odd")], blocks)
+def _couplings(coupling: Callable[..., Layer], blocks: int, last_mask: str) -> list[Layer]:
+    """``last_mask`` is that of the layer next to the action, where learning starts."""
+    if last_mask not in ("even", "odd"):
+        raise ValueError(f"last_mask must be 'even' or 'odd', got {last_mask!r}.")
+    masks: tuple[Mask, Mask] = ("odd", "even") if last_mask == "even" else ("even", "odd")
+    return _repeat(lambda: [coupling(mask=mask) for mask in masks], blocks)
 
 
 def _autoregressions(layer: Callable[..., Layer], blocks: int) -> list[Layer]:
-    return _repeat(lambda: [layer(order=order) for order in ("ascending", "descending")], blocks)
+    return _repeat(lambda: [layer(order=order) for order in ("descending", "ascending")], blocks)
 
 
 @register("additive", **_NETWORK)
-def additive(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any) -> list[Layer]:
-    """NICE: blocks of two additive couplings with alternating masks."""
-    return _couplings(partial(AdditiveCoupling, dim, obs_dim, **options), blocks)
+def additive(
+    dim: int, obs_dim: int | None, *, blocks: int = 2, last_mask: str = "odd", **options: Any
+) -> list[Layer]:
+    """NICE: blocks of two additive couplings with alternating masks.
+
+    ``last_mask`` is the mask next to the action, ``"odd"`` as in the reference.
+    """
+    return _couplings(partial(AdditiveCoupling, dim, obs_dim, **options), blocks, last_mask)
 
 
 @register("affine", **_NETWORK, **_AFFINE)
-def affine(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any) -> list[Layer]:
+def affine(
+    dim: int, obs_dim: int | None, *, blocks: int = 2, last_mask: str = "even", **options: Any
+) -> list[Layer]:
     """RealNVP: blocks of two affine couplings with alternating masks."""
-    return _couplings(partial(AffineCoupling, dim, obs_dim, **options), blocks)
+    return _couplings(partial(AffineCoupling, dim, obs_dim, **options), blocks, last_mask)
 
 
 @register("spline", **_NETWORK, **_SPLINE)
-def spline(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any) -> list[Layer]:
+def spline(
+    dim: int, obs_dim: int | None, *, blocks: int = 2, last_mask: str = "even", **options: Any
+) -> list[Layer]:
     """Neural spline flow: blocks of two couplings with alternating masks."""
-    return _couplings(partial(SplineCoupling, dim, obs_dim, **options), blocks)
+    return _couplings(partial(SplineCoupling, dim, obs_dim, **options), blocks, last_mask)
 
 
 @register("mixture-cdf", **_NETWORK, **_MIXTURE)
-def mixture_cdf(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any) -> list[Layer]:
+def mixture_cdf(
+    dim: int, obs_dim: int | None, *, blocks: int = 2, last_mask: str = "even", **options: Any
+) -> list[Layer]:
     """Flow++: blocks of two couplings with alternating masks; acting finds roots."""
-    return _couplings(partial(MixtureCDFCoupling, dim, obs_dim, **options), blocks)
+    return _couplings(partial(MixtureCDFCoupling, dim, obs_dim, **options), blocks, last_mask)
 
 
 @register("maf", **_MASKED_NETWORK, **_AFFINE)
@@ -91,16 +106,26 @@ def maf_spline(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any
 
 
 @register("glow", **_NETWORK, **_AFFINE)
-def glow(dim: int, obs_dim: int | None, *, blocks: int = 4, **options: Any) -> list[Layer]:
-    """Glow without its images: blocks of normalisation, linear map and affine coupling."""
+def glow(
+    dim: int,
+    obs_dim: int | None,
+    *,
+    blocks: int = 4,
+    conditional_linear: bool = True,
+    **options: Any,
+) -> list[Layer]:
+    """Glow without its images: from the action, normalisation, linear map and affine coupling.
+
+    ``conditional_linear`` says whether the linear maps depend on the observation.
+    """
     # In the linear map, layer norm and dropout would make V a sample too.
     linear = {key: options[key] for key in ("hidden", "activation", "max_log_scale")}
     masks: Iterator[Mask] = itertools.cycle(("odd", "even"))
     return _repeat(
         lambda: [
-            ActNorm(dim),
-            StateLinear(dim, obs_dim, **linear),
             AffineCoupling(dim, obs_dim, mask=next(masks), **options),
+            StateLinear(dim, obs_dim if conditional_linear else None, **linear),
+            ActNorm(dim),
         ],
         blocks,
     )

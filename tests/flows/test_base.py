@@ -53,7 +53,8 @@ def mixture_parts(
     raw = base.net(context)
     logits, rest = raw[..., : base.components], raw[..., base.components :]
     means, scales = rest.unflatten(-1, (2, *shape)).unbind(-3)
-    return td.Categorical(logits=logits), td.Normal(means, (bound * (scales / bound).tanh()).exp())
+    scales = (scales / (1 + scales.abs() / bound)).exp()
+    return td.Categorical(logits=logits), td.Normal(means, scales)
 
 
 def torchs(base: Base, context: Tensor | None = None) -> td.Distribution:

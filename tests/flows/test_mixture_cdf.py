@@ -73,12 +73,20 @@ def test_where_the_slope_underflows_the_root_is_finite(
     assert log_slope.isfinite().all()
 
 
-def test_parameters_of_zero_give_the_identity() -> None:
+def test_components_start_apart() -> None:
     function, x = ElementwiseMixtureCDF(4), uniform(100, bound=50)
-    for y, log_slope in (
-        function.forward(x, torch.zeros(100, 14).double()),
-        function.inverse(x, torch.zeros(100, 14).double()),
-    ):
+    z, log_slope = function.inverse(x, torch.zeros(100, 14).double())
+    parts = logistic([-1.5, -0.5, 0.5, 1.5])
+    below, above = (run(x.numpy()[:, None]).mean(-1) for run in (parts.cdf, parts.sf))
+    assert largest(z - torch.from_numpy(np.log(below / above))) <= 1e-12
+    slope = parts.pdf(x.numpy()[:, None]).mean(-1) / below / above
+    assert largest(log_slope - torch.from_numpy(np.log(slope))) <= 1e-12
+
+
+def test_one_component_starts_as_the_identity() -> None:
+    function, x = ElementwiseMixtureCDF(1), uniform(100, bound=50)
+    for run in (function.forward, function.inverse):
+        y, log_slope = run(x, torch.zeros(100, 5).double())
         assert largest(y - x) <= 1e-12
         assert largest(log_slope) <= 1e-12
 

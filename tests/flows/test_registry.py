@@ -14,6 +14,7 @@ from maxentflow.flows import (
     Permutation,
     SimplexSquash,
     StandardNormal,
+    StateLinear,
     StateScale,
     StudentT,
     TanhSquash,
@@ -97,6 +98,40 @@ def test_affine_bounds_its_log_scale() -> None:
     flow = build("affine", 2, 3, temperature=1.0, max_log_scale=0.7)
     assert [layer.function.max_log_scale for layer in flow.layers[1:-1]] == [0.7] * 4
     assert options("affine")["max_log_scale"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["additive", "affine", "spline", "mixture-cdf"])
+@pytest.mark.parametrize(("mask", "kept"), [("even", 0), ("odd", 1)])
+def test_the_last_mask_is_what_the_layer_next_to_the_action_keeps(
+    name: str, mask: str, kept: int
+) -> None:
+    flow = perturb(make_flow(name, 2, 3, squash=False, last_mask=mask)).double().eval()
+    z, observation = uniform(10, 2, bound=2), uniform(10, 3, bound=2)
+    for layer, keeps in zip(reversed(flow.layers[1:]), (kept, 1 - kept) * 2, strict=True):
+        moved = (layer(z, observation)[0] - z).abs().amax(0)
+        assert moved[keeps] == 0
+        assert moved[1 - keeps] > 1e-3
+
+
+def test_the_last_mask_is_that_of_the_reference_or_of_a_density_model() -> None:
+    assert {name: options(name).get("last_mask") for name in registered()} == {
+        **dict.fromkeys(registered()),
+        **dict.fromkeys(("affine", "spline", "mixture-cdf"), "even"),
+        "additive": "odd",
+    }
+    with pytest.raises(ValueError, match="last_mask must be 'even' or 'odd', got 'last'"):
+        build("affine", 2, 3, temperature=1.0, last_mask="last")
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_glows_linear_maps_depend_on_the_observation_if_asked(conditional: bool) -> None:
+    flow = perturb(make_flow("glow", 2, 3, conditional_linear=conditional)).double().eval()
+    z, observations = uniform(1, 2, bound=2).expand(10, 2), uniform(10, 3, bound=2)
+    (linear,) = (layer for layer in flow.layers if isinstance(layer, StateLinear))
+    x, log_det = linear(z, observations)
+    assert (largest(x - x[0]) > 1e-3) == conditional
+    assert (largest(log_det - log_det[0]) > 1e-3) == conditional
+    assert (linear.context_dim == 3) == conditional
 
 
 @pytest.mark.usefixtures("own_registry")
