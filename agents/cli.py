@@ -36,7 +36,7 @@ commands:
   evaluate RUN [options]     run episodes with a trained policy, or film one
   plot RUN [RUN ...]         learning curves, with the published ones
 
-maxentflow COMMAND --help, and maxentflow train AGENT --help, list the options.
+Options: train AGENT --help, train --resume --help, evaluate --help, plot --help.
 """
 
 _RUN_DIR_HELP = (

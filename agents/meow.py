@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import gymnasium as gym
 import tyro
@@ -41,12 +41,14 @@ def _squashes() -> Iterable[str]:
 
 @dataclass
 class MeowConfig:
-    """Settings of MEow; defaults are the reference's, with the task's own where it tunes."""
+    """Settings of MEow; defaults are the reference's but for average_decay, with the task's own
+    where it tunes."""
 
     flow: Annotated[str, _one_of(flows.registered)] = "additive"
     """Architecture."""
     flow_options: dict[str, bool | int | float | str] = field(default_factory=dict)
-    """Options of the architecture by name and value, such as blocks 3; see flows.options()."""
+    """Options of the architecture by name and value, such as blocks 3 or hidden 128,128; see
+    flows.options()."""
     base: Annotated[str, _one_of(_bases)] = "normal"
     """Base distribution."""
     squash: Annotated[str, _one_of(_squashes)] = "tanh"
@@ -129,7 +131,7 @@ def meow(
             base=config.base,
             squash=config.squash,
             dropout_per_head=config.dropout_per_head,
-            **cast(dict[str, Any], config.flow_options),
+            **_flow_options(config),
         )
     flow.to(device)
     loss = SoftBellmanLoss(flow)
@@ -143,3 +145,21 @@ def meow(
         config=config,
         average_decay=config.average_decay,
     )
+
+
+def _flow_options(config: MeowConfig) -> dict[str, Any]:
+    """Options of the recipe and nothing else, with sizes such as "128,128" as tuples."""
+    known = flows.options(config.flow)
+    options = {
+        name: _sizes(value) if isinstance(known.get(name), tuple) else value
+        for name, value in config.flow_options.items()
+    }
+    flows.registry.check_options(config.flow, options)
+    return options
+
+
+def _sizes(value: object) -> object:
+    try:
+        return tuple(int(part) for part in str(value).split(","))
+    except ValueError:
+        return value  # not as a command line writes them

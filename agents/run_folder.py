@@ -28,7 +28,7 @@ class RunFolder:
     complete state; ``figures/`` pictures.
 
     Args:
-        path: the folder; it need not exist.
+        path: the folder; :meth:`create` makes it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -68,7 +68,7 @@ class TrainerConfig:
     device: str = "cpu"
     """Where networks and replay are."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the update, which takes about a minute; auto does where the run is long enough."""
+    """Compile the update, which takes half a minute; auto does where the run is long enough."""
 
     def __post_init__(self) -> None:
         positive = (
@@ -129,7 +129,8 @@ class Trainer:
         agent: what to train.
         env: a vector environment of :func:`maxentflow.envs.make`, reset by the trainer.
         config: lengths, sizes and intervals.
-        folder: where metrics and checkpoints go; nothing is written without one.
+        folder: where metrics and checkpoints go, after :meth:`RunFolder.create`; nothing is
+            written without one.
         progress: show a bar when the output is a terminal.
 
     Raises:

@@ -26,10 +26,10 @@ class ElementwiseMixtureCDF(Elementwise):
         F(x) = \sum_k w_k\, \sigma\big((x - \mu_k) e^{-s_k}\big)
 
     with :math:`\ell` and :math:`s_k` bounded. The parameters give each mean :math:`\mu_k` from the
-    centre of one of as many equal parts of [-2, 2], since components that start as one long stay
-    one. Variable to latent it is a formula. Latent to variable it is found by Newton's method
-    inside a bracket that always holds the root, to a few units of rounding; gradients are those of
-    the implicit function.
+    centre of one of as many equal parts of [-2, 2], since components that start equal stay nearly
+    equal for long; so parameters of zero are not the identity. Variable to latent it is a
+    formula. Latent to variable it is found by Newton's method inside a bracket that always holds
+    the root, to a few units of rounding; gradients are those of the implicit function.
 
     Args:
         components: logistics in each mixture, at least 1.

@@ -67,7 +67,7 @@ def additive(
 def affine(
     dim: int, obs_dim: int | None, *, blocks: int = 2, last_mask: str = "even", **options: Any
 ) -> list[Layer]:
-    """RealNVP: blocks of two affine couplings with alternating masks."""
+    """RealNVP: blocks of two affine couplings with alternating masks, ``last_mask`` last."""
     return _couplings(partial(AffineCoupling, dim, obs_dim, **options), blocks, last_mask)
 
 
@@ -75,7 +75,7 @@ def affine(
 def spline(
     dim: int, obs_dim: int | None, *, blocks: int = 2, last_mask: str = "even", **options: Any
 ) -> list[Layer]:
-    """Neural spline flow: blocks of two couplings with alternating masks."""
+    """Neural spline flow: blocks of two couplings with alternating masks, ``last_mask`` last."""
     return _couplings(partial(SplineCoupling, dim, obs_dim, **options), blocks, last_mask)
 
 
@@ -83,7 +83,10 @@ def spline(
 def mixture_cdf(
     dim: int, obs_dim: int | None, *, blocks: int = 2, last_mask: str = "even", **options: Any
 ) -> list[Layer]:
-    """Flow++: blocks of two couplings with alternating masks; acting finds roots."""
+    """Flow++: blocks of two couplings with alternating masks, ``last_mask`` last.
+
+    Acting finds roots.
+    """
     return _couplings(partial(MixtureCDFCoupling, dim, obs_dim, **options), blocks, last_mask)
 
 
@@ -114,7 +117,7 @@ def glow(
     conditional_linear: bool = True,
     **options: Any,
 ) -> list[Layer]:
-    """Glow without its images: from the action, normalisation, linear map and affine coupling.
+    """Glow without its images: from latent to action, affine coupling, linear map, normalisation.
 
     ``conditional_linear`` says whether the linear maps depend on the observation.
     """

@@ -119,8 +119,8 @@ def build(
 ) -> EnergyBasedFlow:
     """Build a whole energy-based flow by the name of its architecture.
 
-    Latent to action: a state-conditioned scale, the layers of the recipe, a squash. The defaults
-    are the reference configuration of Chao et al. 2024.
+    Latent to action: a state-conditioned scale, the layers of the recipe, a squash. With
+    ``"additive"`` the defaults are the reference configuration of Chao et al. 2024.
 
     Args:
         name: one of :func:`registered`.
@@ -152,7 +152,7 @@ def build(
         torch.Size([5])
     """
     recipe, shared = _recipe(name)
-    _check_options(name, recipe_options)
+    check_options(name, recipe_options)
     if action_dim < 1 or heads < 0 or (obs_dim is not None and obs_dim < 1):
         raise ValueError(
             "A flow needs action_dim >= 1, obs_dim >= 1 and heads >= 0, got "
@@ -208,7 +208,12 @@ def _by_name(kind: str, choice: Any, known: Mapping[str, Any], *sizes: int | Non
     return known[choice](*sizes)
 
 
-def _check_options(name: str, given: Mapping[str, Any]) -> None:
+def check_options(name: str, given: Mapping[str, Any]) -> None:
+    """Refuse what is not an option of a recipe, and values that are not of its default's kind.
+
+    Raises:
+        ValueError: naming the options there are, or the default.
+    """
     accepted = options(name)
     unknown = sorted(set(given) - set(accepted))
     if unknown:

@@ -79,6 +79,9 @@ REFUSED = [
     ((*TRAIN, "--flow-options", "blocks", "0"), "blocks must be at least 1, got 0"),
     ((*TRAIN, "--flow-options", "blocks", "many"), "'blocks' of flow 'additive' is 2 by default"),
     ((*TRAIN, "--flow-options", "blocks"), "--flow-options"),
+    ((*TRAIN, "--flow-options", "base", "mixture"), "has no option 'base'; its options: blocks"),
+    ((*TRAIN, "--flow-options", "hidden", "8,wide"), "is (64, 64) by default, got '8,wide'"),
+    ((*TRAIN, "--flow-options", "hidden", "True"), "is (64, 64) by default, got True"),
     ((*TRAIN, "--temprature", "3"), "--temprature"),
     ((*TRAIN, "surplus"), "surplus"),
     (("train", "sac", "--flow", "affine"), "--flow"),
@@ -337,6 +340,18 @@ def test_a_second_run_gets_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
     assert not torch.equal(first["replay"]["action"], other["replay"]["action"])
     assert first["loss"].keys() == other["loss"].keys()
     assert torch.equal(first["loss"][key], second["loss"][key])
+
+
+@pytest.mark.parametrize(("word", "widths"), [("7,9", (7, 9)), ("7", (7,))])
+def test_sizes_of_networks_on_the_command_line(word, widths, tmp_path, monkeypatch):
+    without_figures(monkeypatch)
+    run = tmp_path / "run"
+    options = ["--flow-options", "hidden", word, "blocks", "1"]
+    cli.main([*words(run, total_steps=5), *options])
+    loss = RunFolder(run).load_checkpoint()["loss"]
+    matrices = [value for value in loss.values() if value.ndim == 2]
+    assert {matrix.shape[0] for matrix in matrices} >= set(widths)
+    assert {matrix.shape[1] for matrix in matrices} >= set(widths)
 
 
 def test_settings_on_the_command_line_are_those_of_the_run(tmp_path, monkeypatch):
