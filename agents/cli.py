@@ -258,7 +258,9 @@ def _conclude(trainer: Trainer) -> None:
     """Say and draw what a run has come to."""
     config, folder = trainer.config, trainer.folder
     assert folder is not None
-    result = evaluate(trainer.agent.policy, config.env, episodes=config.eval_episodes)
+    result = evaluate(
+        trainer.agent.policy, config.env, episodes=config.eval_episodes, device=config.device
+    )
     print(f"{config.env} after {trainer.step} steps, mode: {result}")
     if config.env.startswith("maxentflow/MultiGoal"):
         path = folder.figures_path / "multigoal.png"

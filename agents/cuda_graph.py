@@ -54,7 +54,10 @@ class CudaGraph:
 
 def _capture(function: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Replay]:
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = function()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            outputs = function()
+    finally:
+        torch.cuda.set_stream(stream)  # which a failed recording does not go back to
     return outputs, graph.replay

@@ -197,14 +197,16 @@ def multigoal_rollouts(agent: Agent, episodes: int, seed: int = 0) -> Rollouts:
     goals = np.full(episodes, -1, dtype=np.int64)
     alive = np.ones(episodes, dtype=bool)
     exploration = set_exploration_type(ExplorationType.RANDOM)
+    device = _device(agent)
     with torch.random.fork_rng(), torch.no_grad(), exploration:
         torch.manual_seed(seed)
         observation, _ = env.reset(seed=seed)
         for path, start in zip(paths, observation, strict=True):
             path.append(start.copy())
         while alive.any():
-            batch = TensorDict(observation=torch.from_numpy(observation), batch_size=[episodes])
-            action = agent.policy(batch)["action"].numpy()
+            seen = torch.from_numpy(observation).to(device)
+            batch = TensorDict(observation=seen, batch_size=[episodes])
+            action = agent.policy(batch)["action"].cpu().numpy()
             observation, _, terminated, truncated, info = env.step(action)
             ended = terminated | truncated
             for index in np.flatnonzero(alive):
@@ -232,7 +234,8 @@ def multigoal(agent: Agent, path: Path, episodes: int = 100) -> Rollouts:
         grid = torch.linspace(-7, 7, 141)
         x, y = torch.meshgrid(grid, grid, indexing="xy")
         with torch.no_grad():
-            value = flow.value(torch.stack([x, y], dim=-1)).amin(-1)
+            points = torch.stack([x, y], dim=-1).to(_device(agent))
+            value = flow.value(points).amin(-1).cpu()
         contour = axes.contourf(x.numpy(), y.numpy(), value.numpy(), levels=24, cmap="viridis")
         figure.colorbar(contour, ax=axes, label="soft value V(s)")
     for trajectory in rollouts.paths:
@@ -245,6 +248,10 @@ def multigoal(agent: Agent, path: Path, episodes: int = 100) -> Rollouts:
         axes.set_facecolor("0.3")
     _save(figure, path)
     return rollouts
+
+
+def _device(agent: Agent) -> torch.device:
+    return next(agent.policy.parameters()).device
 
 
 def _save(figure: Figure, path: Path) -> None:

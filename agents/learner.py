@@ -77,6 +77,8 @@ class Actor:
     def compile(self, observation: Tensor) -> None:
         """Compile for observations such as this one."""
         self._step = compiled(self.graph, [*_vectors(self._agent), observation, *self.draw()])
+        if observation.is_cuda:
+            self._record(observation)
 
     def takes(self, observation: Tensor) -> bool:
         """Whether observations are of the form that was traced."""
@@ -91,14 +93,17 @@ class Actor:
         return action
 
     def _launch(self, observation: Tensor) -> Tensor:
-        vectors = _vectors(self._agent)
-        if self._graph is None or not _same_places(vectors, self._places):
-            self._places = vectors
-            self._graph = CudaGraph(
-                lambda inputs: self._step(*vectors, *inputs, *self.draw()), [observation]
-            )
+        if self._graph is None or not _same_places(_vectors(self._agent), self._places):
+            self._record(observation)
+        assert self._graph is not None
         (action,) = self._graph([observation])
         return action
+
+    def _record(self, observation: Tensor) -> None:
+        vectors = self._places = _vectors(self._agent)
+        self._graph = CudaGraph(
+            lambda inputs: self._step(*vectors, *inputs, *self.draw()), [observation]
+        )
 
 
 class Learner:
@@ -176,6 +181,8 @@ class Learner:
         self._step = compiled(
             in_place(self.advance), [tensor.clone() for tensor in self.arguments(batch)]
         )
+        if batch[self._keys[0]].is_cuda:
+            self._record(self._given(batch))
 
     def state(self, agent: Agent) -> list[Tensor]:
         """The tensors of an agent that its update reads and writes; vectors come first."""
@@ -202,17 +209,23 @@ class Learner:
         return TensorDict(dict(zip(self._report, outputs, strict=False)))
 
     def _launch(self, batch: TensorDictBase) -> Sequence[Tensor]:
-        state, rates, inputs = self.state(self._agent), self.rates(), self.inputs(batch)
-        if self._graph is None or not _same_places(state, self._places):
-            self._places = state
-            self._graph = CudaGraph(
-                lambda given: self._step(*state, *given, *self.draw()), [*rates, *inputs]
-            )
-        return self._graph([*rates, *inputs])
+        given = self._given(batch)
+        if self._graph is None or not _same_places(self.state(self._agent), self._places):
+            self._record(given)
+        assert self._graph is not None
+        return self._graph(given)
+
+    def _record(self, given: Sequence[Tensor]) -> None:
+        state = self._places = self.state(self._agent)
+        self._graph = CudaGraph(lambda given: self._step(*state, *given, *self.draw()), given)
+
+    def _given(self, batch: TensorDictBase) -> list[Tensor]:
+        """What differs from update to update, beside the random numbers."""
+        return [*self.rates(), *self.inputs(batch)]
 
     def arguments(self, batch: TensorDictBase) -> list[Tensor]:
         """Those of :meth:`advance`, for an update of the agent from this batch."""
-        return [*self.state(self._agent), *self.rates(), *self.inputs(batch), *self.draw()]
+        return [*self.state(self._agent), *self._given(batch), *self.draw()]
 
     def _differentiate(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The report, what is noted in the batch, and the gradients."""

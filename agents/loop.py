@@ -104,11 +104,11 @@ def train(trainers: Sequence[Trainer], *, progress: bool = True) -> None:
                     players.update()
             evaluates = lead.due(config.eval_every)
             logs = evaluates or lead.due(config.log_every)
-            saves = lead.due(config.checkpoint_every or config.total_steps) or bool(interrupted)
             for trainer in trainers if logs else ():
                 bar.set_postfix(_postfix(trainer.log(evaluates)))
             bar.update(config.num_envs)
-            for trainer in trainers if saves else ():
+            saves = lead.due(config.checkpoint_every or config.total_steps)
+            for trainer in trainers if saves or interrupted else ():
                 trainer.save()
     except NonFiniteError:
         for trainer in trainers:

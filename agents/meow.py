@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import gymnasium as gym
+import torch
 import tyro
 
 from maxentflow import flows
@@ -135,7 +136,7 @@ def meow(
         )
     flow.to(device)
     loss = SoftBellmanLoss(flow)
-    loss.make_value_estimator(gamma=config.gamma)
+    loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
     return Agent(
         name="meow",
         policy=flows.FlowPolicy(flow),

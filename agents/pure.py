@@ -58,7 +58,7 @@ def purify(
 
     Raises:
         NotImplementedError: a random number's distribution depends on other tensors, or a
-            generator of its own draws it.
+            generator of its own draws it; a tensor that it reads is on another device.
         ValueError: two tensors of the state share a storage.
 
     Example:
@@ -70,9 +70,12 @@ def purify(
         [torch.Size([2])]
     """
     devices = {t.device for t in (*inputs, *state) if t.device.type == "cuda"}
-    with torch.random.fork_rng(list(devices)):
+    device = next(iter((*inputs, *state)), torch.empty(0)).device
+    # Backward passes on a GPU otherwise run in a thread that is not traced.
+    one_thread = torch.autograd.set_multithreading_enabled(False)
+    with torch.random.fork_rng(list(devices)), one_thread:
         traced = make_fx(function)(*inputs)
-        device = next(iter((*inputs, *state)), torch.empty(0)).device
+        _check_constants(traced, device)
         draws = _lift(traced, state, device)
         given = [tensor.detach() for tensor in state]
         drawn = [draw() for draw in draws]
@@ -126,6 +129,17 @@ def stored(x: Tensor) -> Tensor:
     it one number for all the entries of a large tensor.
     """
     return x if x.is_cuda else x.unsqueeze(-1).expand(*x.shape, _NOT_UNROLLED).amax(-1)
+
+
+def _check_constants(traced: GraphModule, device: torch.device) -> None:
+    """A recorded launch cannot copy from another device."""
+    for node in traced.graph.find_nodes(op="get_attr"):
+        constant = getattr(traced, node.target)
+        if isinstance(constant, Tensor) and constant.device != device:
+            raise NotImplementedError(
+                f"It reads a tensor of shape {tuple(constant.shape)} on {constant.device}, the "
+                f"rest is on {device}."
+            )
 
 
 def _lift(

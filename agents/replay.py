@@ -89,7 +89,11 @@ class Replay:
 
     def start(self, observation: ArrayLike | Tensor) -> None:
         """Note the observations ``(num_envs, obs_dim)`` that the next step begins from."""
-        self._observation[self._now : self._now + self.num_envs] = torch.as_tensor(observation)
+        self.present().copy_(torch.as_tensor(observation), non_blocking=True)
+
+    def present(self) -> Tensor:
+        """Where the observations that the next step begins from are, on the replay's device."""
+        return self._observation[self._now : self._now + self.num_envs]
 
     def add(
         self,
@@ -112,9 +116,10 @@ class Replay:
         """
         count = self.num_envs
         here = slice(self._now, self._now + count)
-        self._action[here] = torch.as_tensor(action)
-        self._reward[here] = torch.as_tensor(reward)
-        self._terminated[here] = torch.as_tensor(terminated)
+        # A GPU is not waited for.
+        self._action[here].copy_(torch.as_tensor(action), non_blocking=True)
+        self._reward[here].copy_(torch.as_tensor(reward), non_blocking=True)
+        self._terminated[here].copy_(torch.as_tensor(terminated), non_blocking=True)
         self._end[here] = -1
         self._now = (self._now + count) % self._rows
         if self._size == self._steps * count:

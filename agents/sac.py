@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
+import torch
 from tensordict.nn import NormalParamExtractor, TensorDictModule
 from torch import nn
 from torchrl.data import Bounded
@@ -128,7 +129,7 @@ def sac(
         target_entropy=-float(action_dim),
         action_spec=Bounded(-1.0, 1.0, (action_dim,)),
     )
-    loss.make_value_estimator(gamma=config.gamma)
+    loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
     critic_parameters = list(loss.qvalue_network_params.values(True, True))
     chosen = {id(parameter) for parameter in critic_parameters}
     rest = [parameter for parameter in loss.parameters() if id(parameter) not in chosen]

@@ -251,7 +251,7 @@ class Trainer:
 
     def observation(self) -> Tensor:
         """What the agent sees now, shape ``(num_envs, obs_dim)``."""
-        return torch.from_numpy(self._observation).to(self.config.device)
+        return self.replay.present()
 
     def warms_up(self) -> bool:
         """Whether the next action is a random one."""

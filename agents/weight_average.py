@@ -53,7 +53,7 @@ class WeightAverage:
                 learned.shape, learned.stride(), learned.storage_offset()
             )
         self.pairs = list(pairs.values())  # every vector of the source with its average
-        self._buffers = list(zip(self.module.buffers(), source.buffers(), strict=True))
+        self._copied, self._buffers = list(self.module.buffers()), list(source.buffers())
 
     @torch.no_grad()
     def step(self) -> None:
@@ -64,5 +64,5 @@ class WeightAverage:
 
     def copy_buffers(self) -> None:
         """Take the source's buffers as they are."""
-        for copied, current in self._buffers:
-            copied.copy_(current)
+        if self._buffers:
+            torch._foreach_copy_(self._copied, self._buffers)

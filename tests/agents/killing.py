@@ -11,7 +11,7 @@ import signal
 
 import torch
 
-from maxentflow.agents import Agent, cli
+from maxentflow.agents import Agent, Trainer, cli
 
 what, passing = moment  # noqa: F821
 countdown = iter(range(passing, -1, -1))
@@ -45,6 +45,12 @@ def interrupt_in_update(self, batch):
     return update(self, batch)
 
 
+def interrupt_in_log(self, evaluates):
+    if now():
+        os.kill(os.getpid(), signal.SIGINT)
+    return log(self, evaluates)
+
+
 def half_a_checkpoint(state, file):
     buffer = io.BytesIO()
     save(state, buffer)
@@ -76,11 +82,14 @@ class HalfARow:
         self.file.write(line.getvalue())
 
 
-update, save, replace, writer = Agent.update, torch.save, os.replace, csv.writer
+update, log = Agent.update, Trainer.log
+save, replace, writer = torch.save, os.replace, csv.writer
 if what == "update":
     Agent.update = before_update
 elif what == "interrupted update":
     Agent.update = interrupt_in_update
+elif what == "interrupted log":
+    Trainer.log = interrupt_in_log
 elif what == "half a checkpoint":
     torch.save = half_a_checkpoint
 elif what == "checkpoint":

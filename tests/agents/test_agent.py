@@ -166,6 +166,17 @@ def test_an_agent_of_ones_own_by_name(env, monkeypatch):
     assert (config, device) == (PlainConfig(2.0, len("Pendulum-v1")), "meta")
 
 
+@pytest.mark.parametrize("name", agents.registered())
+def test_everything_of_an_agent_is_on_its_device(name, monkeypatch):
+    """A recorded launch on a GPU cannot wait for a number that is not there."""
+    monkeypatch.setattr(torch.Tensor, "is_set_to", lambda *_: False)  # meta tensors have none
+    agent = agents.make(name, envs.make("Pendulum-v1"), device="meta")
+    for module in (agent.loss, agent.policy, agent.behavior):
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        assert {key: t.device.type for key, t in tensors if t.device.type != "meta"} == {}
+    assert "gamma" in {key.split(".")[-1] for key, _ in agent.loss.named_buffers()}
+
+
 def test_a_flow_of_ones_own_is_used(env):
     own = flows.build("affine", 1, 3, temperature=0.125, blocks=1, hidden=(8,))
     agent = agents.meow(env, flow=own)

@@ -133,6 +133,12 @@ def test_draws_from_what_is_computed_are_refused(function):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_tensors_on_another_device_are_refused():
+    elsewhere = torch.ones(3, device="meta")
+    with pytest.raises(NotImplementedError, match=r"shape \(3,\) on meta, the rest is on cpu"):
+        purify(lambda x: (x + torch.ones_like(elsewhere, device="cpu"),), [torch.ones(3)], [])
+
+
 def test_a_generator_of_ones_own_is_refused():
     generator = torch.Generator().manual_seed(0)
     with pytest.raises(NotImplementedError):

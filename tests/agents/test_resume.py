@@ -122,10 +122,17 @@ def test_killed_again_and_again(tmp_path, dies, uninterrupted):
     assert_same_run(folder, uninterrupted("meow"))
 
 
-def test_interrupted_from_the_keyboard_and_resumed(tmp_path, dies, uninterrupted):
+@pytest.mark.parametrize(
+    ("moment", "steps"),
+    [
+        (("interrupted update", 77), (117, 118)),  # that step undone, or finished
+        (("interrupted log", 2), (60,)),  # where no checkpoint is due
+    ],
+)
+def test_interrupted_from_the_keyboard_and_resumed(tmp_path, dies, uninterrupted, moment, steps):
     folder = tmp_path / "run"
-    assert dies(words(folder), ("interrupted update", 77)) == INTERRUPTED
-    assert step_of_checkpoint(folder) in (117, 118)  # that step undone, or finished
+    assert dies(words(folder), moment) == INTERRUPTED
+    assert step_of_checkpoint(folder) in steps
     cli.main(["train", "--resume", str(folder)])
     assert_same_run(folder, uninterrupted("meow"))
 
