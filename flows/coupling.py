@@ -313,12 +313,13 @@ class MixtureCDFCoupling(ElementwiseCoupling):
         hidden: widths of the conditioner's hidden layers.
         components: logistics in each mixture, at least 1.
         max_log_scale: the bound on log-scales, positive.
+        spread: half the width over which their means start, at least 0.
         mlp: further options of :class:`~maxentflow.flows.MLP`, with the defaults of
             :class:`AdditiveCoupling`.
 
     Raises:
-        ValueError: the mask does not fit ``dim``, ``components`` or ``max_log_scale`` is out of
-            range, or an option of the MLP is wrong.
+        ValueError: the mask does not fit ``dim``, ``components``, ``max_log_scale`` or ``spread``
+            is out of range, or an option of the MLP is wrong.
 
     Example:
         >>> layer = MixtureCDFCoupling(2, 3).eval()
@@ -337,7 +338,8 @@ class MixtureCDFCoupling(ElementwiseCoupling):
         hidden: Sequence[int] = (64, 64),
         components: int = 8,
         max_log_scale: float = 2.0,
+        spread: float = 2.0,
         **mlp: Any,
     ) -> None:
-        function = ElementwiseMixtureCDF(components, max_log_scale)
+        function = ElementwiseMixtureCDF(components, max_log_scale, spread)
         super().__init__(dim, context_dim, function=function, mask=mask, hidden=hidden, **mlp)

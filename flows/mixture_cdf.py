@@ -14,8 +14,6 @@ from maxentflow.flows.iterative import iterative
 
 __all__ = ["ElementwiseMixtureCDF"]
 
-_SPREAD = 2.0
-
 
 class ElementwiseMixtureCDF(Elementwise):
     r"""The distribution function of a mixture of logistics, on the scale of its log-odds, Flow++
@@ -26,17 +24,20 @@ class ElementwiseMixtureCDF(Elementwise):
         F(x) = \sum_k w_k\, \sigma\big((x - \mu_k) e^{-s_k}\big)
 
     with :math:`\ell` and :math:`s_k` bounded. The parameters give each mean :math:`\mu_k` from the
-    centre of one of as many equal parts of [-2, 2], since components that start equal stay nearly
-    equal for long; so parameters of zero are not the identity. Variable to latent it is a
+    centre of one of as many equal parts of ``[-spread, spread]``. Variable to latent it is a
     formula. Latent to variable it is found by Newton's method inside a bracket that always holds
     the root, to a few units of rounding; gradients are those of the implicit function.
 
     Args:
         components: logistics in each mixture, at least 1.
         max_log_scale: the bound on :math:`|\ell|` and :math:`|s_k|`, positive.
+        spread: half the width over which means lie where parameters are zero, at least 0. With 0
+            the function is the identity there, but components that start equal stay nearly equal
+            for long.
 
     Raises:
-        ValueError: ``components`` is below 1, or ``max_log_scale`` is not positive and finite.
+        ValueError: ``components`` is below 1, ``max_log_scale`` is not positive and finite, or
+            ``spread`` is negative or not finite.
 
     Example:
         >>> function = ElementwiseMixtureCDF(components=3)
@@ -48,11 +49,16 @@ class ElementwiseMixtureCDF(Elementwise):
 
     forward_cost = "iterative"
 
-    def __init__(self, components: int = 8, max_log_scale: float = 2.0) -> None:
+    def __init__(
+        self, components: int = 8, max_log_scale: float = 2.0, spread: float = 2.0
+    ) -> None:
         if components < 1:
             raise ValueError(f"components must be at least 1, got {components}.")
+        if not 0 <= spread < math.inf:
+            raise ValueError(f"spread must be finite and not negative, got {spread}.")
         self.components = components
         self.max_log_scale = check_bound("max_log_scale", max_log_scale)
+        self.spread = spread
         self.parameters_per_entry = 3 * components + 2
 
     def forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,10 +82,10 @@ class ElementwiseMixtureCDF(Elementwise):
         """Log-weights, means and log-scales, components first; log-scale and translation."""
         k = self.components
         raw_weights, offsets, raw_scales, raw = first(parameters).split([k, k, k, 2])
-        centres = torch.arange(1 - k, k, 2, dtype=raw.dtype, device=raw.device) * (_SPREAD / k)
+        centres = torch.arange(1 - k, k, 2, dtype=raw.dtype, device=raw.device)
         return (
             raw_weights.log_softmax(0),
-            offsets + centres.reshape(-1, *[1] * (offsets.ndim - 1)),
+            offsets + self.spread / k * centres.reshape(-1, *[1] * (offsets.ndim - 1)),
             bounded(raw_scales, self.max_log_scale),
             bounded(raw[0], self.max_log_scale),
             raw[1],

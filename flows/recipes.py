@@ -1,8 +1,9 @@
 """The architectures that :func:`~maxentflow.flows.build` knows by name.
 
 Their defaults are for agents. What limits slopes (``max_log_scale``, ``min_bin``, ``min_slope``)
-is tighter than in the layers: a soft Q that may be as steep as a density model's is not learned by
-regression on its own values. Density models want the layers' own limits.
+is tighter than in the layers, and mixtures start as the identity (``spread``): a soft Q that may
+be as steep as a density model's is not learned by regression on its own values. Density models
+want the layers' own values.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _MASKED_NETWORK = {"hidden": (64, 64), "activation": "swish", "dropout": 0.1, "i
 _NETWORK = {**_MASKED_NETWORK, "layer_norm": True}
 _AFFINE = {"max_log_scale": 0.5}
 _SPLINE = {"bins": 8, "bound": 5.0, "min_bin": 0.5, "min_slope": 0.3}
-_MIXTURE = {"components": 8, "max_log_scale": 0.5}
+_MIXTURE = {"components": 8, "max_log_scale": 0.5, "spread": 0.0}
 
 
 def _repeat(make: Callable[[], Sequence[Layer]], blocks: int) -> list[Layer]:

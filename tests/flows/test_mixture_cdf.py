@@ -83,10 +83,13 @@ def test_components_start_apart() -> None:
     assert largest(log_slope - torch.from_numpy(np.log(slope))) <= 1e-12
 
 
-def test_one_component_starts_as_the_identity() -> None:
-    function, x = ElementwiseMixtureCDF(1), uniform(100, bound=50)
+@pytest.mark.parametrize(
+    "function", [ElementwiseMixtureCDF(1), ElementwiseMixtureCDF(4, spread=0)]
+)
+def test_without_a_spread_it_starts_as_the_identity(function: ElementwiseMixtureCDF) -> None:
+    x = uniform(100, bound=50)
     for run in (function.forward, function.inverse):
-        y, log_slope = run(x, torch.zeros(100, 5).double())
+        y, log_slope = run(x, torch.zeros(100, function.parameters_per_entry).double())
         assert largest(y - x) <= 1e-12
         assert largest(log_slope) <= 1e-12
 
@@ -161,6 +164,12 @@ def test_vmap_gives_what_a_loop_gives(mapped: tuple[bool, bool]) -> None:
         expected, expected_log_slope = function.forward(*row)
         assert largest(x[i] - expected) <= 1e-12
         assert largest(log_slope[i] - expected_log_slope) <= 1e-12
+
+
+@pytest.mark.parametrize("spread", [-1.0, math.inf, math.nan])
+def test_spreads_out_of_range_are_refused(spread: float) -> None:
+    with pytest.raises(ValueError, match=f"spread must be finite and not negative, got {spread}"):
+        ElementwiseMixtureCDF(spread=spread)
 
 
 @pytest.mark.parametrize("components", [0, -1])
