@@ -61,6 +61,9 @@ EXPERIMENTS = {
         for count in (8, 32)
     },
     "HalfCheetah-v4-sac": Experiment("sac --env HalfCheetah-v4", 100_000, (0,), 3, 4_000),
+    "HalfCheetah-v4-meow-one-graph": Experiment(
+        "meow --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200
+    ),
     "HalfCheetah-v4-meow-batched": Experiment(
         "meow --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200
     ),
