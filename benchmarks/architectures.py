@@ -127,11 +127,13 @@ def report() -> None:
         writer.writeheader()
         writer.writerows(rows)
     for task in (MULTIGOAL, PENDULUM):
-        print(f"\n| {task} | return | worst late | at a goal | least goal | seconds |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        own = [row for row in rows if row["task"] == task]
+        shown = [column for column in SHOWN if any(row[column] for row in own)]
+        print(f"\n| {' | '.join([task, *(column.replace('_', ' ') for column in shown)])} |")
+        print(f"| --- |{' --- |' * len(shown)}")
         for flow in order:
-            group = [row for row in rows if (row["task"], row["flow"]) == (task, flow)]
-            cells = [", ".join(SHOWN[column](row[column]) for row in group) for column in SHOWN]
+            group = [row for row in own if row["flow"] == flow]
+            cells = [", ".join(SHOWN[column](row[column]) for row in group) for column in shown]
             print(f"| {flow} | {' | '.join(cells)} |")
 
 
