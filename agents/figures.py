@@ -251,7 +251,7 @@ def multigoal(agent: Agent, path: Path, episodes: int = 100) -> Rollouts:
 
 
 def _device(agent: Agent) -> torch.device:
-    return next(agent.policy.parameters()).device
+    return next(agent.policy.parameters(), torch.empty(0)).device
 
 
 def _save(figure: Figure, path: Path) -> None:
