@@ -65,6 +65,7 @@ def register(name: str, **shared: Any) -> Callable[[Recipe], Recipe]:
         ...     ]
         >>> "reversed-additive" in registered()
         True
+        >>> _ = _RECIPES.pop("reversed-additive")  # this was only an example
     """
     if name in _RECIPES:
         raise ValueError(f"A flow named {name!r} is registered already.")
