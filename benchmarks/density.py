@@ -102,13 +102,16 @@ def draw(density: str, conditional: bool, count: int, generator: Generator) -> t
     return densities.sample(density, count, generator), None
 
 
-def stepper(model: Any, optimizer: torch.optim.Optimizer) -> Callable[..., Tensor]:
-    def step(x: Tensor, context: Tensor | None) -> Tensor:
-        loss = -model.log_prob(x, context).mean()
+def stepper(
+    log_prob: Callable[..., Tensor], optimizer: torch.optim.Optimizer
+) -> Callable[..., None]:
+    """Maximises the mean over a batch, the last dimension, of log-densities, summed otherwise."""
+
+    def step(x: Tensor, context: Tensor | None) -> None:
+        loss = -log_prob(x, context).mean(-1).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss
 
     return step
 
@@ -129,7 +132,7 @@ def fit(library: str, family: str, density: str, conditional: bool) -> dict[str,
     else:
         for model in models:
             optimizer = torch.optim.Adam(model.module.parameters(), lr=LEARNING_RATE)
-            descend(optimizer, lambda *batch, model=model: -model.log_prob(*batch), batches[1:])
+            maximise(model.log_prob, optimizer, batches[1:])
     held_out = draw(density, conditional, HELD_OUT, Generator().manual_seed(1))
     means, not_finite = [], 0
     for model in models:
@@ -153,15 +156,13 @@ def fit(library: str, family: str, density: str, conditional: bool) -> dict[str,
     }
 
 
-def descend(
-    optimizer: torch.optim.Optimizer, losses: Callable[..., Tensor], batches: Sequence[tuple]
+def maximise(
+    log_prob: Callable[..., Tensor], optimizer: torch.optim.Optimizer, batches: Sequence[tuple]
 ) -> None:
-    """Minimise the mean over a batch, the last dimension, of losses that are summed otherwise."""
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
+    step = stepper(log_prob, optimizer)
     for batch in batches:
-        optimizer.zero_grad()
-        losses(*batch).mean(-1).sum().backward()
-        optimizer.step()
+        step(*batch)
         schedule.step()
 
 
@@ -170,12 +171,12 @@ def train_together(models: Sequence[Ours], batches: Sequence[tuple]) -> None:
     parameters, buffers = torch.func.stack_module_state(list(models))
     buffers = {name: buffer[0] for name, buffer in buffers.items()}
 
-    def losses(parameters: dict[str, Tensor], x: Tensor, context: Tensor | None) -> Tensor:
-        return -torch.func.functional_call(models[0], (parameters, buffers), (x, context))
+    def log_prob(parameters: dict[str, Tensor], x: Tensor, context: Tensor | None) -> Tensor:
+        return torch.func.functional_call(models[0], (parameters, buffers), (x, context))
 
-    each = torch.func.vmap(losses, in_dims=(0, None, None))
+    each = torch.func.vmap(log_prob, in_dims=(0, None, None))
     optimizer = torch.optim.Adam(parameters.values(), lr=LEARNING_RATE)
-    descend(optimizer, partial(each, parameters), batches)
+    maximise(partial(each, parameters), optimizer, batches)
     for index, model in enumerate(models):
         own = {name: stack[index] for name, stack in parameters.items()}
         model.load_state_dict(own, strict=False)
@@ -202,7 +203,7 @@ def measure(family: str) -> list[dict[str, object]]:
         steps = {}
         for library, model in models.items():
             model.log_prob(x)
-            step = stepper(model, torch.optim.Adam(model.module.parameters()))
+            step = stepper(model.log_prob, torch.optim.Adam(model.module.parameters()))
             steps[library] = partial(step, x, None)
         for library, seconds in fastest(steps, count, 20).items():
             rows[library][f"ms_at_{batch}"] = round(1e3 * seconds, 2)
@@ -278,21 +279,20 @@ def report() -> None:
         print(f"\nconditional: {conditional}; nats, ours / zuko / normflows")
         print(f"| family | {' | '.join(names)} |")
         print(f"| --- |{' --- |' * len(names)}")
-        leads = []
+        stars: list[str] = []
         for family in flows.registered():
             cells = []
             for density in names:
                 rows = [fits.get((lib, family, density, conditional)) for lib in LIBRARIES]
                 cells.append(" / ".join(map(cell, rows)))
                 if lead := lead_of_peers(*rows):
-                    leads.append(lead)
-                    cells[-1] += "*" * sum(by > MARGIN for by in (lead[0], lead[0] - 2 * lead[1]))
+                    by, error = lead
+                    stars.append("*" * ((by > MARGIN) + (by - 2 * error > MARGIN)))
+                    cells[-1] += stars[-1]
             print(f"| {family} | {' | '.join(cells)} |")
-        short = [lead for lead in leads if lead[0] > MARGIN]
-        certain = [lead for lead in short if lead[0] - 2 * lead[1] > MARGIN]
         print(
-            f"{len(leads) - len(short)} of {len(leads)} are above the better peer or at most "
-            f"{MARGIN} below; {len(certain)} (**) are further below by twice the standard error"
+            f"{stars.count('')} of {len(stars)} are above the better peer or at most {MARGIN} "
+            f"below; {stars.count('**')} (**) are further below by twice the standard error"
         )
     speed = {(row["library"], row["family"]): row for row in read(SPEED)}
     print("\n| family | ms at 256 | ms at 4,096 | thousand samples per second |")
