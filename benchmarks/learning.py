@@ -38,11 +38,7 @@ class Experiment(NamedTuple):
 EXPERIMENTS = {
     "HalfCheetah-v4-meow": Experiment("meow --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200),
     "HalfCheetah-v4-meow-affine": Experiment(
-        "meow --env HalfCheetah-v4 --flow affine --flow-options max_log_scale 2.0",
-        100_000,
-        (0, 1),
-        3,
-        None,
+        "meow --env HalfCheetah-v4 --flow affine", 100_000, (0, 1), 3, None
     ),
     "HalfCheetah-v4-meow-newest": Experiment(
         "meow --env HalfCheetah-v4 --average-decay 0", 100_000, (0, 1), 3, None
@@ -62,7 +58,7 @@ EXPERIMENTS = {
     },
     "HalfCheetah-v4-sac": Experiment("sac --env HalfCheetah-v4", 100_000, (0,), 3, 4_000),
     "HalfCheetah-v4-meow-one-graph": Experiment(
-        "meow --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200
+        "meow --env HalfCheetah-v4", 100_000, (0, 1, 2, 3), 3, 5_200
     ),
     "HalfCheetah-v4-meow-batched": Experiment(
         "meow --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200
