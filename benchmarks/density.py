@@ -74,7 +74,7 @@ class Ours(nn.Module):
             context_dim or None,
             temperature=1.0,
             heads=0,
-            log_sigma=(-2.0, 2.0),
+            log_sigma=None if family == "glow" else (-2.0, 2.0),  # which has an ActNorm
             squash="none",
             **network,
         )

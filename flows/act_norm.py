@@ -77,5 +77,6 @@ class ActNorm(Layer):
         return x, self.log_scale.sum().expand(x.shape[:-1])
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z = (x - self.shift) * (-self.log_scale).exp()
-        return z, -self.log_scale.sum().expand(z.shape[:-1])
+        log_slope = -self.log_scale
+        z = (x - self.shift) * log_slope.exp()
+        return z, log_slope.sum().expand(z.shape[:-1])

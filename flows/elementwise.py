@@ -72,5 +72,5 @@ class ElementwiseAffine(Elementwise):
 
     def inverse(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         translation, raw = parameters.unbind(-1)
-        log_scale = bounded(raw, self.max_log_scale)
-        return x * (-log_scale).exp() + translation, -log_scale
+        log_slope = -bounded(raw, self.max_log_scale)
+        return x * log_slope.exp() + translation, log_slope

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from maxentflow.flows.base import Base
-from maxentflow.flows.layer import Layer
+from maxentflow.flows.layer import Layer, broadcast_batch
 from maxentflow.flows.mlp import Dropout
 from maxentflow.flows.shift import RewardShift
 
@@ -268,10 +268,8 @@ class EnergyBasedFlow(nn.Module):
 
         With ``per_head``, the latent and the last of these have a leading dimension of heads.
         """
-        batch = action.shape[:-1]
-        if batch != observation.shape[:-1]:
-            batch = torch.broadcast_shapes(batch, observation.shape[:-1])
-        latent = action.expand(*batch, -1)
+        latent, _ = broadcast_batch(action, observation)
+        batch = latent.shape[:-1]
         linear = non_linear = action.new_zeros(batch)
         for position in range(len(self.layers) - 1, -1, -1):
             if per_head and position == self._last_with_dropout:

@@ -66,14 +66,13 @@ class StateLinear(Layer):
         )
 
     def _factors(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """L, U with its diagonal, and that diagonal's logarithms."""
+        """L without its ones, U with its diagonal, and that diagonal's logarithms."""
         assert self.dim is not None
         if self.context_dim is not None:
             context = required_context(self, context)
         raw = self.net(context).unflatten(-1, (self.dim, self.dim))
         log_diagonal = bounded(raw.diagonal(dim1=-2, dim2=-1), self.max_log_scale)
-        ones = torch.eye(self.dim, dtype=raw.dtype, device=raw.device)
-        return raw.tril(-1) + ones, raw.triu(1) + log_diagonal.exp().diag_embed(), log_diagonal
+        return raw.tril(-1), raw.triu(1) + log_diagonal.exp().diag_embed(), log_diagonal
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         lower, upper, log_diagonal = self._factors(context)
@@ -84,7 +83,7 @@ class StateLinear(Layer):
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         lower, upper, log_diagonal = self._factors(context)
-        matrix = lower @ upper
+        matrix = upper + lower @ upper
         one_for_all = matrix.ndim == 2
         z = x @ matrix.mT if one_for_all else (matrix @ x.unsqueeze(-1)).squeeze(-1)
         return z, log_diagonal.sum(-1).expand(z.shape[:-1])

@@ -110,7 +110,7 @@ def build(
     *,
     temperature: float,
     heads: int = 2,
-    log_sigma: tuple[float, float] = (-5.0, -0.3),
+    log_sigma: tuple[float, float] | None = (-5.0, -0.3),
     scale_hidden: Sequence[int] = (64, 64),
     shift_hidden: Sequence[int] = (256, 256),
     base: str | Base = "normal",
@@ -130,7 +130,8 @@ def build(
             takes ``heads=0``.
         temperature: the entropy's weight, positive.
         heads: heads of the reward shift: 0 for none, 1 for LRS, 2 for SCDQ.
-        log_sigma: lowest and highest log-sigma of the state-conditioned scale.
+        log_sigma: lowest and highest log-sigma of the state-conditioned scale; ``None`` for no
+            scale, where layers of the recipe have one (``"glow"``).
         scale_hidden: hidden widths of the scale's network.
         shift_hidden: hidden widths of the shift's networks.
         base: ``"normal"``, ``"mixture"``, ``"student-t"``, ``"uniform"``, or a base of one's own.
@@ -167,7 +168,7 @@ def build(
     dim = action_dim if last is None or last.image_dim is None else last.dim
     prior = _by_name("base", base, BASES, dim, obs_dim)
     layers: list[Layer] = []
-    if not isinstance(prior, Uniform):
+    if log_sigma is not None and not isinstance(prior, Uniform):
         layers.append(StateScale(dim, obs_dim, bounds=log_sigma, hidden=scale_hidden))
     layers += recipe(dim, obs_dim, **{**shared, **recipe_options})
     if last is not None:

@@ -303,9 +303,12 @@ def test_a_density_reads_no_observation(name: str, base: str) -> None:
 
 
 @over_registered
-def test_a_density_integrates_to_one(name: str) -> None:
+@pytest.mark.parametrize("log_sigma", [(-2.0, 2.0), None])
+def test_a_density_integrates_to_one(name: str, log_sigma: tuple[float, float] | None) -> None:
     torch.manual_seed(0)
-    flow = perturb(make_flow(name, 1, None, heads=0), 0.1).double().eval()
+    flow = make_flow(name, 1, None, heads=0, log_sigma=log_sigma)
+    assert any(isinstance(layer, StateScale) for layer in flow.layers) == (log_sigma is not None)
+    flow = perturb(flow, 0.1).double().eval()
     grid = latent_grid(flow, None)
     with torch.no_grad():
         assert largest(grid.log_integral(flow.log_prob(grid.action))) <= 1e-6
