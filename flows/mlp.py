@@ -243,6 +243,23 @@ class MLP(nn.Sequential):
         own, shared = self.first.weight.split((x.shape[-1], context.shape[-1]), dim=1)
         return self.after_first(F.linear(x, own) + F.linear(context, shared, self.first.bias))
 
+    def part(self, x: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """Entries of the output, by their indices, for an input that is zero but at some.
+
+        Args:
+            x: what the input is there, shape ``(*batch, len(inputs))``.
+            inputs: the indices where it is not zero.
+            outputs: the indices of the output to give.
+        """
+        *_, last = cast(Sequence[Linear], self)
+        weight, bias = last.weight.index_select(0, outputs), last.bias.index_select(0, outputs)
+        if last is self.first:
+            return F.linear(x, weight.index_select(1, inputs), bias)
+        x = F.linear(x, self.first.weight.index_select(1, inputs), self.first.bias)
+        for module in itertools.islice(self, 1, len(self) - 1):
+            x = module(x)
+        return F.linear(x, weight, bias)
+
     def after_first(self, x: Tensor) -> Tensor:
         """The output for what the first layer gives."""
         for module in itertools.islice(self, 1, None):
