@@ -142,9 +142,7 @@ def test_an_mlp_of_entries_beside_a_context(
 
 
 @pytest.mark.parametrize("hidden", [(), (8,), (8, 6)])
-@pytest.mark.parametrize(
-    ("inputs", "outputs"), [([1], [0, 2]), ([0, 3], [1]), ([], [2]), ([2], [])]
-)
+@pytest.mark.parametrize(("inputs", "outputs"), [([1], [0, 2]), ([0, 3], [1]), ([], [2])])
 def test_a_part_of_an_mlp(hidden: tuple[int, ...], inputs: list[int], outputs: list[int]) -> None:
     """For an input that is zero elsewhere it is those entries of the whole output."""
     net = perturb(MLP(4, 3, hidden=hidden, layer_norm=True)).double()
