@@ -295,11 +295,17 @@ def report() -> None:
             f"below; {stars.count('**')} (**) are further below by twice the standard error"
         )
     speed = {(row["library"], row["family"]): row for row in read(SPEED)}
-    print("\n| family | ms at 256 | ms at 4,096 | thousand samples per second |")
-    print("| --- | --- | --- | --- |")
+    parameters = {
+        (row["library"], row["family"]): f"{int(row['parameters']):,}"
+        for row in fits.values()
+        if row["conditional"] == "False"
+    }
+    print("\n| family | parameters | ms at 256 | ms at 4,096 | thousand samples per second |")
+    print("| --- | --- | --- | --- | --- |")
     for family in flows.registered():
         rows = [speed.get((library, family)) for library in LIBRARIES]
-        cells = [
+        cells = [" / ".join(parameters.get((library, family), "") for library in LIBRARIES)]
+        cells += [
             " / ".join(row[column] if row else "" for row in rows)
             for column in ("ms_at_256", "ms_at_4096")
         ]
