@@ -243,7 +243,7 @@ def flow_cases(
     dims: st.SearchStrategy[int] = DIMS,
     batches: st.SearchStrategy[tuple[int, ...]] = BATCHES,
     squash: st.SearchStrategy[bool] = SQUASH,
-    log_sigma: tuple[float, float] | None = (-1.5, 0.3),
+    log_sigma: tuple[float, float] = (-1.5, 0.3),
     noise: float = 0.2,
 ) -> FlowCase:
     """A random flow in evaluation mode with actions and observations."""
