@@ -241,7 +241,7 @@ class MLP(nn.Sequential):
         if context.shape[-1] < _WIDE:
             return super().forward(torch.cat(broadcast_batch(x, context), dim=-1))
         own, shared = self.first.weight.split((x.shape[-1], context.shape[-1]), dim=1)
-        return self.after_first(F.linear(x, own) + F.linear(context, shared, self.first.bias))
+        return self._after_first(F.linear(x, own) + F.linear(context, shared, self.first.bias))
 
     def part(self, x: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
         """Entries of the output, by their indices, for an input that is zero but at some.
@@ -251,18 +251,16 @@ class MLP(nn.Sequential):
             inputs: the indices where it is not zero.
             outputs: the indices of the output to give.
         """
-        *_, last = cast(Sequence[Linear], self)
+        last = cast(Linear, self[-1])
         weight, bias = last.weight.index_select(0, outputs), last.bias.index_select(0, outputs)
         if last is self.first:
             return F.linear(x, weight.index_select(1, inputs), bias)
         x = F.linear(x, self.first.weight.index_select(1, inputs), self.first.bias)
-        for module in itertools.islice(self, 1, len(self) - 1):
-            x = module(x)
-        return F.linear(x, weight, bias)
+        return F.linear(self._after_first(x, len(self) - 1), weight, bias)
 
-    def after_first(self, x: Tensor) -> Tensor:
-        """The output for what the first layer gives."""
-        for module in itertools.islice(self, 1, None):
+    def _after_first(self, x: Tensor, end: int | None = None) -> Tensor:
+        """What the modules from the second on, up to one before ``end``, make of its output."""
+        for module in itertools.islice(self, 1, end):
             x = module(x)
         return x
 

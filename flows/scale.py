@@ -78,6 +78,6 @@ class StateScale(Layer):
         return x, log_sigma.sum(-1).expand(x.shape[:-1])
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_sigma = self.log_sigma(context)
-        z = x * (-log_sigma).exp()
-        return z, -log_sigma.sum(-1).expand(z.shape[:-1])
+        log_slope = -self.log_sigma(context)
+        z = x * log_slope.exp()
+        return z, log_slope.sum(-1).expand(z.shape[:-1])
