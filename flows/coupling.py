@@ -92,6 +92,7 @@ class AdditiveCoupling(Layer):
     mask: Tensor
     passing: Tensor
     changing: Tensor
+    net: MLP | Constant
 
     def __init__(
         self,
@@ -108,8 +109,12 @@ class AdditiveCoupling(Layer):
         self.register_buffer("mask", alternating_mask(dim, mask))
         self.register_buffer("passing", self.mask.nonzero().flatten(), persistent=False)
         self.register_buffer("changing", (1 - self.mask).nonzero().flatten(), persistent=False)
-        # Masked, not picked out, as the reference has it: the same weights give the same numbers.
-        self.net = MLP(dim + (context_dim or 0), dim, hidden=hidden, **{**_NETWORK, **mlp})
+        options = {"hidden": hidden, **_NETWORK, **mlp}
+        if context_dim is not None:
+            # Masked, not picked out, as the reference has it: the same weights, the same numbers.
+            self.net = MLP(dim + context_dim, dim, **options)
+        elif len(self.changing):
+            self.net = context_network(len(self.passing) or None, len(self.changing), **options)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = z + self._translation(z, context)
@@ -121,12 +126,13 @@ class AdditiveCoupling(Layer):
 
     def _translation(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Zero where entries pass through."""
-        if self.context_dim is None:
-            # Without what would meet zeros: in the plane, a fifth of a step.
-            output = self.net.part(x.index_select(-1, self.passing), self.passing, self.changing)
-            return torch.zeros_like(x).index_copy(-1, self.changing, output)
-        output = self.net(self.mask * x, required_context(self, context))
-        return (1 - self.mask) * output
+        if self.context_dim is not None:
+            return (1 - self.mask) * self.net(self.mask * x, required_context(self, context))
+        translation = torch.zeros_like(x)
+        if not len(self.changing):
+            return translation
+        output = self.net(x.index_select(-1, self.passing))
+        return translation.index_copy(-1, self.changing, output.expand(*x.shape[:-1], -1))
 
 
 class ElementwiseCoupling(Layer):

@@ -62,29 +62,29 @@ class ElementwiseMixtureCDF(Elementwise):
         self.parameters_per_entry = 3 * components + 2
 
     def forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        log_weights, means, log_scales, log_scale, translation = self._split(parameters)
+        *mixture, log_scale, translation = self._split(parameters)
         log_odds = (z - translation) * (-log_scale).exp()
         with torch.no_grad():
-            root = mixture_logistic_quantile(log_odds, log_weights, means, log_scales)
+            root = mixture_logistic_quantile(log_odds, *mixture)
         # Where it is, with the derivatives of one more Newton step: those of the root.
-        reached, log_slope = _mixture_log_odds(root, log_weights, means, log_scales)
+        reached, log_slope = _mixture_log_odds(root, *mixture)
         step = (log_odds - reached) * _inverse_slope(log_slope.detach())
         x = root + (step - step.detach())
-        _, log_slope = _mixture_log_odds(x, log_weights, means, log_scales)
+        _, log_slope = _mixture_log_odds(x, *mixture)
         return x, -(log_scale + log_slope)
 
     def inverse(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        log_weights, means, log_scales, log_scale, translation = self._split(parameters)
-        log_odds, log_slope = _mixture_log_odds(x, log_weights, means, log_scales)
+        *mixture, log_scale, translation = self._split(parameters)
+        log_odds, log_slope = _mixture_log_odds(x, *mixture)
         return log_scale.exp() * log_odds + translation, log_scale + log_slope
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Log-weights, means and log-scales, components first; log-scale and translation."""
+        """Logits, means and log-scales, components first; log-scale and translation."""
         k = self.components
-        raw_weights, offsets, raw_scales, raw = first(parameters).split([k, k, k, 2])
+        logits, offsets, raw_scales, raw = first(parameters).split([k, k, k, 2])
         centres = torch.arange(1 - k, k, 2, dtype=raw.dtype, device=raw.device)
         return (
-            raw_weights.log_softmax(0),
+            logits - logits.detach().amax(0),  # not far from zero, where rounding is small
             offsets + self.spread / k * centres.reshape(-1, *[1] * (offsets.ndim - 1)),
             bounded(raw_scales, self.max_log_scale),
             bounded(raw[0], self.max_log_scale),
@@ -93,16 +93,22 @@ class ElementwiseMixtureCDF(Elementwise):
 
 
 def _mixture_log_odds(
-    x: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor
+    x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """logit F, finite however far out, and the logarithm of its slope; components come first."""
-    t = (x - means) * (-log_scales).exp()
+    """logit F, finite however far out, and the logarithm of its slope; components come first.
+
+    The weights are the softmax of the logits. Their normaliser is F and 1 - F taken together, so
+    that one addition for each entry stands for a softmax over its components.
+    """
+    minus = -log_scales
+    t = (x - means) * minus.exp()
     log_below = F.logsigmoid(t)
-    below = log_weights + log_below
+    below = logits + log_below
     above = below - t
     log_cdf, log_survival = torch.logsumexp(below, 0), torch.logsumexp(above, 0)
-    log_density = torch.logsumexp(above + log_below - log_scales, 0)
-    return log_cdf - log_survival, log_density - log_cdf - log_survival
+    log_density = torch.logsumexp(above + (log_below + minus), 0)
+    log_total = torch.logaddexp(log_cdf, log_survival)
+    return log_cdf - log_survival, log_density - log_cdf - log_survival + log_total
 
 
 def _inverse_slope(log_slope: Tensor) -> Tensor:
@@ -112,7 +118,7 @@ def _inverse_slope(log_slope: Tensor) -> Tensor:
 
 @iterative
 def mixture_logistic_quantile(
-    log_odds: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor
+    log_odds: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor
 ) -> Tensor:
     """Where the log-odds of a logistic mixture are ``log_odds``, to a few units of rounding.
 
@@ -122,10 +128,10 @@ def mixture_logistic_quantile(
     eps = torch.finfo(log_odds.dtype).eps
     quantiles = means + log_scales.exp() * log_odds
     low, high = quantiles.amin(0), quantiles.amax(0)
-    x = (log_weights.exp() * quantiles).sum(0).clamp(low, high)
+    x = (logits.softmax(0) * quantiles).sum(0).clamp(low, high)
     width = high - low
     for _ in range(_ROUNDS):
-        reached, log_slope = _mixture_log_odds(x, log_weights, means, log_scales)
+        reached, log_slope = _mixture_log_odds(x, logits, means, log_scales)
         too_low = reached < log_odds
         low, high = torch.where(too_low, x, low), torch.where(too_low, high, x)
         newton = x + (log_odds - reached) * _inverse_slope(log_slope)

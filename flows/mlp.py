@@ -151,7 +151,9 @@ def _random_int16(rows: int, columns: int, device: torch.device) -> Tensor:
 
 _ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
     "swish": Swish,
-    "relu": lambda width: nn.ReLU(),
+    # In place, since only a linear layer or a LayerNorm comes before it, and neither needs what it
+    # gave: with thousands of rows, fresh memory costs several times the arithmetic.
+    "relu": lambda width: nn.ReLU(inplace=True),
     "silu": lambda width: nn.SiLU(),
     "tanh": lambda width: nn.Tanh(),
     "elu": lambda width: nn.ELU(),
@@ -241,26 +243,8 @@ class MLP(nn.Sequential):
         if context.shape[-1] < _WIDE:
             return super().forward(torch.cat(broadcast_batch(x, context), dim=-1))
         own, shared = self.first.weight.split((x.shape[-1], context.shape[-1]), dim=1)
-        return self._after_first(F.linear(x, own) + F.linear(context, shared, self.first.bias))
-
-    def part(self, x: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """Entries of the output, by their indices, for an input that is zero but at some.
-
-        Args:
-            x: what the input is there, shape ``(*batch, len(inputs))``.
-            inputs: the indices where it is not zero.
-            outputs: the indices of the output to give.
-        """
-        last = cast(Linear, self[-1])
-        weight, bias = last.weight.index_select(0, outputs), last.bias.index_select(0, outputs)
-        if last is self.first:
-            return F.linear(x, weight.index_select(1, inputs), bias)
-        x = F.linear(x, self.first.weight.index_select(1, inputs), self.first.bias)
-        return F.linear(self._after_first(x, len(self) - 1), weight, bias)
-
-    def _after_first(self, x: Tensor, end: int | None = None) -> Tensor:
-        """What the modules from the second on, up to one before ``end``, make of its output."""
-        for module in itertools.islice(self, 1, end):
+        x = F.linear(x, own) + F.linear(context, shared, self.first.bias)
+        for module in itertools.islice(self, 1, None):
             x = module(x)
         return x
 

@@ -69,6 +69,18 @@ def test_additive_coupling_adds_the_conditioners_output() -> None:
     assert largest(layer(z, context)[0][:, 1:] - (z + shift)[:, 1:]) <= 1e-12
 
 
+def test_additive_coupling_without_a_context_has_a_network_of_what_passes() -> None:
+    torch.manual_seed(0)
+    layer = perturb(AdditiveCoupling(3, mask=[0, 1, 0])).double().eval()
+    z = uniform(5, 4, 3, bound=3)
+    expected = z + layer.net(z[..., 1:2]) @ torch.eye(3).double()[[0, 2]]
+    assert largest(layer(z)[0] - expected) <= 1e-12
+    z = uniform(5, 4, 1, bound=3)
+    assert torch.equal(AdditiveCoupling(1, mask="even")(z.float())[0], z.float())
+    odd = perturb(AdditiveCoupling(1, mask="odd")).double()
+    assert largest(odd(z)[0] - (z + odd.net.value)) == 0 < odd.net.value.abs().item()
+
+
 @pytest.mark.parametrize("bound", [0.5, 2.0])
 def test_affine_coupling_scales_by_the_bounded_output(bound: float) -> None:
     torch.manual_seed(0)

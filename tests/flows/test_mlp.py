@@ -141,28 +141,6 @@ def test_an_mlp_of_entries_beside_a_context(
         assert largest(ours - theirs) <= 1e-11
 
 
-@pytest.mark.parametrize("hidden", [(), (8,), (8, 6)])
-@pytest.mark.parametrize(("inputs", "outputs"), [([1], [0, 2]), ([0, 3], [1]), ([], [2])])
-def test_a_part_of_an_mlp(hidden: tuple[int, ...], inputs: list[int], outputs: list[int]) -> None:
-    """For an input that is zero elsewhere it is those entries of the whole output."""
-    net = perturb(MLP(4, 3, hidden=hidden, layer_norm=True)).double()
-    entries = uniform(5, len(inputs), bound=3).requires_grad_()
-    whole = torch.zeros(5, 4).double()
-    whole = whole.index_copy(-1, torch.tensor(inputs, dtype=torch.long), entries)
-    part = net.part(entries, *(torch.tensor(at, dtype=torch.long) for at in (inputs, outputs)))
-    expected = net(whole)[:, outputs]
-    assert part.shape == expected.shape
-    assert largest(part - expected) <= 1e-12
-    if inputs:
-        wanted = [entries, *net.parameters()]
-        for ours, theirs in zip(
-            torch.autograd.grad(part.square().sum(), wanted),
-            torch.autograd.grad(expected.square().sum(), wanted),
-            strict=True,
-        ):
-            assert largest(ours - theirs) <= 1e-11
-
-
 @pytest.mark.parametrize(
     ("activation", "expected"),
     [
