@@ -157,8 +157,6 @@ class Agent:
         if learner is not None and learner.is_current() and learner.takes(batch):
             report = learner(batch)
             self.note(report)
-            if self.average is not None:
-                self.average.copy_buffers()
             return report
         report = self._differentiate(batch)
         _check_finite(total_loss(report.items()))

@@ -129,8 +129,6 @@ class Ensemble:
         for index, agent in enumerate(self._agents):
             for tensor, stack in zip(self.learner.state(agent), self._stacks, strict=True):
                 tensor.copy_(stack[index])
-            if agent.average is not None:
-                agent.average.copy_buffers()
 
     def _advance(self, *arguments: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Like ``learner.advance``, on stacks of all but the step sizes."""

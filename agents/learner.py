@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -370,4 +371,4 @@ def _path(key: NestedKey) -> tuple[str, ...]:
 
 def total_loss(entries: Iterable[tuple[NestedKey, Tensor]]) -> Tensor:
     """The sum of what a loss reports under names that begin with ``loss``."""
-    return cast(Tensor, sum(entry for name, entry in entries if str(name).startswith("loss")))
+    return reduce(torch.add, (entry for name, entry in entries if str(name).startswith("loss")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -28,7 +28,8 @@ class PureFunction:
     Attributes:
         graph: takes the tensors of the state, the inputs and the random numbers, in this order;
             gives a tuple.
-        draws: functions that draw the random numbers, in the order of the original.
+        draws: functions that draw the random numbers, in the order of the original; on a CPU, rows
+            of integers that follow each other are one draw.
     """
 
     graph: GraphModule
@@ -147,38 +148,52 @@ def _lift(
 ) -> list[Callable[[], Tensor]]:
     """Make arguments of the state and of the random numbers; give what draws the latter."""
     graph = traced.graph
-    first = next(iter(graph.nodes))
-    with graph.inserting_before(first):
+    with graph.inserting_before(next(iter(graph.nodes))):
         owners = {
             _storage(tensor): (graph.placeholder(f"state_{index}"), tensor)
             for index, tensor in enumerate(state)
         }
     if len(owners) < len(state):
         raise ValueError("Tensors of a state must each have a storage of their own.")
-    last = [node for node in graph.nodes if node.op == "placeholder"][-1:]
-    draws: list[Callable[[], Tensor]] = []
-    for node in list(graph.nodes):
-        if node.op == "get_attr":
-            constant = getattr(traced, node.target)
-            if isinstance(constant, Tensor) and _storage(constant) in owners:
-                argument, tensor = owners[_storage(constant)]
-                with graph.inserting_before(node):
-                    view = _view(graph, argument, tensor, constant)
-                node.replace_all_uses_with(view)
-                graph.erase_node(node)
-        elif _is_random(node):
-            draws.append(_drawing(node, device))
-            with graph.inserting_after(*last) if last else graph.inserting_before(first):
-                last = [graph.placeholder(f"draw_{len(draws)}")]
+    for node in graph.find_nodes(op="get_attr"):
+        constant = getattr(traced, node.target)
+        if isinstance(constant, Tensor) and _storage(constant) in owners:
+            argument, tensor = owners[_storage(constant)]
+            with graph.inserting_before(node):
+                view = _view(graph, argument, tensor, constant)
+            node.replace_all_uses_with(view)
+            graph.erase_node(node)
+    runs = _runs_of_draws(graph, device)
+    draws = [_drawing(run, device) for run in runs]
+    with graph.inserting_before(next(node for node in graph.nodes if node.op != "placeholder")):
+        arguments = [graph.placeholder(f"draw_{index}") for index in range(len(runs))]
+    for run, argument in zip(runs, arguments, strict=True):
+        start = 0
+        for node in run:
             with graph.inserting_before(node):
                 if _is_in_place(node):
-                    drawn = graph.call_function(_aten.copy_.default, (node.args[0], *last))
+                    drawn = graph.call_function(_aten.copy_.default, (node.args[0], argument))
+                elif len(run) == 1:
+                    drawn = graph.call_function(_aten.clone.default, (argument,))
                 else:
-                    drawn = graph.call_function(_aten.clone.default, (*last,))
+                    start, span = start + _count(node), (start, start + _count(node))
+                    part = graph.call_function(_aten.slice.Tensor, (argument, 0, *span))
+                    drawn = graph.call_function(_aten.clone.default, (part,))
             node.replace_all_uses_with(drawn)
             graph.erase_node(node)
     traced.recompile()
     return draws
+
+
+def _runs_of_draws(graph: torch.fx.Graph, device: torch.device) -> list[list[Node]]:
+    """The nodes that draw random numbers; those that one draw can stand for are together."""
+    runs: list[list[Node]] = []
+    for node in filter(_is_random, graph.nodes):
+        if runs and device.type == "cpu" and _can_follow(runs[-1][-1], node):
+            runs[-1].append(node)
+        else:
+            runs.append([node])
+    return runs
 
 
 def _layer_norm(
@@ -247,12 +262,34 @@ def _is_in_place(node: Node) -> bool:
     return bool(operator._schema.name.endswith("_"))
 
 
-def _drawing(node: Node, device: torch.device) -> Callable[[], Tensor]:
-    """What repeats a draw: the same operator, on an empty tensor where it only reads a shape."""
+def _can_follow(before: Node, node: Node) -> bool:
+    """Whether both draw rows of integers from one range, as one draw of a longer row would.
+
+    A CPU's generator gives such integers one after the other.
+    """
+    return (
+        node.target is before.target is _aten.randint.low
+        and node.args[:2] == before.args[:2]
+        and node.kwargs == before.kwargs
+        and all(len(cast(Sequence[int], each.args[2])) == 1 for each in (before, node))
+    )
+
+
+def _count(node: Node) -> int:
+    """How many integers a draw that others can follow has."""
+    (count,) = cast(Sequence[int], node.args[2])
+    return count
+
+
+def _drawing(run: Sequence[Node], device: torch.device) -> Callable[[], Tensor]:
+    """What repeats a draw, or several at once that follow each other."""
+    node = run[0]
     operator: Any = node.target
     first, *rest = node.args
     if any(isinstance(entry, Node) for entry in (*rest, *node.kwargs.values())):
         raise NotImplementedError(f"{operator} draws from a distribution that is computed.")
+    if len(run) > 1:
+        return partial(operator, *node.args[:2], [sum(map(_count, run))], **node.kwargs)
     if not isinstance(first, Node):
         return partial(operator, *node.args, **node.kwargs)
     if not (_is_in_place(node) or operator._schema.name.endswith("_like")):
@@ -260,6 +297,7 @@ def _drawing(node: Node, device: torch.device) -> Callable[[], Tensor]:
     meta = node.meta["tensor_meta"]
 
     def draw() -> Tensor:
+        # The same operator, on an empty tensor where it only reads a shape.
         empty = torch.empty_strided(meta.shape, meta.stride, dtype=meta.dtype, device=device)
         return operator(empty, *rest, **node.kwargs)
 

@@ -162,8 +162,10 @@ class Replay:
         """Transitions by age, the oldest first; with several environments these alternate."""
         if isinstance(index, slice):
             index = torch.arange(self._size, device=self.device)[index]
-        row = (index + (self._now - self._size)).remainder_(self._rows)
-        following_row = (row + self.num_envs).remainder_(self._rows)
+        row, following_row = index, index + self.num_envs
+        if self._now != self._size:  # the oldest is not the first row any more
+            row = (index + (self._now - self._size)).remainder_(self._rows)
+            following_row = (row + self.num_envs).remainder_(self._rows)
         # index_select, which takes half as long as indexing by a tensor
         end = self._end.index_select(0, row)
         done = (end >= 0).unsqueeze(-1)

@@ -14,8 +14,8 @@ class WeightAverage:
     """A copy of a module whose weights are the exponential moving average of the module's.
 
     The newest weights of a network that learns at a constant rate jitter about good ones; their
-    average does not (Polyak and Juditsky 1992). The copy's buffers are the module's newest. Make
-    it after the module's optimiser, and do not move either of them.
+    average does not (Polyak and Juditsky 1992). The copy's buffers are the module's own. Make it
+    after the module's optimiser, and do not move either of them.
 
     Args:
         source: the module that learns.
@@ -39,7 +39,8 @@ class WeightAverage:
     def __init__(self, source: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
-        self.module = copy.deepcopy(source).requires_grad_(False)
+        shared = {id(buffer): buffer for buffer in source.buffers()}
+        self.module = copy.deepcopy(source, shared).requires_grad_(False)
         self.decay = decay
         pairs = {}
         for averaged, learned in zip(self.module.parameters(), source.parameters(), strict=True):
@@ -53,16 +54,9 @@ class WeightAverage:
                 learned.shape, learned.stride(), learned.storage_offset()
             )
         self.pairs = list(pairs.values())  # every vector of the source with its average
-        self._copied, self._buffers = list(self.module.buffers()), list(source.buffers())
 
     @torch.no_grad()
     def step(self) -> None:
         """Take the source's present weights into the average."""
         for learned, average in self.pairs:
             average.lerp_(learned, 1 - self.decay)
-        self.copy_buffers()
-
-    def copy_buffers(self) -> None:
-        """Take the source's buffers as they are."""
-        if self._buffers:
-            torch._foreach_copy_(self._copied, self._buffers)

@@ -116,6 +116,21 @@ def test_draws_of_several_kinds_in_order():
     assert [draw.shape for draw in pure.draw()] == [(), (3,), SHAPE, SHAPE, (7,), ()]
 
 
+def test_integers_that_follow_each_other_are_one_draw():
+    """A hash of positions asks for two numbers for each mask; a dispatch costs more than both."""
+
+    def several(x):
+        start, key = torch.randint(-9, 9, (2,)).unbind()
+        middle = torch.randint(-9, 9, (3,)).sum() * torch.randint(-9, 9, (1,))
+        other = torch.randint(-9, 8, (1,)) + torch.randint(-9, 9, (2, 2)).sum()
+        last = torch.randint(-9, 9, (4,), dtype=torch.int32).sum()
+        again = torch.randint(-9, 9, (2,)).sum() + torch.randint(-9, 9, (2,)).prod()
+        return x * start + key - middle + other * 0.5 + last * x.square() + again
+
+    pure = assert_same(several, torch.randn(SHAPE))
+    assert [draw.shape for draw in pure.draw()] == [(6,), (1,), (2, 2), (4,), (4,)]
+
+
 @by_name({**DRAWS, **CHANGED})
 def test_tracing_spares_the_generator(function):
     x = torch.randn(SHAPE)
