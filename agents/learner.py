@@ -41,14 +41,6 @@ class _Rules(NamedTuple):
     decay: float
 
 
-class _Place(NamedTuple):
-    """Where in the optimiser's vectors a tensor is."""
-
-    vector: int
-    start: int
-    end: int
-
-
 class Actor:
     """An agent's acting as one graph, with the random numbers of the uncompiled.
 
@@ -138,8 +130,8 @@ class Learner:
         self._noted: list[NestedKey] = []  # what the loss writes into its batch
         state = _state(agent)
         self._lengths = [len(tensors) for tensors in state]
-        self._sources = [_place(source, state.vectors) for source, _ in _targets(agent)]
-        self._averaged = [_place(learned, state.vectors) for learned, _ in _averages(agent)]
+        self._sources = [_index(source, state.vectors) for source, _ in _targets(agent)]
+        self._averaged = [_index(learned, state.vectors) for learned, _ in _averages(agent)]
         loss = purify(self._differentiate, self.inputs(batch), [*state.vectors, *state.targets])
         self._loss, self.draw = loss.graph, loss.draw
         self._step: Callable[..., Sequence[Tensor]] = in_place(self.advance)
@@ -273,12 +265,10 @@ class Learner:
             new.vectors.append(old.vectors[index] - step)
             new.firsts.append(first)
             new.seconds.append(second)
-        for target, place in zip(old.targets, self._sources, strict=True):
-            source = new.vectors[place.vector][place.start : place.end]
-            new.targets.append(_lerp(target, source.view(target.shape), rules.tau))
-        for average, place in zip(old.averages, self._averaged, strict=True):
-            source = new.vectors[place.vector][place.start : place.end]
-            new.averages.append(_lerp(average, source, 1 - rules.decay))
+        for target, index in zip(old.targets, self._sources, strict=True):
+            new.targets.append(_lerp(target, new.vectors[index], rules.tau))
+        for average, index in zip(old.averages, self._averaged, strict=True):
+            new.averages.append(_lerp(average, new.vectors[index], 1 - rules.decay))
         after = [tensor for entries in new for tensor in entries]
         kept = [torch.where(finite, *pair) for pair in zip(after, arguments, strict=False)]
         return outputs, kept
@@ -322,7 +312,7 @@ def _state(agent: Agent) -> _State:
         firsts=[moment["exp_avg"] for moment in moments],
         seconds=[moment["exp_avg_sq"] for moment in moments],
         counts=[moment["step"] for moment in moments],
-        targets=[target.detach() for _, target in _targets(agent)],
+        targets=[target for _, target in _targets(agent)],
         averages=[average for _, average in _averages(agent)],
     )
 
@@ -344,19 +334,18 @@ def _same_places(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
 
 
 def _targets(agent: Agent) -> list[tuple[Tensor, Tensor]]:
-    return cast(PolyakUpdate, agent.target_updater).pairs()
+    return cast(PolyakUpdate, agent.target_updater).vectors()
 
 
 def _averages(agent: Agent) -> list[tuple[Tensor, Tensor]]:
     return [] if agent.average is None else agent.average.pairs
 
 
-def _place(tensor: Tensor, vectors: Sequence[Tensor]) -> _Place:
-    storage = tensor.untyped_storage().data_ptr()
+def _index(source: Tensor, vectors: Sequence[Tensor]) -> int:
+    """Which of the optimiser's vectors it is."""
     for index, vector in enumerate(vectors):
-        if vector.untyped_storage().data_ptr() == storage and tensor.is_contiguous():
-            start = int(tensor.storage_offset() - vector.storage_offset())
-            return _Place(index, start, start + tensor.numel())
+        if vector.data_ptr() == source.data_ptr() and vector.shape == source.shape:
+            return index
     raise NotImplementedError("its target or average is of parameters that are not learned")
 
 

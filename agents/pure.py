@@ -18,6 +18,7 @@ __all__ = ["PureFunction", "compiled", "purify", "stored"]
 
 _aten = torch.ops.aten
 _SEQUENCES = _aten.arange.default, _aten.arange.start, _aten.arange.start_step
+_TALL = 4  # how many times as long as wide a matrix is that threads share by its rows
 _NOT_UNROLLED = 16  # a shorter reduction is written out, and repeated like anything else
 
 
@@ -80,7 +81,12 @@ def purify(
         draws = _lift(traced, state, device)
         given = [tensor.detach() for tensor in state]
         drawn = [draw() for draw in draws]
-        rules = {_aten.native_layer_norm.default: _layer_norm}
+        rules: dict[Any, Callable[..., Any]] = {
+            _aten.native_layer_norm.default: _layer_norm,
+            _aten.addmm.default: _biased_product,
+            _aten.baddbmm.default: _biased_product,
+            _aten.mm.default: _product,
+        }
         graph = make_fx(functionalize(traced), rules)(*given, *inputs, *drawn)
     _fold_sequences(graph)
     return PureFunction(graph, tuple(draws))
@@ -194,6 +200,40 @@ def _runs_of_draws(graph: torch.fx.Graph, device: torch.device) -> list[list[Nod
         else:
             runs.append([node])
     return runs
+
+
+def _biased_product(bias: Tensor, left: Tensor, right: Tensor, **factors: float) -> Tensor:
+    """``aten.addmm`` and ``aten.baddbmm``, with the sum left to whatever reads it.
+
+    BLAS adds to what is there, so that the bias would first be copied into every row.
+    """
+    if factors or left.device.type != "cpu":
+        return NotImplemented
+    if left.ndim == 2:
+        product = _product(left, right)
+        if product is NotImplemented:  # in a batch, or the compiler puts the sum back
+            product = torch.bmm(left.unsqueeze(0), right.unsqueeze(0)).squeeze(0)
+        return product + bias
+    return torch.bmm(left, right) + bias
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """``aten.mm`` of a tall or a long matrix, as a batch with a product for each thread.
+
+    BLAS shares small products badly. With rows shared like this, a thread also finds in its cache
+    what it wrote before.
+    """
+    (rows, inner), columns = left.shape, right.shape[-1]
+    parts = torch.get_num_threads()
+    if parts == 1 or left.device.type != "cpu":
+        return NotImplemented
+    if rows >= _TALL * inner and rows % parts == 0:
+        tall = left.reshape(parts, rows // parts, inner)
+        return torch.bmm(tall, right.expand(parts, inner, columns)).view(rows, columns)
+    if inner >= _TALL * max(rows, columns) and inner % parts == 0:
+        slices = left.mT.reshape(parts, inner // parts, rows).mT
+        return torch.bmm(slices, right.reshape(parts, inner // parts, columns)).sum(0)
+    return NotImplemented
 
 
 def _layer_norm(

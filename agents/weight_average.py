@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from maxentflow.objectives.polyak import mirrored
+
 __all__ = ["WeightAverage"]
 
 
@@ -42,18 +44,8 @@ class WeightAverage:
         shared = {id(buffer): buffer for buffer in source.buffers()}
         self.module = copy.deepcopy(source, shared).requires_grad_(False)
         self.decay = decay
-        pairs = {}
-        for averaged, learned in zip(self.module.parameters(), source.parameters(), strict=True):
-            storage = learned.untyped_storage()
-            if storage.data_ptr() not in pairs:
-                # Parameters that an optimiser keeps in one vector are averaged in one go.
-                length = storage.nbytes() // learned.element_size()
-                whole = learned.detach().as_strided((length,), (1,), 0)
-                pairs[storage.data_ptr()] = whole, whole.clone()
-            averaged.data = pairs[storage.data_ptr()][1].as_strided(
-                learned.shape, learned.stride(), learned.storage_offset()
-            )
-        self.pairs = list(pairs.values())  # every vector of the source with its average
+        # Every vector of the source with its average.
+        self.pairs = mirrored(zip(source.parameters(), self.module.parameters(), strict=True))
 
     @torch.no_grad()
     def step(self) -> None:

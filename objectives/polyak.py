@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torchrl.objectives import SoftUpdate
 
-__all__ = ["PolyakUpdate"]
+__all__ = ["PolyakUpdate", "mirrored"]
 
 
 class PolyakUpdate(SoftUpdate):
@@ -22,6 +24,7 @@ class PolyakUpdate(SoftUpdate):
     """
 
     _pairs: list[tuple[Tensor, Tensor]] | None = None
+    _vectors: list[tuple[Tensor, Tensor]] | None = None
 
     @torch.no_grad()
     def step(self) -> None:
@@ -44,3 +47,40 @@ class PolyakUpdate(SoftUpdate):
                 for key, source in self._sources.items(True, True)
             ]
         return self._pairs
+
+    def vectors(self) -> list[tuple[Tensor, Tensor]]:
+        """Every storage of sources with one of targets, see :func:`mirrored`."""
+        if self._vectors is None:
+            self._vectors = mirrored(self.pairs())
+        return self._vectors
+
+
+def mirrored(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Lay copies out in memory as what they are copies of.
+
+    Tensors that an optimiser keeps in one vector, and their copies, can then be averaged in one
+    go. What the sources leave of a storage is a copy of nothing there.
+
+    Args:
+        pairs: sources, each with its copy, whose values stay as they are.
+
+    Returns:
+        Every storage of the sources as a vector, with that of its copies.
+
+    Example:
+        >>> source, target = torch.arange(6.0), torch.zeros(2)
+        >>> mirrored([(source[2:4], target)])
+        [(tensor([0., 1., 2., 3., 4., 5.]), tensor([0., 1., 0., 0., 4., 5.]))]
+    """
+    vectors: dict[int, tuple[Tensor, Tensor]] = {}
+    for source, copy in pairs:
+        storage = source.untyped_storage()
+        if storage.data_ptr() not in vectors:
+            length = storage.nbytes() // source.element_size()
+            whole = source.detach().as_strided((length,), (1,), 0)
+            vectors[storage.data_ptr()] = whole, whole.clone()
+        place = vectors[storage.data_ptr()][1].as_strided(
+            source.shape, source.stride(), source.storage_offset()
+        )
+        copy.data = place.copy_(copy.data)
+    return list(vectors.values())

@@ -439,3 +439,32 @@ def test_compiled_code_gives_and_writes_what_the_function_does():
         for result, expected in zip(code(*ours), step(*theirs), strict=True):
             torch.testing.assert_close(result, expected)
         torch.testing.assert_close(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(256, 8, 16), (255, 8, 16), (32, 32, 3)])
+def test_products_and_their_gradients_on_threads(threads, rows, inner, columns):
+    """A linear layer and its weight's gradient, against NumPy in double precision."""
+    generator = np.random.default_rng(0)
+    x, weight = generator.normal(size=(rows, inner)), generator.normal(size=(columns, inner))
+    bias, slope = generator.normal(size=columns), generator.normal(size=(rows, columns))
+    arguments = [torch.tensor(each, dtype=torch.float32) for each in (x, weight, bias, slope)]
+
+    def layer(x, weight, bias, slope):
+        parameters = [p.detach().requires_grad_() for p in (weight, bias)]
+        output = F.linear(x, *parameters)
+        return output.detach(), *torch.autograd.grad((output * slope).sum(), parameters)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        graph = purify(layer, arguments, []).graph
+        actual = graph(*arguments)
+    finally:
+        torch.set_num_threads(before)
+    split = any(node.target is torch.ops.aten.bmm.default for node in graph.graph.nodes)
+    assert split  # at least of the output, without its bias
+    for ours, expected in zip(
+        actual, (x @ weight.T + bias, slope.T @ x, slope.sum(0)), strict=True
+    ):
+        np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-5, atol=1e-4)

@@ -149,3 +149,24 @@ def test_polyak_silences_torchrls_warning(recwarn):
     loss(make_batch())["loss"].backward()
     updater.step()
     assert len(recwarn) == 0
+
+
+def test_vectors_are_one_step_of_all_targets():
+    """With sources in one vector, an average of the vectors is the step of every pair."""
+    torch.manual_seed(0)
+    model = make_model()
+    vector = torch.cat([p.detach().flatten() for p in model.parameters()])
+    parts = vector.split([p.numel() for p in model.parameters()])
+    for parameter, part in zip(model.parameters(), parts, strict=True):
+        parameter.data = part.view_as(parameter)
+    loss = SoftBellmanLoss(model)
+    updater = PolyakUpdate(loss, tau=0.25)
+    perturb(model)
+    before = [(source.clone(), target.clone()) for source, target in source_and_target(loss)]
+    ((whole, average),) = updater.vectors()
+    assert whole.data_ptr() == vector.data_ptr()
+    for (_, target), (_, after) in zip(before, source_and_target(loss), strict=True):
+        exactly(after, target)
+    average.lerp_(whole, 0.25)
+    for (source, target), (_, after) in zip(before, source_and_target(loss), strict=True):
+        torch.testing.assert_close(after, 0.75 * target + 0.25 * source, rtol=1e-6, atol=1e-7)
