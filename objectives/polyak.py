@@ -59,7 +59,7 @@ def mirrored(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tenso
     """Lay copies out in memory as what they are copies of.
 
     Tensors that an optimiser keeps in one vector, and their copies, can then be averaged in one
-    go. What the sources leave of a storage is a copy of nothing there.
+    go. What the sources leave of a storage has no meaning in that of the copies.
 
     Args:
         pairs: sources, each with its copy, whose values stay as they are.
