@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torchrl.envs import GymWrapper
 
 from maxentflow.envs.resumable import Resumable
+from maxentflow.envs.same_step import SameStepVectorEnv
 
 __all__ = ["make", "make_single", "make_torchrl", "restore", "states"]
 
@@ -123,7 +124,7 @@ def make(
             context="fork" if forks else None,
         )
     else:
-        env = SyncVectorEnv(copies, autoreset_mode=AutoresetMode.SAME_STEP)
+        env = SameStepVectorEnv(copies)
         first = env.envs[0]
     env.spec = first.spec  # gymnasium leaves it empty; agents read their task from it
     if workers:
