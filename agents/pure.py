@@ -19,6 +19,7 @@ __all__ = ["PureFunction", "compiled", "purify", "stored"]
 _aten = torch.ops.aten
 _SEQUENCES = _aten.arange.default, _aten.arange.start, _aten.arange.start_step
 _TALL = 4  # how many times as long as wide a matrix is that threads share by its rows
+_WORTH_SHARING = 4096  # entries for each thread; fewer are done before the others are awake
 _NOT_UNROLLED = 16  # a shorter reduction is written out, and repeated like anything else
 
 
@@ -121,8 +122,13 @@ def compiled(
         graph,
         list(examples),
         dynamic_shapes="from_example_inputs",
-        # One C++ function calls the kernels: less between them, and compiled as one file.
-        options={"config_patches": {"cpp_wrapper": on_cpu}},
+        options={
+            "config_patches": {
+                # One C++ function calls the kernels: less between them, and compiled as one file.
+                "cpp_wrapper": on_cpu,
+                "cpp.min_chunk_size": _WORTH_SHARING,
+            }
+        },
     )
     if not on_cpu:
         code(*examples)  # a GPU's kernels are tuned in a first call, which cannot be recorded
