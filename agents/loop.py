@@ -85,6 +85,7 @@ def train(trainers: Sequence[Trainer], *, progress: bool = True) -> None:
     prepared = False
     _keep_freed_memory()
     gc.collect()
+    torch.set_flush_denormal(True)  # numbers below 1e-38, which a processor is slow with
     gc.freeze()  # what exists now lives to the end; the collector need not walk it again
     interrupted = _Interrupt()
     try:
@@ -118,6 +119,7 @@ def train(trainers: Sequence[Trainer], *, progress: bool = True) -> None:
     finally:
         interrupted.restore()
         gc.unfreeze()
+        torch.set_flush_denormal(False)
         bar.close()
         for trainer in trainers:
             trainer.end()  # brings its agent up to date

@@ -277,6 +277,18 @@ def trained(agent="meow", **changes):
     return state
 
 
+def test_numbers_below_the_normal_ones_are_zero_in_a_run_alone():
+    def product():
+        return torch.tensor(1e-30).mul(1e-10).item()  # 1e-40, which has fewer digits
+
+    trainer = make_trainer(total_steps=40, warmup_steps=32, **QUIET)
+    update, seen = trainer.agent.update, []
+    trainer.agent.update = lambda batch: (seen.append(product()), update(batch))[1]
+    trainer.run()
+    assert seen == [0.0] * 8
+    assert product() == pytest.approx(1e-40, rel=1e-4)
+
+
 @pytest.mark.parametrize("agent", agents.registered())
 def test_evaluation_leaves_the_run_as_it_is(agent):
     assert not differences(trained(agent, eval_every=0), trained(agent, eval_every=20))
