@@ -42,6 +42,7 @@ def train(trainers: Sequence[Trainer], *, progress: bool = True) -> None:
 
     Several become one batched program, see :class:`~maxentflow.agents.ensemble.Ensemble`. Each
     draws the random numbers that it would draw alone and does what it would do, to rounding.
+    Until it returns, torch takes numbers below 1e-38 for zero (``torch.set_flush_denormal``).
 
     Args:
         trainers: at the same step.
@@ -84,8 +85,8 @@ def train(trainers: Sequence[Trainer], *, progress: bool = True) -> None:
     )
     prepared = False
     _keep_freed_memory()
+    torch.set_flush_denormal(True)  # a processor is slow with numbers below 1e-38
     gc.collect()
-    torch.set_flush_denormal(True)  # numbers below 1e-38, which a processor is slow with
     gc.freeze()  # what exists now lives to the end; the collector need not walk it again
     interrupted = _Interrupt()
     try:
