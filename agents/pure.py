@@ -21,6 +21,7 @@ _SEQUENCES = _aten.arange.default, _aten.arange.start, _aten.arange.start_step
 _TALL = 4  # how many times as long as wide a matrix is that threads share by its rows
 _WORTH_SHARING = 4096  # entries for each thread; fewer are done before the others are awake
 _NOT_UNROLLED = 16  # a shorter reduction is written out, and repeated like anything else
+_ROUNDING = 1e-3  # of a norm; single precision is nearer, where little cancels by a factor of 100
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def compiled(
     """A function of tensors as compiled code, for tensors of the shapes of some examples.
 
     Nothing of its arguments is looked at when it is called. What is compiled is a graph, so that
-    every call does the same; what the function reads beside its arguments is a constant.
+    every call does the same; what the function reads beside its arguments is a constant. The code
+    is run once, to see that it gives what the function gives.
 
     Args:
         function: does not draw random numbers; it may write into its arguments, and does so to
@@ -107,14 +109,17 @@ def compiled(
         examples: arguments that do not require gradients.
 
     Raises:
-        RuntimeError: there is no compiler, or the function cannot be compiled.
+        RuntimeError: there is no compiler, the function cannot be compiled, or the code gives
+            something else.
 
     Example:
         >>> double = compiled(lambda x: [2 * x], [torch.ones(3)])
         >>> double(torch.full((3,), 5.0))
         [tensor([10., 10., 10.])]
     """
+    expected_arguments, arguments = ([e.clone() for e in examples] for _ in range(2))
     graph = make_fx(function)(*examples)
+    expected = graph(*expected_arguments)
     for node in graph.graph.nodes:
         node.meta.clear()  # what tracing knows of shapes; the compiler finds out by itself
     on_cpu = not any(example.is_cuda for example in examples)
@@ -130,8 +135,11 @@ def compiled(
             }
         },
     )
-    if not on_cpu:
-        code(*examples)  # a GPU's kernels are tuned in a first call, which cannot be recorded
+    # A GPU's kernels are also tuned in a first call, which cannot be recorded.
+    found = code(*arguments)
+    size = max((float(output.double().norm()) for output in expected), default=0.0)
+    _check_agreement(found, expected, 1e-2 * size)
+    _check_agreement(arguments, expected_arguments)
     return code
 
 
@@ -142,6 +150,20 @@ def stored(x: Tensor) -> Tensor:
     it one number for all the entries of a large tensor.
     """
     return x if x.is_cuda else x.unsqueeze(-1).expand(*x.shape, _NOT_UNROLLED).amax(-1)
+
+
+def _check_agreement(
+    found: Sequence[Tensor], expected: Sequence[Tensor], least: float = 0.0
+) -> None:
+    """See that tensors agree to a part of their norms, or of a least one."""
+    for one, other in zip(found, expected, strict=True):
+        one, other = (tensor.double().nan_to_num(0.0, 0.0, 0.0) for tensor in (one, other))
+        distance, norm = float((one - other).norm()), max(float(other.norm()), least)
+        if distance > _ROUNDING * norm:
+            raise RuntimeError(
+                f"compiled code differs from the function by {distance / norm:.1e} in a result "
+                f"of shape {tuple(one.shape)}"
+            )
 
 
 def _check_constants(traced: GraphModule, device: torch.device) -> None:

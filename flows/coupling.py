@@ -209,6 +209,8 @@ class ElementwiseCoupling(Layer):
         x, parameters = broadcast_batch(x, self.net(entries, context))
         parameters = parameters.unflatten(-1, (-1, self.function.parameters_per_entry))
         image, log_slope = function(x.index_select(-1, self.changing), parameters)
+        # Where x is expanded, torch's compiler would write every copy into the same place.
+        x = x.contiguous()
         return x.index_copy(-1, self.changing, image), log_slope.sum(-1)
 
 

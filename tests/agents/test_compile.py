@@ -24,9 +24,9 @@ from .test_agent import random_batch
 pytestmark = pytest.mark.xdist_group("compile")  # one after the other, sharing what is compiled
 
 
-def make(name, env, seed=0):
+def make(name, env, seed=0, **settings):
     torch.manual_seed(seed)
-    return agents.make(name, env, **SMALL[name])
+    return agents.make(name, env, **{**SMALL[name], **settings})
 
 
 def state(agent):
@@ -50,9 +50,11 @@ def assert_updates_agree(compiled, plain, batches):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_updates_by_the_compiler_agree():
+@pytest.mark.parametrize("flow", ["additive", "affine"])
+def test_updates_by_the_compiler_agree(flow):
+    """Affine coupling writes into latents that are expanded, one copy for each head's mask."""
     env = envs.make(MULTIGOAL)
-    compiled, plain = make("meow", env), make("meow", env)
+    compiled, plain = (make("meow", env, flow=flow) for _ in range(2))
     batches = [random_batch(env, 32) for _ in range(10)]
     before, batch = state(compiled), batches[0].clone().to_dict()
     compiled.compile(batches[0])

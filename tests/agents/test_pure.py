@@ -441,6 +441,30 @@ def test_compiled_code_gives_and_writes_what_the_function_does():
         torch.testing.assert_close(ours[0], theirs[0])
 
 
+@pytest.mark.parametrize("wrong", ["result", "argument"])
+def test_code_that_gives_something_else_is_refused(monkeypatch, wrong):
+    """As torch 2.13's is for an index_copy into an expanded tensor."""
+
+    def step(total, x):
+        total.add_(x)
+        return [total.square()]
+
+    def compile_wrongly(graph, examples, **options):
+        def code(total, x):
+            (result,) = graph(total, x)
+            if wrong == "argument":
+                total[0] *= 1.01
+            else:
+                result[0] *= 1.01
+            return [result]
+
+        return code
+
+    monkeypatch.setattr(torch._inductor, "standalone_compile", compile_wrongly)
+    with pytest.raises(RuntimeError, match="compiled code differs from the function by"):
+        compiled(step, [torch.ones(SHAPE), torch.ones(SHAPE)])
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("rows", "inner", "columns"), [(256, 8, 16), (255, 8, 16), (32, 32, 3)])
 def test_products_and_their_gradients_on_threads(threads, rows, inner, columns):
