@@ -107,7 +107,9 @@ class Agent:
 
         Takes about half a minute, seconds where torch has it in its cache. Changes nothing else:
         no parameter, no random number and not the batch. Updates and actions then agree with
-        uncompiled ones to rounding; those of other shapes stay uncompiled.
+        uncompiled ones to rounding; those of other shapes stay uncompiled. Step sizes may change
+        later; other settings of the optimiser and buffers of the loss, such as its discount, may
+        too, updates then go on uncompiled; for what else is changed, compile anew.
 
         Args:
             batch: transitions such as :meth:`update` is going to be given.

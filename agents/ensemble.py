@@ -12,7 +12,7 @@ from torch import Tensor
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.cuda_graph import CudaGraph
 from maxentflow.agents.flat_adam import FlatAdam
-from maxentflow.agents.learner import Actor, Learner, in_place
+from maxentflow.agents.learner import Actor, Learner, in_place, rules
 from maxentflow.agents.pure import compiled
 
 __all__ = ["Ensemble"]
@@ -31,8 +31,8 @@ class Ensemble:
         observation: observations such as each is going to act on.
 
     Raises:
-        NotImplementedError: an agent cannot be traced, or has buffers that differ from another's,
-            such as permutations drawn at random.
+        NotImplementedError: an agent cannot be traced, or has settings that differ from another's,
+            or buffers, such as permutations drawn at random.
 
     Example:
         >>> from maxentflow import agents, envs
@@ -60,6 +60,8 @@ class Ensemble:
         self, agents: Sequence[Agent], batch: TensorDictBase, observation: Tensor
     ) -> None:
         self._agents = list(agents)
+        if any(_settings(agent) != _settings(agents[0]) for agent in agents):
+            raise NotImplementedError("settings of the networks or optimizers differ")
         buffers = [dict(agent.loss.named_buffers()) for agent in agents]
         for name, buffer in buffers[0].items():
             learned = name.startswith("target_")
@@ -143,3 +145,9 @@ class Ensemble:
 
 def _stack(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     return [torch.stack(column) for column in zip(*rows, strict=True)]
+
+
+def _settings(agent: Agent) -> tuple[object, ...]:
+    """What the first agent's graph has for all, as far as it can be told."""
+    sizes = [float(group["lr"]) for group in agent.optimizer.param_groups]
+    return rules(agent), sizes, repr(agent.policy), repr(agent.loss)

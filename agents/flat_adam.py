@@ -65,6 +65,8 @@ class FlatAdam(torch.optim.Adam):
             "exp_avg": torch.zeros_like(vector),
             "exp_avg_sq": torch.zeros_like(vector),
         }
+        if self.param_groups[-1]["amsgrad"]:
+            self.state[vector]["max_exp_avg_sq"] = torch.zeros_like(vector)
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that it was given, in the order of their groups."""

@@ -18,7 +18,7 @@ from maxentflow.objectives import PolyakUpdate
 if TYPE_CHECKING:
     from maxentflow.agents.agent import Agent
 
-__all__ = ["Actor", "Learner", "in_place", "total_loss"]
+__all__ = ["Actor", "Learner", "in_place", "rules", "total_loss"]
 
 
 class _State(NamedTuple):
@@ -119,8 +119,15 @@ class Learner:
     """
 
     def __init__(self, agent: Agent, batch: TensorDictBase) -> None:
-        self._rules = _rules(agent)
+        self._rules = rules(agent)
         self._agent = agent
+        # Constants of the graph; a target's are part of the state.
+        self._buffers = [
+            (buffer, buffer.clone())
+            for name, buffer in agent.loss.named_buffers()
+            if not name.startswith("target_")
+        ]
+        self._versions = [buffer._version for buffer, _ in self._buffers]
         self._form = _forms(batch)
         self._keys = list(self._form)
         self._size = batch.batch_size
@@ -139,9 +146,14 @@ class Learner:
         self._places: list[Tensor] = []
 
     def is_current(self) -> bool:
-        """Whether the agent's settings are those that were traced; step sizes may change."""
+        """Whether settings and buffers are those that were traced; step sizes may change."""
+        versions = [buffer._version for buffer, _ in self._buffers]
+        if versions != self._versions:  # they were written into, perhaps with what they were
+            if not all(torch.equal(buffer, traced) for buffer, traced in self._buffers):
+                return False
+            self._versions = versions
         try:
-            return _rules(self._agent) == self._rules
+            return rules(self._agent) == self._rules
         except NotImplementedError:
             return False
 
@@ -288,7 +300,12 @@ def in_place(
     return wrapped
 
 
-def _rules(agent: Agent) -> _Rules:
+def rules(agent: Agent) -> _Rules:
+    """What an update of the agent reads of its settings.
+
+    Raises:
+        NotImplementedError: they are of a kind that is not traced.
+    """
     optimizer, target_updater = agent.optimizer, agent.target_updater
     if not isinstance(optimizer, FlatAdam):
         raise NotImplementedError("its optimizer is not a FlatAdam")

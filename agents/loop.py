@@ -96,8 +96,7 @@ def train(trainers: Sequence[Trainer], *, progress: bool = True) -> None:
         while lead.step < config.total_steps and not interrupted:
             for trainer, action in zip(trainers, players.act(), strict=True):
                 trainer.send(action)
-            for trainer in trainers:
-                trainer.receive()
+            _receive(trainers)
             if lead.learns():
                 if not prepared:
                     _prepare(players, bar)
@@ -217,6 +216,18 @@ class _Several:
         reports = self._ensemble.update(batches, draws)
         for trainer, report in zip(self._trainers, reports, strict=True):
             trainer.note(report)
+
+
+def _receive(trainers: Sequence[Trainer]) -> None:
+    """Have each store its step, also where that of another was not finite."""
+    failure: NonFiniteError | None = None
+    for trainer in trainers:
+        try:
+            trainer.receive()
+        except NonFiniteError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
 
 
 def _prepare(players: _Players, bar: tqdm[NoReturn]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -139,7 +140,8 @@ class Trainer:
         NonFiniteError: from :meth:`run`, an action, an observation, a reward or a loss is not
             finite; the message names it and the step, and the state is saved beside the last
             checkpoint.
-        ValueError: the agent is on another device than the configuration says; from
+        ValueError: the agent is on another device than the configuration says, or the environment
+            has another number of copies; from
             :meth:`restore`, a checkpoint of another agent or environment.
 
     Example:
@@ -166,6 +168,11 @@ class Trainer:
             raise ValueError(
                 f"The agent is on {' and '.join(sorted(devices))}, the configuration says "
                 f"{config.device!r}; make the agent with device={config.device!r}."
+            )
+        if env.num_envs != config.num_envs:
+            raise ValueError(
+                f"The environment has {env.num_envs} copies, the configuration says num_envs="
+                f"{config.num_envs}."
             )
         self.agent = agent
         self.env = env
@@ -213,6 +220,8 @@ class Trainer:
     def end(self) -> None:
         """Bring the agent up to date, and close what :meth:`begin` and evaluations have opened."""
         self._write_back()
+        if self.alone:
+            self._generators = _generators()
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = None
@@ -373,12 +382,15 @@ class Trainer:
         assert self._observation is not None
         self._write_back()
         generators = _generators() if self.alone else self._generators
-        return {
-            "agent": self.agent.name,
+        parts = {
             "policy": self.agent.policy.state_dict(),
             "loss": self.agent.loss.state_dict(),
             "optimizer": self.agent.optimizer.state_dict(),
             "target_updater": self.agent.target_updater.state_dict(),
+        }
+        return {
+            "agent": self.agent.name,
+            **copy.deepcopy(parts),  # the agent may learn on
             "replay": self.replay.state_dict(),
             "step": self.step,
             "updates": self.updates,
@@ -396,6 +408,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state of :meth:`state`, in this or another process."""
+        self._write_back = lambda: None  # what it did with others is no longer its own
         self.restore_agent(state)
         self._observation = envs.restore(self.env, state["environments"])
         self.agent.target_updater.load_state_dict(state["target_updater"])

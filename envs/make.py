@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import multiprocessing
+import os
+import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,7 +36,7 @@ def make_single(
 
     Raises:
         ValueError: an unknown id, with near matches; an observation that is not numbers; an
-            action space without finite bounds.
+            action space without finite bounds or of integers.
 
     Example:
         >>> make_single("Pendulum-v1").action_space
@@ -73,6 +75,8 @@ def _standardise(env: gym.Env[Any, Any], env_id: str) -> gym.Env[Any, Any]:
     if isinstance(action_space, gym.spaces.Box):
         if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
             raise ValueError(f"{env_id} has actions without finite bounds: {action_space}.")
+        if not np.issubdtype(action_space.dtype, np.floating):
+            raise ValueError(f"{env_id} has actions that are no real numbers: {action_space}.")
         env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
     return env
 
@@ -112,9 +116,11 @@ def make(
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
     seeds = [None if seed is None else seed + index for index in range(num_envs)]
+    copies: list[Callable[[], gym.Env[Any, Any]]]
     copies = [partial(make_single, env_id, seed=own_seed, **kwargs) for own_seed in seeds]
     first: gym.Env[Any, Any]
     if workers:
+        copies = [partial(_uninterrupted, copy, os.getpid()) for copy in copies]
         first = copies[0]()  # here, so that a refusal is not one of another process
         # Forked where possible: a fresh process would import torchrl and the user's script.
         forks = "fork" in multiprocessing.get_all_start_methods()
@@ -130,6 +136,16 @@ def make(
     if workers:
         first.close()
     return env
+
+
+def _uninterrupted(copy: Callable[[], gym.Env[Any, Any]], parent: int) -> gym.Env[Any, Any]:
+    """A copy that lives on at Ctrl-C, which a terminal sends to workers as well.
+
+    What the main process makes of it is its own matter; it may want to finish a step.
+    """
+    if os.getpid() != parent:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return copy()
 
 
 def states(env: SyncVectorEnv | AsyncVectorEnv) -> list[dict[str, Any]]:

@@ -79,6 +79,7 @@ class Resumable(gym.Wrapper):
             bit_generator = getattr(np.random, state["generator"]["bit_generator"])()
             bit_generator.state = state["generator"]
             self.unwrapped.np_random = np.random.Generator(bit_generator)
+        self._seed = None  # a first reset, which it was for, is not to come any more
         observation, _ = self.reset(seed=state["seed"], options=state["options"])
         dtype = self.action_space.dtype
         for action in state["actions"]:

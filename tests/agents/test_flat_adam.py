@@ -55,7 +55,9 @@ def all_parameters(optimizer):
 
 
 @pytest.mark.parametrize("differentiate", [as_torch_does, as_modules_do, in_one_go])
-@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"betas": (0.5, 0.9)}])
+@pytest.mark.parametrize(
+    "options", [{}, {"weight_decay": 0.1}, {"betas": (0.5, 0.9)}, {"amsgrad": True}]
+)
 def test_steps_are_adams(differentiate, options):
     ours, theirs = parameters(), parameters()
     flat, adam = FlatAdam(ours, lr=0.05, **options), torch.optim.Adam(theirs, lr=0.05, **options)

@@ -294,6 +294,18 @@ def test_a_loaded_discount(env, name):
     assert_updates_agree(compiled, plain, batches(env, 6, 6))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_buffers_that_change_are_not_left_to_compiled_code(env, name):
+    """The real compiler's has them as they were."""
+    compiled, _ = twins(name, env, gamma=0.75)
+    (graph,) = compiled._compiled.values()
+    compiled.loss.load_state_dict(compiled.loss.state_dict())
+    compiled.update(*batches(env, 6))
+    assert graph.is_current()
+    compiled.loss.value_estimator.gamma.fill_(0.25)
+    assert not graph.is_current()
+
+
 def all_groups(**options):
     def change(agent):
         for group in agent.optimizer.param_groups:

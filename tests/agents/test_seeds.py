@@ -103,15 +103,17 @@ def test_going_on_together_is_as_never_having_stopped(tmp_path):
             assert not differences(state[key], expected[key], key)
 
 
+@pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("where", ["observation", "loss"])
-def test_one_that_is_not_finite_stops_all_and_loses_nothing(tmp_path, where):
+def test_one_that_is_not_finite_stops_all_and_loses_nothing(tmp_path, where, index):
+    """Also those whose step was to be stored after that one's."""
     for seed in SEEDS:
         (tmp_path / str(seed)).mkdir()
     together = [
         make_trainer(seed=seed, folder=RunFolder(tmp_path / str(seed)), total_steps=90)
         for seed in SEEDS
     ]
-    spoilt = together[1]
+    spoilt = together[index]
     step = spoilt.env.step
 
     def spoil(action):
@@ -125,9 +127,12 @@ def test_one_that_is_not_finite_stops_all_and_loses_nothing(tmp_path, where):
         return observation, reward, *rest
 
     spoilt.env.step = spoil
-    message = rf"^Stopped after \d+ steps: {where} is (nan|inf); the state is in .*/1/checkpoints/"
+    message = (
+        rf"^Stopped after \d+ steps: {where} is (nan|inf); the state is in .*/{index}/checkpoints/"
+    )
     with pytest.raises(NonFiniteError, match=message):
         train(together, progress=False)
+    assert len({len(trainer.replay) for trainer in together if trainer is not spoilt}) == 1
     for seed, trainer in zip(SEEDS, together, strict=True):
         stopped = checkpoint(tmp_path / str(seed), f"stopped_{trainer.step}.pt")
         assert stopped["updates"] == trainer.updates > 0
@@ -144,6 +149,33 @@ def test_runs_that_differ_by_more_than_the_seed_are_refused(changes):
     with pytest.raises(BatchingError, match="must differ by seed alone"):
         train(pair, progress=False)
     assert pair[0].step == 0
+
+
+@pytest.mark.parametrize("change", ["temperature", "step size"])
+def test_agents_that_differ_beyond_their_configurations_are_refused(change):
+    pair = [make_trainer(seed=seed) for seed in (0, 1)]
+    if change == "temperature":
+        pair[1].agent.policy.flow.temperature = 5.0
+    else:
+        pair[1].agent.optimizer.param_groups[0]["lr"] = 0.5
+    with pytest.raises(BatchingError, match="settings of the networks or optimizers differ"):
+        train(pair, progress=False)
+
+
+def test_a_state_is_gone_back_to_where_runs_were_together():
+    """With the weights of the state and not those of what followed."""
+    pair = [make_trainer(seed=seed, total_steps=50) for seed in (0, 1)]
+    train(pair, progress=False)
+    state = pair[0].state()
+    kept = copy.deepcopy(state)
+    for trainer in pair:
+        trainer.config.total_steps = 60
+    train(pair, progress=False)
+    assert differences(pair[0].state(), kept)
+    assert not differences(state, kept)
+    pair[0].restore(state)
+    found = pair[0].state()
+    assert not differences({**found, "seconds": 0.0}, {**kept, "seconds": 0.0})
 
 
 def test_no_trainers_are_refused():

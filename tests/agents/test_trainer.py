@@ -411,6 +411,12 @@ def test_a_replay_too_small_for_a_batch_is_refused():
         make_trainer(replay_size=10, batch_size=16)
 
 
+def test_another_number_of_copies_than_configured_is_refused():
+    env = envs.make(MULTIGOAL, 4)
+    with pytest.raises(ValueError, match="has 4 copies, the configuration says num_envs=1"):
+        Trainer(agents.make("meow", env), env, TrainerConfig(env=MULTIGOAL))
+
+
 def test_an_agent_elsewhere_than_the_configuration_is_refused():
     env = envs.make(MULTIGOAL)
     agent = agents.make("meow", env)

@@ -1,6 +1,8 @@
 """Any gymnasium task in the form that agents expect, against the task stepped by hand."""
 
 import copy
+import os
+import signal
 import warnings
 
 import gymnasium as gym
@@ -292,3 +294,21 @@ def test_torchrl_rollout_with_a_flow():
     log_prob = flow.log_prob(data["action"], data["observation"])
     # The squash is inverted in float32, on one row at a time against all at once.
     torch.testing.assert_close(data["action_log_prob"], log_prob, rtol=1e-4, atol=1e-4)
+
+
+def test_actions_of_integers_are_refused():
+    with pytest.raises(ValueError, match=f"{PROBE} has actions that are no real numbers"):
+        make_single(PROBE, action_space=Box(-2, 2, (1,), np.int64))
+
+
+def test_workers_live_on_at_ctrl_c():
+    """A terminal interrupts them too, and the run wants to finish its step."""
+    before = signal.getsignal(signal.SIGINT)
+    env = make("Pendulum-v1", 2, seed=0, workers=True)
+    assert signal.getsignal(signal.SIGINT) is before
+    env.reset()
+    for process in env.processes:
+        os.kill(process.pid, signal.SIGINT)
+    observation, *_ = env.step(np.zeros((2, 1), np.float32))
+    assert observation.shape == (2, 3)
+    env.close()

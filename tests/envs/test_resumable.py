@@ -47,8 +47,9 @@ def test_a_fresh_environment_continues_exactly(task, steps):
     assert play(other, future) == expected
 
 
+@pytest.mark.parametrize("own_seed", [None, 7])
 @pytest.mark.parametrize("task", TASKS)
-def test_in_a_later_episode(task):
+def test_in_a_later_episode(task, own_seed):
     env = make_single(task)
     env.reset(seed=3)
     env.step(actions_for(env, 1)[0])
@@ -58,7 +59,7 @@ def test_in_a_later_episode(task):
     state = through_json(env.state())
     future = actions_for(env, 220, seed=1)
     expected = play(env, future)
-    other = make_single(task)
+    other = make_single(task, seed=own_seed)
     other.restore(state)
     assert play(other, future) == expected
 
