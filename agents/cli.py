@@ -172,6 +172,8 @@ def _numbers(text: str) -> list[int]:
 def _resume(options: _Resume, named: str | None) -> Job:
     if not options.resume:
         raise ValueError("--resume needs a run folder.")
+    if len({path.resolve() for path in options.resume}) < len(options.resume):
+        raise ValueError(f"--resume names a run twice: {' '.join(map(str, options.resume))}.")
     trainers = [_continued(RunFolder(path), options, named) for path in options.resume]
     return lambda: _run(trainers)
 
@@ -187,12 +189,28 @@ def _continued(folder: RunFolder, options: _Resume, named: str | None) -> Traine
     trainer.folder = folder
     state = folder.load_checkpoint()
     if state is not None:
+        configured = _kept_settings(trainer.agent)
         trainer.restore(state)
+        if _kept_settings(trainer.agent) != configured:
+            raise ValueError(
+                f"{folder.config_path} was changed: a discount and step sizes are those of the "
+                "checkpoint; begin a new run to have others."
+            )
     if trainer.step >= trainer_config.total_steps:
         raise ValueError(
             f"{folder} is complete at {trainer.step} steps; give a larger --total-steps to go on."
         )
     return trainer
+
+
+def _kept_settings(agent: Agent) -> list[float]:
+    """Settings that are part of an agent's state, which a checkpoint brings back."""
+    discounts = [
+        float(buffer)
+        for name, buffer in agent.loss.named_buffers()
+        if name.rpartition(".")[2] == "gamma"
+    ]
+    return discounts + [float(group["lr"]) for group in agent.optimizer.param_groups]
 
 
 def _evaluate(arguments: list[str]) -> Job:
@@ -332,12 +350,14 @@ def _check_device(device: str) -> None:
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:
+    """What an option was given, the last time if it is there several times."""
+    value = None
     for position, word in enumerate(arguments):
         if word == flag and position + 1 < len(arguments):
-            return arguments[position + 1]
+            value = arguments[position + 1]
         if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None
+            value = word.partition("=")[2]
+    return value
 
 
 def _parse(kind: Any, arguments: list[str], command: str, default: Any = None) -> Any:

@@ -79,7 +79,8 @@ def learning_curves(
             in which the runs of a task differ.
 
     Raises:
-        ValueError: a folder is not a run, or has no evaluation yet.
+        ValueError: a folder is not a run, or has no evaluation yet, or none at a step that the
+            other seeds of its curve have.
     """
     tasks: dict[str, list[_Curve]] = defaultdict(list)
     given: Sequence[str | None] = [None] * len(folders) if labels is None else labels
@@ -166,6 +167,8 @@ def _groups(curves: list[_Curve]) -> dict[str, list[_Curve]]:
 
 def _draw_group(axes: Axes, label: str, group: list[_Curve], color: str) -> None:
     common = sorted(set.intersection(*(set(curve.steps.tolist()) for curve in group)))
+    if not common:
+        raise ValueError(f"The {len(group)} runs of {label} have no evaluation at the same step.")
     table = np.array(
         [
             [curve.returns[np.flatnonzero(curve.steps == step)[0]] for step in common]

@@ -107,7 +107,8 @@ def meow(
         overrides: settings to replace.
 
     Raises:
-        ValueError: the action space is not continuous, or a setting is out of range.
+        ValueError: the action space is not continuous, a setting is out of range, or the flow is
+            for other sizes.
 
     Example:
         >>> from maxentflow import envs
@@ -133,6 +134,11 @@ def meow(
             squash=config.squash,
             dropout_per_head=config.dropout_per_head,
             **_flow_options(config),
+        )
+    elif (flow.action_dim, flow.obs_dim) != (action_dim, obs_dim):
+        raise ValueError(
+            f"The flow has actions of size {flow.action_dim} and observations of size "
+            f"{flow.obs_dim}, the environment has {action_dim} and {obs_dim}."
         )
     flow.to(device)
     loss = SoftBellmanLoss(flow)

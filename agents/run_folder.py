@@ -130,9 +130,7 @@ class Metrics:
         lines = [self._columns, *([row[name] for name in self._columns] for row in kept)]
         text = "".join(",".join(line) + "\n" for line in lines)
         _write_atomically(self._path, text.encode())
-        self._tensorboard = SummaryWriter(
-            str(folder.tensorboard_path), purge_step=from_step + 1 if kept else None
-        )
+        self._tensorboard = SummaryWriter(str(folder.tensorboard_path), purge_step=from_step + 1)
 
     def write(self, row: dict[str, float]) -> None:
         """Append a row; columns without a value stay empty."""

@@ -192,6 +192,13 @@ def test_a_flow_of_ones_own_is_used(env):
     assert differences(dict(before), dict(own.state_dict()))
 
 
+@pytest.mark.parametrize("sizes", [(2, 3), (1, 4)])
+def test_a_flow_of_other_sizes_is_refused(env, sizes):
+    own = flows.build("affine", *sizes, temperature=0.125, blocks=1, hidden=(8,))
+    with pytest.raises(ValueError, match="the environment has 1 and 3"):
+        agents.meow(env, flow=own)
+
+
 # The optimiser
 
 

@@ -13,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
-from maxentflow import flows
+from maxentflow import agents, flows
 from maxentflow.agents import cli, evaluate
 from maxentflow.agents.run_folder import RunFolder
 
@@ -111,6 +111,7 @@ REFUSED = [
     (("train", "--resume", RUN, "--total-steps", "0"), "total_steps must be at least 1, got 0"),
     (("train", "sac", "--resume", RUN), "run is a run of 'meow', not of 'sac'"),
     (("train", "--resume", RUN, "--seed", "3"), "--seed"),
+    (("train", "--resume", RUN, RUN, "--total-steps", "90"), "--resume names a run twice"),
     (("evaluate",), "The run's folder"),
     (("evaluate", f"{HERE}/nowhere"), "nowhere is not a run folder"),
     (("evaluate", RUN, "--episodes", "0"), "episodes must be at least 1, got 0"),
@@ -221,6 +222,25 @@ def test_damaged_runs_are_refused(run, capsys, command, damage):
     }[command]
     assert says in refused(capsys, *arguments)
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("setting", [{"gamma": 0.5}, {"learning_rate": 0.1}])
+def test_settings_that_a_checkpoint_brings_back_cannot_be_edited(run, capsys, setting):
+    rewrite(run, agent_config=setting)
+    message = "config.yaml was changed: a discount and step sizes are those of the checkpoint"
+    assert message in refused(capsys, "train", "--resume", run, "--total-steps", "90")
+
+
+def test_a_task_given_twice_is_the_last_with_its_own_defaults(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(cli, "_run", seen.extend)
+    both = ["--env", "Pendulum-v1", "--env", MULTIGOAL]
+    cli.main(["train", "meow", *both, "--run-dir", str(tmp_path / "run")])
+    (trainer,) = seen
+    expected = agents.config("meow", MULTIGOAL)
+    assert trainer.config.env == MULTIGOAL
+    assert trainer.agent.config.temperature == expected.temperature
+    assert expected.temperature != agents.config("meow", "Pendulum-v1").temperature
 
 
 def return_to_start(run):

@@ -227,6 +227,11 @@ def test_a_run_without_evaluations(runs, tmp_path):
     assert not (tmp_path / "curves.png").exists()
 
 
+def test_seeds_without_a_step_in_common(runs, tmp_path):
+    with pytest.raises(ValueError, match=r"2 runs of meow.* no evaluation at the same step"):
+        figures.learning_curves([runs(1.0), runs(2.0, every=150)], tmp_path / "curves.png")
+
+
 def test_a_figure_that_cannot_be_written(runs, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"Cannot write the figure .*curves\.png"):
