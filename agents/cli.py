@@ -21,6 +21,7 @@ from maxentflow.agents import agent as agents
 from maxentflow.agents import figures
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.evaluation import evaluate, record_video
+from maxentflow.agents.learner import constants, step_sizes
 from maxentflow.agents.loop import BatchingError, NonFiniteError, train
 from maxentflow.agents.run_folder import RunFolder
 from maxentflow.agents.trainer import Trainer, TrainerConfig
@@ -207,10 +208,10 @@ def _kept_settings(agent: Agent) -> list[float]:
     """Settings that are part of an agent's state, which a checkpoint brings back."""
     discounts = [
         float(buffer)
-        for name, buffer in agent.loss.named_buffers()
+        for name, buffer in constants(agent).items()
         if name.rpartition(".")[2] == "gamma"
     ]
-    return discounts + [float(group["lr"]) for group in agent.optimizer.param_groups]
+    return discounts + step_sizes(agent)
 
 
 def _evaluate(arguments: list[str]) -> Job:

@@ -12,7 +12,14 @@ from torch import Tensor
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.cuda_graph import CudaGraph
 from maxentflow.agents.flat_adam import FlatAdam
-from maxentflow.agents.learner import Actor, Learner, in_place, rules
+from maxentflow.agents.learner import (
+    Actor,
+    Learner,
+    constants,
+    in_place,
+    rules,
+    step_sizes,
+)
 from maxentflow.agents.pure import compiled
 
 __all__ = ["Ensemble"]
@@ -60,12 +67,11 @@ class Ensemble:
         self, agents: Sequence[Agent], batch: TensorDictBase, observation: Tensor
     ) -> None:
         self._agents = list(agents)
-        if any(_settings(agent) != _settings(agents[0]) for agent in agents):
+        if len({_settings(agent) for agent in agents}) > 1:
             raise NotImplementedError("settings of the networks or optimizers differ")
-        buffers = [dict(agent.loss.named_buffers()) for agent in agents]
-        for name, buffer in buffers[0].items():
-            learned = name.startswith("target_")
-            if not learned and not all(torch.equal(buffer, other[name]) for other in buffers):
+        first, *others = map(constants, agents)
+        for name, buffer in first.items():
+            if not all(torch.equal(buffer, other[name]) for other in others):
                 raise NotImplementedError(f"{name} differs between the agents")
         self.learner = Learner(agents[0], batch.clone())
         self.actor = Actor(agents[0], observation)
@@ -149,5 +155,4 @@ def _stack(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 
 def _settings(agent: Agent) -> tuple[object, ...]:
     """What the first agent's graph has for all, as far as it can be told."""
-    sizes = [float(group["lr"]) for group in agent.optimizer.param_groups]
-    return rules(agent), sizes, repr(agent.policy), repr(agent.loss)
+    return rules(agent), *step_sizes(agent), repr(agent.policy), repr(agent.loss)

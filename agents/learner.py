@@ -18,7 +18,7 @@ from maxentflow.objectives import PolyakUpdate
 if TYPE_CHECKING:
     from maxentflow.agents.agent import Agent
 
-__all__ = ["Actor", "Learner", "in_place", "rules", "total_loss"]
+__all__ = ["Actor", "Learner", "constants", "in_place", "rules", "step_sizes", "total_loss"]
 
 
 class _State(NamedTuple):
@@ -121,12 +121,7 @@ class Learner:
     def __init__(self, agent: Agent, batch: TensorDictBase) -> None:
         self._rules = rules(agent)
         self._agent = agent
-        # Constants of the graph; a target's are part of the state.
-        self._buffers = [
-            (buffer, buffer.clone())
-            for name, buffer in agent.loss.named_buffers()
-            if not name.startswith("target_")
-        ]
+        self._buffers = [(buffer, buffer.clone()) for buffer in constants(agent).values()]
         self._versions = [buffer._version for buffer, _ in self._buffers]
         self._form = _forms(batch)
         self._keys = list(self._form)
@@ -200,7 +195,7 @@ class Learner:
     def rates(self) -> list[Tensor]:
         """The step sizes at present."""
         groups = self._agent.optimizer.param_groups
-        sizes = [float(group["lr"]) for group in groups]
+        sizes = step_sizes(self._agent)
         if sizes != self._sizes:  # to bring them to a GPU would wait for it
             self._sizes = sizes
             self._rates = [
@@ -298,6 +293,17 @@ def in_place(
         return outputs
 
     return wrapped
+
+
+def constants(agent: Agent) -> dict[str, Tensor]:
+    """The loss's buffers, which are constants of a traced update; a target's are its state."""
+    buffers = agent.loss.named_buffers()
+    return {name: buffer for name, buffer in buffers if not name.startswith("target_")}
+
+
+def step_sizes(agent: Agent) -> list[float]:
+    """Those of each group of the optimiser."""
+    return [float(group["lr"]) for group in agent.optimizer.param_groups]
 
 
 def rules(agent: Agent) -> _Rules:

@@ -22,6 +22,7 @@ _TALL = 4  # how many times as long as wide a matrix is that threads share by it
 _WORTH_SHARING = 4096  # entries for each thread; fewer are done before the others are awake
 _NOT_UNROLLED = 16  # a shorter reduction is written out, and repeated like anything else
 _ROUNDING = 1e-3  # of a norm; single precision is nearer, where little cancels by a factor of 100
+_LEAST = 1e-3  # a norm for what is zero but for rounding
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,8 @@ def compiled(
     # A GPU's kernels are also tuned in a first call, which cannot be recorded.
     found = code(*arguments)
     size = max((float(output.double().norm()) for output in expected), default=0.0)
-    _check_agreement(found, expected, 1e-2 * size)
-    _check_agreement(arguments, expected_arguments)
+    _check_agreement(found, expected, max(1e-2 * size, _LEAST))
+    _check_agreement(arguments, expected_arguments, _LEAST)
     return code
 
 
@@ -152,14 +153,11 @@ def stored(x: Tensor) -> Tensor:
     return x if x.is_cuda else x.unsqueeze(-1).expand(*x.shape, _NOT_UNROLLED).amax(-1)
 
 
-def _check_agreement(
-    found: Sequence[Tensor], expected: Sequence[Tensor], least: float = 0.0
-) -> None:
+def _check_agreement(found: Sequence[Tensor], expected: Sequence[Tensor], least: float) -> None:
     """See that tensors agree to a part of their norms, or of a least one."""
     for one, other in zip(found, expected, strict=True):
         one, other = (tensor.double().nan_to_num(0.0, 0.0, 0.0) for tensor in (one, other))
-        # What is zero but for rounding has no norm to compare with.
-        distance, norm = float((one - other).norm()), max(float(other.norm()), least, 1e-3)
+        distance, norm = float((one - other).norm()), max(float(other.norm()), least)
         if distance > _ROUNDING * norm:
             raise RuntimeError(
                 f"compiled code differs from the function by {distance / norm:.1e} in a result "

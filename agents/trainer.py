@@ -141,8 +141,8 @@ class Trainer:
             finite; the message names it and the step, and the state is saved beside the last
             checkpoint.
         ValueError: the agent is on another device than the configuration says, or the environment
-            has another number of copies; from
-            :meth:`restore`, a checkpoint of another agent or environment.
+            has another number of copies; from :meth:`restore`, a checkpoint of another agent or
+            environment.
 
     Example:
         >>> from maxentflow import agents, envs
@@ -399,7 +399,7 @@ class Trainer:
             "seconds": self._seconds,
             "returns": self._returns.tolist(),
             "lengths": self._lengths.tolist(),
-            "finished": self._finished,
+            "finished": list(self._finished),
             "report": None if self._report is None else self._report.to_dict(),
             "environments": envs.states(self.env),
             "torch_generator": generators[0],
