@@ -1,4 +1,6 @@
-"""Invertible layers with exact log-determinants, and the energy-based flow made of them."""
+"""Invertible layers with exact log-determinants, and energy-based models."""
+
+from typing import TYPE_CHECKING, Any
 
 from maxentflow.flows import recipes as _recipes  # noqa: F401  registers the architectures
 from maxentflow.flows.act_norm import ActNorm
@@ -8,6 +10,7 @@ from maxentflow.flows.autoregressive import (
     AutoregressiveSpline,
 )
 from maxentflow.flows.base import Base, StandardNormal
+from maxentflow.flows.categorical import CategoricalEnergy
 from maxentflow.flows.coupling import (
     AdditiveCoupling,
     AffineCoupling,
@@ -26,7 +29,6 @@ from maxentflow.flows.mixture_cdf import ElementwiseMixtureCDF
 from maxentflow.flows.mlp import MLP, Dropout, Swish
 from maxentflow.flows.normflows_adapter import NormflowsLayer
 from maxentflow.flows.permutation import Permutation
-from maxentflow.flows.policy import FlowPolicy
 from maxentflow.flows.registry import build, options, register, registered
 from maxentflow.flows.residual import ResidualLayer
 from maxentflow.flows.scale import StateScale
@@ -35,6 +37,9 @@ from maxentflow.flows.spline import ElementwiseSpline
 from maxentflow.flows.squash import SimplexSquash, TanhSquash
 from maxentflow.flows.student_t import StudentT
 from maxentflow.flows.uniform import Uniform
+
+if TYPE_CHECKING:
+    from maxentflow.flows.policy import FlowPolicy
 
 __all__ = [
     "MLP",
@@ -45,6 +50,7 @@ __all__ = [
     "AutoregressiveAffine",
     "AutoregressiveSpline",
     "Base",
+    "CategoricalEnergy",
     "ClosedFormValue",
     "Dropout",
     "Elementwise",
@@ -77,3 +83,12 @@ __all__ = [
     "register",
     "registered",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the policy when it is asked for: tensordict takes longer to import than the rest."""
+    if name == "FlowPolicy":
+        from maxentflow.flows.policy import FlowPolicy
+
+        return FlowPolicy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

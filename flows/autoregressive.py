@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maxentflow.flows.elementwise import Elementwise, ElementwiseAffine
-from maxentflow.flows.layer import Layer, broadcast_batch, passes, required_context
+from maxentflow.flows.elementwise import Elementwise, ElementwiseAffine, with_function
+from maxentflow.flows.layer import Layer, broadcast_batch, own_context, passes
 from maxentflow.flows.masked_mlp import MaskedMLP
 from maxentflow.flows.spline import ElementwiseSpline
 
@@ -51,13 +51,13 @@ class Autoregressive(Layer):
         context_dim: size of the context, or ``None`` for an unconditional layer.
         function: the monotone functions, such as
             :class:`~maxentflow.flows.ElementwiseAffine`.
-        order: ``"ascending"``, ``"descending"``, or the entries in an order of one's own.
+        order: ``"ascending"``, ``"descending"``, or a permutation of the entries.
         hidden: widths of the network's hidden layers.
         mlp: further options of :class:`~maxentflow.flows.masked_mlp.MaskedMLP`.
 
     Raises:
         ValueError: ``dim`` is below 1, ``order`` is no permutation, or an option of the network is
-            wrong.
+            wrong, or (in both directions) the context is missing.
 
     Example:
         >>> layer = Autoregressive(2, 3, function=ElementwiseSpline(bins=4)).eval()
@@ -91,6 +91,9 @@ class Autoregressive(Layer):
             **{"dropout": 0.1, "init": "orthogonal", **mlp},
         )
 
+    def keeps_box(self, bound: float) -> bool:
+        return self.function.keeps_box(bound)
+
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert self.dim is not None
         z, context = self._broadcast(z, context)
@@ -105,9 +108,8 @@ class Autoregressive(Layer):
         return z, log_slope.sum(-1)
 
     def _broadcast(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if self.context_dim is None:
-            return x, None
-        return broadcast_batch(x, required_context(self, context))
+        context = own_context(self, context)
+        return (x, None) if context is None else broadcast_batch(x, context)
 
 
 class AutoregressiveAffine(Autoregressive):
@@ -116,80 +118,30 @@ class AutoregressiveAffine(Autoregressive):
 
     .. math:: z_i = x_i\, e^{-\ell_i(x_{<i}, s)} + t_i(x_{<i}, s)
 
-    The inverse takes one pass, the forward ``dim``; ``Inverse(layer)`` turns that round, IAF
-    (Kingma et al. 2016, arXiv:1606.04934). See :class:`Autoregressive`.
-
-    Args:
-        dim: size of the variable.
-        context_dim: size of the context, or ``None`` for an unconditional layer.
-        order: as in :class:`Autoregressive`.
-        hidden: widths of the network's hidden layers.
-        max_log_scale: the bound on :math:`|\ell|`, positive.
-        mlp: further options of :class:`~maxentflow.flows.masked_mlp.MaskedMLP`.
-
-    Raises:
-        ValueError: as in :class:`Autoregressive`, or ``max_log_scale`` is not positive and finite.
+    ``Inverse(layer)`` is IAF (Kingma et al. 2016, arXiv:1606.04934). Options, shapes and errors
+    are those of :class:`Autoregressive` and of :class:`~maxentflow.flows.ElementwiseAffine`.
 
     Example:
-        >>> layer = AutoregressiveAffine(3, 2)
+        >>> layer = AutoregressiveAffine(3, 2, max_log_scale=0.5)
         >>> layer.forward_cost, layer.inverse_cost, Inverse(layer).forward_cost
         ('3 passes', '1 pass', '1 pass')
     """
 
-    def __init__(
-        self,
-        dim: int,
-        context_dim: int | None = None,
-        *,
-        order: Order = "ascending",
-        hidden: Sequence[int] = (64, 64),
-        max_log_scale: float = 2.0,
-        **mlp: Any,
-    ) -> None:
-        function = ElementwiseAffine(max_log_scale)
-        super().__init__(dim, context_dim, function=function, order=order, hidden=hidden, **mlp)
+    def __init__(self, dim: int, context_dim: int | None = None, **options: Any) -> None:
+        super().__init__(dim, context_dim, **with_function(ElementwiseAffine, options))
 
 
 class AutoregressiveSpline(Autoregressive):
     """Autoregressive layer of monotone rational-quadratic splines
     (Durkan et al. 2019, arXiv:1906.04032, section 3.2).
 
-    The inverse takes one pass, the forward ``dim``. See :class:`Autoregressive`.
-
-    Args:
-        dim: size of the variable.
-        context_dim: size of the context, or ``None`` for an unconditional layer.
-        order: as in :class:`Autoregressive`.
-        hidden: widths of the network's hidden layers.
-        bins: bins of each spline, at least 1.
-        bound: splines act on ``[-bound, bound]``; outside they are the identity.
-        min_bin: least size of a bin, see :class:`~maxentflow.flows.ElementwiseSpline`.
-        min_slope: least slope at a knot.
-        mlp: further options of :class:`~maxentflow.flows.masked_mlp.MaskedMLP`.
-
-    Raises:
-        ValueError: as in :class:`Autoregressive`, or an option of the splines is out of range.
+    Options, shapes and errors are those of :class:`Autoregressive` and of
+    :class:`~maxentflow.flows.ElementwiseSpline`.
 
     Example:
-        >>> layer = AutoregressiveSpline(2, 3).eval()
-        >>> z, context = torch.randn(5, 2), torch.randn(5, 3)
-        >>> x, log_det = layer(z, context)
-        >>> torch.allclose(layer.inverse(x, context)[0], z, atol=1e-4)
-        True
+        >>> AutoregressiveSpline(2, 3, order="descending", bins=4).function.bins
+        4
     """
 
-    def __init__(
-        self,
-        dim: int,
-        context_dim: int | None = None,
-        *,
-        order: Order = "ascending",
-        hidden: Sequence[int] = (64, 64),
-        bins: int = 8,
-        bound: float = 5.0,
-        min_bin: float = 0.01,
-        min_slope: float = 1e-3,
-        **mlp: Any,
-    ) -> None:
-        function = ElementwiseSpline(bins, bound, min_bin=min_bin, min_slope=min_slope)
-        super().__init__(dim, context_dim, function=function, order=order, hidden=hidden, **mlp)
+    def __init__(self, dim: int, context_dim: int | None = None, **options: Any) -> None:
+        super().__init__(dim, context_dim, **with_function(ElementwiseSpline, options))

@@ -1,4 +1,4 @@
-"""Base distributions: where a flow's latents come from."""
+"""Base distributions of the latents: the contract and the standard normal."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ class Base(BaseDistribution):
     Attributes:
         dim: size of the latent.
         context_dim: size of the context, or ``None`` if the base does not read one.
+        bound: half the side of the box outside which the density is zero, or ``None`` if it is
+            positive everywhere. The layers of a flow must map that box onto itself.
     """
 
     dim: int
     context_dim: int | None = None
+    bound: float | None = None
 
     def unnormalized_log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """The part of the log-density that depends on ``z``, shape ``(*batch,)``."""
         raise NotImplementedError
 
     def log_normalizer(self, context: Tensor | None = None) -> Tensor | float:
-        """What is subtracted to normalise; broadcastable to ``(*batch,)``, or a number."""
+        """The normaliser :math:`c`; broadcastable to ``(*batch,)``, or a number."""
         raise NotImplementedError
 
     def rsample(self, shape: tuple[int, ...], context: Tensor | None = None) -> Tensor:

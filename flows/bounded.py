@@ -1,4 +1,4 @@
-"""Log-scales that cannot leave their bounds."""
+"""Bounded log-scales."""
 
 from __future__ import annotations
 

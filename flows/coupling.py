@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maxentflow.flows.elementwise import Elementwise, ElementwiseAffine
-from maxentflow.flows.layer import Layer, broadcast_batch, required_context
+from maxentflow.flows.elementwise import Elementwise, ElementwiseAffine, with_function
+from maxentflow.flows.layer import Layer, broadcast_batch, own_context
 from maxentflow.flows.mixture_cdf import ElementwiseMixtureCDF
 from maxentflow.flows.mlp import MLP, Constant, context_network
 from maxentflow.flows.spline import ElementwiseSpline
@@ -64,8 +64,9 @@ class AdditiveCoupling(Layer):
     .. math:: x = z + (1 - b) \odot t(b \odot z, s)
 
     Volume preserving: its log-determinant is zero, so that the mode of the base stays the mode of
-    the flow. In one dimension the mask ``"even"`` makes it the identity and ``"odd"`` a shift by
-    a function of the context.
+    the flow. The conditioner reads and writes all entries, masked, as the reference's does. In one
+    dimension the mask ``"even"`` makes it the identity and ``"odd"`` a shift by a function of the
+    context.
 
     Args:
         dim: size of the variable.
@@ -77,7 +78,8 @@ class AdditiveCoupling(Layer):
             and orthogonal weights, as the reference has them.
 
     Raises:
-        ValueError: the mask does not fit ``dim``, or an option of the MLP is wrong.
+        ValueError: the mask does not fit ``dim``, an option of the MLP is wrong, or (in both
+            directions) the context is missing.
 
     Example:
         >>> layer = AdditiveCoupling(2, 3).eval()
@@ -90,9 +92,6 @@ class AdditiveCoupling(Layer):
     is_linear = True
     is_volume_preserving = True
     mask: Tensor
-    passing: Tensor
-    changing: Tensor
-    net: MLP | Constant
 
     def __init__(
         self,
@@ -107,14 +106,10 @@ class AdditiveCoupling(Layer):
         self.dim = dim
         self.context_dim = context_dim
         self.register_buffer("mask", alternating_mask(dim, mask))
-        self.register_buffer("passing", self.mask.nonzero().flatten(), persistent=False)
-        self.register_buffer("changing", (1 - self.mask).nonzero().flatten(), persistent=False)
+        if context_dim is None:  # with one, the reference's initial weights
+            mlp = {"fan_in": max(1, int(self.mask.sum())), **mlp}
         options = {"hidden": hidden, **_NETWORK, **mlp}
-        if context_dim is not None:
-            # Masked, not picked out, as the reference has it: the same weights, the same numbers.
-            self.net = MLP(dim + context_dim, dim, **options)
-        elif len(self.changing):
-            self.net = context_network(len(self.passing) or None, len(self.changing), **options)
+        self.net = MLP(dim + (context_dim or 0), dim, **options)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = z + self._translation(z, context)
@@ -126,13 +121,7 @@ class AdditiveCoupling(Layer):
 
     def _translation(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Zero where entries pass through."""
-        if self.context_dim is not None:
-            return (1 - self.mask) * self.net(self.mask * x, required_context(self, context))
-        translation = torch.zeros_like(x)
-        if not len(self.changing):
-            return translation
-        output = self.net(x.index_select(-1, self.passing))
-        return translation.index_copy(-1, self.changing, output.expand(*x.shape[:-1], -1))
+        return (1 - self.mask) * self.net(self.mask * x, own_context(self, context))
 
 
 class ElementwiseCoupling(Layer):
@@ -154,7 +143,8 @@ class ElementwiseCoupling(Layer):
             :class:`AdditiveCoupling`.
 
     Raises:
-        ValueError: the mask does not fit ``dim``, or an option of the MLP is wrong.
+        ValueError: the mask does not fit ``dim``, an option of the MLP is wrong, or (in both
+            directions) the context is missing.
 
     Example:
         >>> layer = ElementwiseCoupling(3, 2, function=ElementwiseAffine(), mask=[1, 0, 0])
@@ -190,6 +180,9 @@ class ElementwiseCoupling(Layer):
             options = {"hidden": hidden, **_NETWORK, **mlp}
             self.net = context_network(inputs or None, outputs, **options)
 
+    def keeps_box(self, bound: float) -> bool:
+        return self.function.keeps_box(bound)
+
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._map(self.function.forward, z, context)
 
@@ -204,9 +197,8 @@ class ElementwiseCoupling(Layer):
     ) -> tuple[Tensor, Tensor]:
         if not len(self.changing):
             return x, x.new_zeros(x.shape[:-1])
-        context = None if self.context_dim is None else required_context(self, context)
         entries = x.index_select(-1, self.passing)
-        x, parameters = broadcast_batch(x, self.net(entries, context))
+        x, parameters = broadcast_batch(x, self.net(entries, own_context(self, context)))
         parameters = parameters.unflatten(-1, (-1, self.function.parameters_per_entry))
         image, log_slope = function(x.index_select(-1, self.changing), parameters)
         # Where x is expanded, torch's compiler would write every copy into the same place.
@@ -220,133 +212,46 @@ class AffineCoupling(ElementwiseCoupling):
     .. math:: x_i = (z_i - t_i)\, e^{\ell_i}, \quad \ell_i = \frac{r_i}{1 + |r_i| / m}, \quad
         (t, r) = f(z_b, s) \qquad \text{where } b_i = 0
 
-    Both directions take one pass. See :class:`ElementwiseCoupling`.
-
-    Args:
-        dim: size of the variable.
-        context_dim: size of the context, or ``None`` for an unconditional layer.
-        mask: as in :class:`AdditiveCoupling`.
-        hidden: widths of the conditioner's hidden layers.
-        max_log_scale: the bound :math:`m` on :math:`|\ell_i|`, positive.
-        mlp: further options of :class:`~maxentflow.flows.MLP`, with the defaults of
-            :class:`AdditiveCoupling`.
-
-    Raises:
-        ValueError: the mask does not fit ``dim``, ``max_log_scale`` is not positive, or an option
-            of the MLP is wrong.
+    Options, shapes and errors are those of :class:`ElementwiseCoupling` and of
+    :class:`~maxentflow.flows.ElementwiseAffine`.
 
     Example:
-        >>> layer = AffineCoupling(2, 3).eval()
-        >>> z, context = torch.randn(5, 2), torch.randn(5, 3)
-        >>> x, log_det = layer(z, context)
-        >>> z_again, log_det_back = layer.inverse(x, context)
-        >>> torch.allclose(z_again, z, atol=1e-5), torch.allclose(log_det, -log_det_back)
-        (True, True)
+        >>> AffineCoupling(2, 3, mask="odd", max_log_scale=0.5).function.max_log_scale
+        0.5
     """
 
-    def __init__(
-        self,
-        dim: int,
-        context_dim: int | None = None,
-        *,
-        mask: Mask = "even",
-        hidden: Sequence[int] = (64, 64),
-        max_log_scale: float = 2.0,
-        **mlp: Any,
-    ) -> None:
-        function = ElementwiseAffine(max_log_scale)
-        super().__init__(dim, context_dim, function=function, mask=mask, hidden=hidden, **mlp)
+    def __init__(self, dim: int, context_dim: int | None = None, **options: Any) -> None:
+        super().__init__(dim, context_dim, **with_function(ElementwiseAffine, options))
 
 
 class SplineCoupling(ElementwiseCoupling):
-    r"""Coupling with monotone rational-quadratic splines, neural spline flows
+    """Coupling with monotone rational-quadratic splines, neural spline flows
     (Durkan et al. 2019, arXiv:1906.04032, section 3).
 
-    Both directions take one pass. See :class:`ElementwiseCoupling`.
-
-    Args:
-        dim: size of the variable.
-        context_dim: size of the context, or ``None`` for an unconditional layer.
-        mask: as in :class:`AdditiveCoupling`.
-        hidden: widths of the conditioner's hidden layers.
-        bins: bins of each spline, at least 1.
-        bound: splines act on ``[-bound, bound]``; outside they are the identity.
-        min_bin: least size of a bin, see :class:`~maxentflow.flows.ElementwiseSpline`.
-        min_slope: least slope at a knot.
-        mlp: further options of :class:`~maxentflow.flows.MLP`, with the defaults of
-            :class:`AdditiveCoupling`.
-
-    Raises:
-        ValueError: the mask does not fit ``dim``, an option of the splines is out of range, or one
-            of the MLP is wrong.
+    Options, shapes and errors are those of :class:`ElementwiseCoupling` and of
+    :class:`~maxentflow.flows.ElementwiseSpline`.
 
     Example:
-        >>> layer = SplineCoupling(2, 3).eval()
-        >>> z, context = torch.randn(5, 2), torch.randn(5, 3)
-        >>> x, log_det = layer(z, context)
-        >>> torch.allclose(layer.inverse(x, context)[0], z, atol=1e-4)
-        True
+        >>> SplineCoupling(2, 3, mask="odd", bins=4).function.bins
+        4
     """
 
-    def __init__(
-        self,
-        dim: int,
-        context_dim: int | None = None,
-        *,
-        mask: Mask = "even",
-        hidden: Sequence[int] = (64, 64),
-        bins: int = 8,
-        bound: float = 5.0,
-        min_bin: float = 0.01,
-        min_slope: float = 1e-3,
-        **mlp: Any,
-    ) -> None:
-        function = ElementwiseSpline(bins, bound, min_bin=min_bin, min_slope=min_slope)
-        super().__init__(dim, context_dim, function=function, mask=mask, hidden=hidden, **mlp)
+    def __init__(self, dim: int, context_dim: int | None = None, **options: Any) -> None:
+        super().__init__(dim, context_dim, **with_function(ElementwiseSpline, options))
 
 
 class MixtureCDFCoupling(ElementwiseCoupling):
     """Coupling through distribution functions of logistic mixtures, Flow++
     (Ho et al. 2019, arXiv:1902.00275, section 3.2).
 
-    The inverse takes one pass; the forward finds a root, see
-    :class:`~maxentflow.flows.ElementwiseMixtureCDF`. So learning from given actions is fast and
-    acting slow.
-
-    Args:
-        dim: size of the variable.
-        context_dim: size of the context, or ``None`` for an unconditional layer.
-        mask: as in :class:`AdditiveCoupling`.
-        hidden: widths of the conditioner's hidden layers.
-        components: logistics in each mixture, at least 1.
-        max_log_scale: the bound on log-scales, positive.
-        spread: half the width over which their means start, at least 0.
-        mlp: further options of :class:`~maxentflow.flows.MLP`, with the defaults of
-            :class:`AdditiveCoupling`.
-
-    Raises:
-        ValueError: the mask does not fit ``dim``, ``components``, ``max_log_scale`` or ``spread``
-            is out of range, or an option of the MLP is wrong.
+    The inverse takes one pass; the forward finds a root, so that learning from given actions is
+    fast and acting slow. Options, shapes and errors are those of :class:`ElementwiseCoupling` and
+    of :class:`~maxentflow.flows.ElementwiseMixtureCDF`.
 
     Example:
-        >>> layer = MixtureCDFCoupling(2, 3).eval()
-        >>> z, context = torch.randn(5, 2), torch.randn(5, 3)
-        >>> x, log_det = layer(z, context)
-        >>> torch.allclose(layer.inverse(x, context)[0], z, atol=1e-4)
-        True
+        >>> MixtureCDFCoupling(2, 3, components=4).forward_cost
+        'iterative'
     """
 
-    def __init__(
-        self,
-        dim: int,
-        context_dim: int | None = None,
-        *,
-        mask: Mask = "even",
-        hidden: Sequence[int] = (64, 64),
-        components: int = 8,
-        max_log_scale: float = 2.0,
-        spread: float = 2.0,
-        **mlp: Any,
-    ) -> None:
-        function = ElementwiseMixtureCDF(components, max_log_scale, spread)
-        super().__init__(dim, context_dim, function=function, mask=mask, hidden=hidden, **mlp)
+    def __init__(self, dim: int, context_dim: int | None = None, **options: Any) -> None:
+        super().__init__(dim, context_dim, **with_function(ElementwiseMixtureCDF, options))

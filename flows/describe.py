@@ -1,13 +1,14 @@
-"""What a flow is made of, as a table."""
+"""Print the parts of a flow as a table."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
 
 from torch import nn
 
 from maxentflow.flows.energy import EnergyBasedFlow
-from maxentflow.flows.inverse import Inverse
 from maxentflow.flows.layer import Layer
-from maxentflow.flows.normflows_adapter import NormflowsLayer
 
 __all__ = ["describe"]
 
@@ -32,7 +33,7 @@ def describe(flow: EnergyBasedFlow) -> None:
         RewardShift                                   135,170            added to Q and V
     """
     rows = [_HEADER, _part(flow.base, "normaliser in V")]
-    rows += [_layer(layer) for layer in flow.layers if isinstance(layer, Layer)]
+    rows += [_layer(layer) for layer in cast(Iterable[Layer], flow.layers)]
     if flow.shift is not None:
         rows.append(_part(flow.shift, "added to Q and V"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
@@ -49,21 +50,12 @@ def _layer(layer: Layer) -> tuple[str, ...]:
     if layer.is_volume_preserving:
         counted = "nowhere, it is 0"
     costs = layer.forward_cost, layer.inverse_cost
-    return (_name(layer), *costs, _parameters(layer), linear, counted)
+    return (layer.label, *costs, _parameters(layer), linear, counted)
 
 
 def _part(part: nn.Module, counted: str) -> tuple[str, ...]:
-    return (_name(part), "", "", _parameters(part), "", counted)
+    return (type(part).__name__, "", "", _parameters(part), "", counted)
 
 
 def _parameters(part: nn.Module) -> str:
     return f"{sum(p.numel() for p in part.parameters()):,}"
-
-
-def _name(part: nn.Module) -> str:
-    name = type(part).__name__
-    if isinstance(part, Inverse):
-        return f"{name}({_name(part.layer)})"
-    if isinstance(part, NormflowsLayer):
-        return f"{name}({_name(part.flow)})"
-    return name

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from maxentflow.flows.bounded import bounded, check_bound
 
-__all__ = ["Elementwise", "ElementwiseAffine", "first"]
+__all__ = ["Elementwise", "ElementwiseAffine", "first", "with_function"]
 
 
 def first(parameters: Tensor) -> Tensor:
@@ -32,6 +36,10 @@ class Elementwise:
 
     parameters_per_entry: int
     forward_cost: str = "1 pass"
+
+    def keeps_box(self, bound: float) -> bool:
+        """Whether ``[-bound, bound]`` is mapped onto itself, whatever the parameters."""
+        return False
 
     def forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Latent to variable, with the logarithm of the slope."""
@@ -74,3 +82,16 @@ class ElementwiseAffine(Elementwise):
         translation, raw = parameters.unbind(-1)
         log_slope = -bounded(raw, self.max_log_scale)
         return x * log_slope.exp() + translation, log_slope
+
+
+def with_function(function_type: type[Elementwise], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of a layer, with those of its function replaced by the function.
+
+    Example:
+        >>> sorted(with_function(ElementwiseAffine, {"max_log_scale": 0.5, "hidden": (16,)}))
+        ['function', 'hidden']
+    """
+    names = inspect.signature(function_type).parameters
+    own = {name: value for name, value in options.items() if name in names}
+    rest = {name: value for name, value in options.items() if name not in names}
+    return {"function": function_type(**own), **rest}

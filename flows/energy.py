@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from maxentflow.flows.base import Base
 from maxentflow.flows.layer import Layer, broadcast_batch
-from maxentflow.flows.mlp import Dropout
 from maxentflow.flows.shift import RewardShift
 
 __all__ = ["ClosedFormValue", "EnergyBasedFlow"]
 
 
 class ClosedFormValue(nn.Module):
-    r"""The soft value of an energy-based flow, with no more of it than the value needs.
+    r"""The soft value of an energy-based flow, with only the parts that the value needs.
 
     .. math:: V_h(s) = \alpha \Big( c(s) + \sum_{\text{linear}} \log|\det J(s)| + b_h(s) \Big)
 
@@ -162,10 +161,10 @@ class EnergyBasedFlow(nn.Module):
         self.obs_dim: int | None = next(iter(context_dims), None)
         self.heads = 1 if shift is None else shift.heads
         self.dropout_per_head = dropout_per_head
-        with_dropout = [i for i, layer in enumerate(layers) if _has_dropout(layer)]
-        self._last_with_dropout = max(with_dropout, default=-1)
-        self._masks_differ = dropout_per_head and self.heads > 1 and bool(with_dropout)
-        # Stands for the observation of a flow that reads none.
+        stochastic = [i for i, layer in enumerate(layers) if layer.is_stochastic]
+        self._last_stochastic = max(stochastic, default=-1)
+        self._masks_differ = dropout_per_head and self.heads > 1 and bool(stochastic)
+        # The observation of a flow that reads none.
         self.register_buffer("_nothing", torch.empty(0), persistent=False)
         # Kept out of the registered modules: it is another view of the same parameters.
         self.__dict__["_value"] = ClosedFormValue(
@@ -240,7 +239,7 @@ class EnergyBasedFlow(nn.Module):
         return action
 
     def value_module(self) -> ClosedFormValue:
-        """What :meth:`value` needs and nothing else, sharing this flow's parameters."""
+        """A module of the soft value alone, which shares this flow's parameters."""
         return self._value
 
     @torch.no_grad()
@@ -272,7 +271,7 @@ class EnergyBasedFlow(nn.Module):
         batch = latent.shape[:-1]
         linear = non_linear = action.new_zeros(batch)
         for position in range(len(self.layers) - 1, -1, -1):
-            if per_head and position == self._last_with_dropout:
+            if per_head and position == self._last_stochastic:
                 latent = latent.expand(self.heads, *latent.shape)
             layer = cast(Layer, self.layers[position])
             latent, log_det = layer.inverse(latent, observation)
@@ -298,7 +297,3 @@ def _check(name: str, tensor: Tensor, size: int | None) -> None:
         )
     if torch.is_autocast_enabled(tensor.device.type):
         raise ValueError("Turn autocast off around a flow: its log-determinants need float32.")
-
-
-def _has_dropout(layer: nn.Module) -> bool:
-    return any(isinstance(m, (Dropout, nn.Dropout)) and m.p > 0 for m in layer.modules())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maxentflow.flows.base import Base
 from maxentflow.flows.bounded import bounded, check_bound
-from maxentflow.flows.layer import required_context
+from maxentflow.flows.layer import own_context
 from maxentflow.flows.mlp import context_network
 
 __all__ = ["GaussianMixture"]
@@ -93,9 +93,7 @@ class GaussianMixture(Base):
 
     def _mixture(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(*batch, components)``, means and log-scales ``(*batch, components, dim)``."""
-        if self.context_dim is not None:
-            context = required_context(self, context)
-        logits, means, raw = self.net(context).split(self._sizes, dim=-1)
+        logits, means, raw = self.net(own_context(self, context)).split(self._sizes, dim=-1)
         log_scales = bounded(raw, self.max_log_scale)
         shape = (self.components, self.dim)
         return logits, means.unflatten(-1, shape), log_scales.unflatten(-1, shape)

@@ -1,4 +1,4 @@
-"""A layer turned round."""
+"""A layer with its two directions exchanged."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["Inverse"]
 class Inverse(Layer):
     """A layer that runs another backwards: its forward is the other's inverse.
 
-    For layers that are fast, or differentiable, in one direction only, it chooses which: acting
-    runs forward, learning runs inverse. It has no data-dependent initialisation.
+    Chooses the fast direction of a layer that has only one: acting runs forward, learning runs
+    inverse. It has no data-dependent initialisation.
 
     Args:
         layer: any :class:`~maxentflow.flows.Layer`; it is as linear as this one.
@@ -36,12 +36,23 @@ class Inverse(Layer):
             raise ValueError(
                 f"Inverse turns layers round that keep the size; {type(layer).__name__} does not."
             )
-        self.layer = layer
+        self.layer: Layer = layer
         self.dim = layer.dim
         self.context_dim = layer.context_dim
         self.is_linear = layer.is_linear
         self.is_volume_preserving = layer.is_volume_preserving
         self.forward_cost, self.inverse_cost = layer.inverse_cost, layer.forward_cost
+
+    @property
+    def is_stochastic(self) -> bool:
+        return self.layer.is_stochastic
+
+    @property
+    def label(self) -> str:
+        return f"{type(self).__name__}({self.layer.label})"
+
+    def keeps_box(self, bound: float) -> bool:
+        return self.layer.keeps_box(bound)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.layer.inverse(z, context)

@@ -1,4 +1,4 @@
-"""The contract of an invertible layer, stated once."""
+"""The contract of an invertible layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from normflows.flows import Flow
 from torch import Tensor, nn
 
-__all__ = ["Layer", "broadcast_batch", "passes", "required_context"]
+__all__ = ["Layer", "broadcast_batch", "own_context", "passes", "required_context"]
 
 
 class Layer(Flow):
@@ -31,9 +31,14 @@ class Layer(Flow):
             counts a linear layer in the soft value V and any other in Q
             (Chao et al. 2024, arXiv:2405.13629, eq. 12 and 13).
         is_volume_preserving: the log-determinant is zero, so that V need not run the layer.
+        is_stochastic: two calls in training mode may differ, as they do with dropout; an
+            energy-based flow then gives each head a pass of its own. True by default where the
+            layer contains torch's dropout with a positive probability; a layer with random
+            numbers of another kind says so itself, by a class attribute or a property.
         forward_cost: what ``forward`` takes: ``"1 pass"``, ``"n passes"``, or ``"iterative"`` if
             it repeats until a tolerance is met.
         inverse_cost: what ``inverse`` takes.
+        label: what :func:`~maxentflow.flows.describe` calls the layer, by default its class.
     """
 
     dim: int | None = None
@@ -50,6 +55,25 @@ class Layer(Flow):
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} does not define inverse.")
 
+    @property
+    def is_stochastic(self) -> bool:
+        return any(
+            isinstance(module, (nn.Dropout, nn.AlphaDropout)) and module.p > 0
+            for module in self.modules()
+        )
+
+    @property
+    def label(self) -> str:
+        return type(self).__name__
+
+    def keeps_box(self, bound: float) -> bool:
+        r"""Whether the layer maps :math:`[-b, b]^d` onto itself, as a bounded base asks for.
+
+        False unless the layer says otherwise: a permutation does, and so do splines on an interval
+        no longer than the box's sides.
+        """
+        return False
+
     def initialize(self, x: Tensor) -> None:
         """Set parameters from a first batch of variables, shape ``(*batch, dim)``.
 
@@ -59,7 +83,7 @@ class Layer(Flow):
 
 
 def passes(count: int) -> str:
-    """What running a network ``count`` times is called in ``forward_cost`` and its like."""
+    """The ``forward_cost`` or ``inverse_cost`` of running a network ``count`` times."""
     return "1 pass" if count == 1 else f"{count} passes"
 
 
@@ -72,6 +96,15 @@ def required_context(part: nn.Module, context: Tensor | None) -> Tensor:
     if context is None:
         raise ValueError(f"{type(part).__name__} needs a context, got None.")
     return context
+
+
+def own_context(part: nn.Module, context: Tensor | None) -> Tensor | None:
+    """The context for a part of a flow that reads one, ``None`` for one that does not.
+
+    Raises:
+        ValueError: the part reads a context, and it is ``None``.
+    """
+    return None if part.context_dim is None else required_context(part, context)
 
 
 def broadcast_batch(x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

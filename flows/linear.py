@@ -1,4 +1,4 @@
-"""State-conditioned linear map: a linear layer that also turns and shears."""
+"""State-conditioned linear map with a full matrix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maxentflow.flows.bounded import bounded, check_bound
-from maxentflow.flows.layer import Layer, required_context
+from maxentflow.flows.layer import Layer, own_context
 from maxentflow.flows.mlp import context_network
 
 __all__ = ["StateLinear"]
@@ -68,9 +68,7 @@ class StateLinear(Layer):
     def _factors(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """L without its ones, U with its diagonal, and that diagonal's logarithms."""
         assert self.dim is not None
-        if self.context_dim is not None:
-            context = required_context(self, context)
-        raw = self.net(context).unflatten(-1, (self.dim, self.dim))
+        raw = self.net(own_context(self, context)).unflatten(-1, (self.dim, self.dim))
         log_diagonal = bounded(raw.diagonal(dim1=-2, dim2=-1), self.max_log_scale)
         return raw.tril(-1), raw.triu(1) + log_diagonal.exp().diag_embed(), log_diagonal
 

@@ -50,17 +50,32 @@ def initialize_weight(weight: Tensor, init: Initialization) -> None:
 
 
 class Linear(nn.Linear):
-    """:class:`torch.nn.Linear` whose ``reset_parameters`` keeps the chosen initialisation."""
+    """:class:`torch.nn.Linear` whose ``reset_parameters`` keeps the chosen initialisation.
+
+    Of inputs that are always zero but for ``fan_in`` of them, PyTorch's bounds for so many are
+    used.
+    """
 
     def __init__(
-        self, in_features: int, out_features: int, init: Initialization = "default"
+        self,
+        in_features: int,
+        out_features: int,
+        init: Initialization = "default",
+        fan_in: int | None = None,
     ) -> None:
         self.init = init
+        self.fan_in = fan_in or in_features
         super().__init__(in_features, out_features)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
         initialize_weight(self.weight, self.init)
+        if self.fan_in != self.in_features:
+            scale = math.sqrt(self.in_features / self.fan_in)
+            with torch.no_grad():
+                self.bias.mul_(scale)
+                if self.init == "default":
+                    self.weight.mul_(scale)
 
 
 class Swish(nn.Module):
@@ -87,7 +102,7 @@ class Swish(nn.Module):
         return (self.beta * x).sigmoid_() * x
 
 
-class Dropout(nn.Module):
+class Dropout(nn.Dropout):
     """Dropout whose mask is a hash of the entries' positions, seeded anew for each mask.
 
     Drawing a random number for each entry, one after the other, is what makes dropout slow on a
@@ -109,10 +124,9 @@ class Dropout(nn.Module):
     """
 
     def __init__(self, p: float) -> None:
-        super().__init__()
         if not 0.0 <= p < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {p}.")
-        self.p = p
+        super().__init__(p)
         threshold = min(round(p * 2**16), 2**16 - 1)  # of 2**16, how many are dropped
         self._active = threshold > 0
         self._last_dropped = threshold - 2**15 - 1
@@ -141,37 +155,49 @@ def _random_int16(rows: int, columns: int, device: torch.device) -> Tensor:
     start, key = torch.randint(
         _INT32.min, _INT32.max, (2,), dtype=torch.int32, device=device
     ).unbind()
-    within = torch.arange(columns, dtype=torch.int32, device=device).mul_(_WEYL)
-    before = torch.arange(rows, dtype=torch.int32, device=device).mul_(columns).mul_(_WEYL)
+    within = _multiples(_WEYL, columns, device)
+    before = _multiples(_WEYL * columns, rows, device)
     bits = (before + start).unsqueeze(-1) + within
     bits = bits.bitwise_xor_(bits >> 16).mul_(0x7FEB352D).bitwise_xor_(key)
     bits = bits.bitwise_xor_(bits >> 15).mul_(0x846CA68B - 2**32)
     return bits.bitwise_right_shift_(16)
 
 
-_ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
+def _multiples(step: int, count: int, device: torch.device) -> Tensor:
+    """``0, step, 2 * step, ...`` modulo 2**32, as int32.
+
+    Computed in 64 bits and then cut, since Inductor writes multiples of an index as signed C++
+    integers: where these overflow, the C++ compiler may assume that the loop ends before, and
+    what it makes of that writes outside its buffers. The mask keeps Inductor from taking the cut
+    into the index.
+    """
+    multiples = torch.arange(count, device=device).mul_(step)
+    return multiples.bitwise_and_(2**32 - 1).to(torch.int32)
+
+
+_ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
     "swish": Swish,
     # In place, since only a linear layer or a LayerNorm comes before it, and neither needs what it
     # gave: with thousands of rows, fresh memory costs several times the arithmetic.
-    "relu": lambda width: nn.ReLU(inplace=True),
-    "silu": lambda width: nn.SiLU(),
-    "tanh": lambda width: nn.Tanh(),
-    "elu": lambda width: nn.ELU(),
-    "gelu": lambda width: nn.GELU(),
+    "relu": lambda *shape: nn.ReLU(inplace=True),
+    "silu": lambda *shape: nn.SiLU(),
+    "tanh": lambda *shape: nn.Tanh(),
+    "elu": lambda *shape: nn.ELU(),
+    "gelu": lambda *shape: nn.GELU(),
 }
 
 
-def make_activation(activation: Activation, width: int) -> nn.Module:
-    """The activation for a layer of some width.
+def make_activation(activation: Activation, *shape: int) -> nn.Module:
+    """The activation for a layer whose units have a shape, the width last.
 
     Raises:
         ValueError: an unknown name.
     """
     if not isinstance(activation, str):
-        return activation(width)
+        return activation(shape[-1])
     if activation not in _ACTIVATIONS:
         raise ValueError(f"Unknown activation {activation!r}; known: {', '.join(_ACTIVATIONS)}.")
-    return _ACTIVATIONS[activation](width)
+    return _ACTIVATIONS[activation](*shape)
 
 
 class MLP(nn.Sequential):
@@ -185,6 +211,8 @@ class MLP(nn.Sequential):
         layer_norm: normalise before each activation.
         dropout: probability of dropping a hidden unit, in training mode.
         init: initialisation of every weight matrix; biases are PyTorch's default.
+        fan_in: how many entries of the input are not always zero; all by default. The first layer
+            is initialised for so many.
 
     Raises:
         ValueError: an unknown activation or initialisation, a width below 1, a dropout outside
@@ -206,6 +234,7 @@ class MLP(nn.Sequential):
         layer_norm: bool = False,
         dropout: float = 0.0,
         init: Initialization = "default",
+        fan_in: int | None = None,
     ) -> None:
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}.")
@@ -217,14 +246,14 @@ class MLP(nn.Sequential):
         modules: list[nn.Module] = []
         width_in = in_features
         for width in hidden:
-            modules.append(Linear(width_in, width, init))
+            modules.append(Linear(width_in, width, init, None if modules else fan_in))
             if layer_norm:
                 modules.append(nn.LayerNorm(width))
             modules.append(make_activation(activation, width))
             if dropout:
                 modules.append(Dropout(dropout))
             width_in = width
-        modules.append(Linear(width_in, out_features, init))
+        modules.append(Linear(width_in, out_features, init, None if modules else fan_in))
         super().__init__(*modules)
 
     @property

@@ -1,4 +1,4 @@
-"""normflows' layers inside our flows."""
+"""Adapter for the layers of normflows; all private names of normflows are used here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from normflows.flows.residual import batch_jacobian
 from normflows.nets.lipschitz import InducedNormLinear
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from maxentflow.flows.act_norm import mean_and_deviation
 from maxentflow.flows.layer import Layer, broadcast_batch, passes, required_context
@@ -51,6 +50,9 @@ _REFUSED = {
     nf.MetropolisHastings: "is a random transition and has no inverse",
     nf.HamiltonianMonteCarlo: "is a random transition and has no inverse",
 }
+
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class NormflowsLayer(Layer):
@@ -119,6 +121,10 @@ class NormflowsLayer(Layer):
         self.is_volume_preserving = self.is_linear and _is_volume_preserving(flow)
         self.forward_cost, self.inverse_cost = _costs(flow)
 
+    @property
+    def label(self) -> str:
+        return f"{type(self).__name__}({type(self.flow).__name__})"
+
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Let each ``ActNorm`` set itself from a batch of variables, shape ``(*batch, dim)``.
@@ -174,7 +180,7 @@ def _reason_to_refuse(flow: nf.Flow) -> str | None:
     if isinstance(flow, _COUPLED_SPLINES) and flow.prqct.tails is None:
         return "with tails=None maps the unit interval only"
     for module in flow.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _BATCH_NORMS):
             return (
                 f"contains a {type(module).__name__}: rows would depend on the rest of the batch"
             )
@@ -211,7 +217,7 @@ def _costs(flow: nf.Flow) -> tuple[str, str]:
 
 
 def _event_shape(flow: nf.Flow) -> tuple[int, ...] | None:
-    """What the layer itself says of its variable's shape."""
+    """The shape of one variable, where the layer knows it."""
     if isinstance(flow, nf.GlowBlock):
         return tuple(flow.flows[-1].s.shape[1:])
     if isinstance(flow, nf.Invertible1x1Conv):

@@ -42,6 +42,9 @@ class Permutation(Layer):
         self.register_buffer("order", torch.tensor(entries))
         self.register_buffer("inverse_order", torch.argsort(self.order))
 
+    def keeps_box(self, bound: float) -> bool:
+        return True
+
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return z.index_select(-1, self.order), z.new_zeros(z.shape[:-1])
 

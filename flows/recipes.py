@@ -1,9 +1,9 @@
 """The architectures that :func:`~maxentflow.flows.build` knows by name.
 
-Their defaults are for agents. What limits slopes (``max_log_scale``, ``min_bin``, ``min_slope``)
-is tighter than in the layers, and mixtures start as the identity (``spread``): a soft Q that may
-be as steep as a density model's is not learned by regression on its own values. Density models
-want the layers' own values.
+Their defaults are for agents. The limits on slopes (``max_log_scale``, ``min_bin``, ``min_slope``)
+are tighter than in the layers, and mixtures start as the identity (``spread``): regression on its
+own values does not learn a soft Q that may be as steep as a density model. Density models want the
+layers' own values.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def maf(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any) -> li
 
 @register("iaf", **_MASKED_NETWORK, **_AFFINE)
 def iaf(dim: int, obs_dim: int | None, *, blocks: int = 2, **options: Any) -> list[Layer]:
-    """Inverse autoregressive flow: the layers of "maf" turned round, fast to act."""
+    """Inverse autoregressive flow: "maf" with its directions exchanged, fast to act."""
     return [Inverse(layer) for layer in maf(dim, obs_dim, blocks=blocks, **options)]
 
 

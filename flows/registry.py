@@ -1,4 +1,4 @@
-"""Whole energy-based flows by name."""
+"""Build energy-based flows by the name of their architecture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from maxentflow.flows.base import Base, StandardNormal
 from maxentflow.flows.energy import EnergyBasedFlow
 from maxentflow.flows.gaussian_mixture import GaussianMixture
 from maxentflow.flows.layer import Layer
-from maxentflow.flows.permutation import Permutation
 from maxentflow.flows.scale import StateScale
 from maxentflow.flows.shift import RewardShift
 from maxentflow.flows.squash import SimplexSquash, TanhSquash
@@ -134,11 +133,11 @@ def build(
             scale, where layers of the recipe have one (``"glow"``).
         scale_hidden: hidden widths of the scale's network.
         shift_hidden: hidden widths of the shift's networks.
-        base: ``"normal"``, ``"mixture"``, ``"student-t"``, ``"uniform"``, or a base of one's own.
-            The uniform has edges: it goes without a scale, with layers that map its box onto
-            itself (recipes of splines with ``bound=1.0``) and ``squash="none"``.
+        base: ``"normal"``, ``"mixture"``, ``"student-t"``, ``"uniform"``, or a base.
+            The uniform is zero outside a box: it goes without a scale, with layers that map the
+            box onto itself (recipes of splines with ``bound=1.0``) and ``squash="none"``.
         squash: ``"tanh"``, so that actions lie in (-1, 1); ``"simplex"``, so that they are shares
-            of a whole; ``"none"``; or a layer of one's own.
+            of a whole; ``"none"``; or a layer.
         dropout_per_head: a dropout mask for each head, see :class:`EnergyBasedFlow`.
         recipe_options: options of the recipe, see :func:`options`.
 
@@ -168,13 +167,17 @@ def build(
     dim = action_dim if last is None or last.image_dim is None else last.dim
     prior = _by_name("base", base, BASES, dim, obs_dim)
     layers: list[Layer] = []
-    if log_sigma is not None and not isinstance(prior, Uniform):
+    if log_sigma is not None and prior.bound is None:
         layers.append(StateScale(dim, obs_dim, bounds=log_sigma, hidden=scale_hidden))
     layers += recipe(dim, obs_dim, **{**shared, **recipe_options})
     if last is not None:
         layers.append(last)
-    if isinstance(prior, Uniform):
-        _check_box(name, prior, layers)
+    if prior.bound is not None and not all(layer.keeps_box(prior.bound) for layer in layers):
+        raise ValueError(
+            f"A {type(prior).__name__} base goes with layers that map its box onto itself, "
+            f"recipes of splines with bound={prior.bound}, and with squash='none'; flow {name!r} "
+            "as given does not."
+        )
     flow = EnergyBasedFlow(
         base=prior,
         layers=layers,
@@ -202,7 +205,7 @@ def _recipe(name: str) -> tuple[Recipe, dict[str, Any]]:
 
 
 def _by_name(kind: str, choice: Any, known: Mapping[str, Any], *sizes: int | None) -> Any:
-    """A part of one's own as it is, one of those known by name made to size."""
+    """The part itself if it is one, or the part of that name made to size."""
     if not isinstance(choice, str):
         return choice
     if choice not in known:
@@ -241,17 +244,3 @@ def _fits(value: Any, default: Any) -> bool:
     if isinstance(default, tuple):
         return isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value)
     return True
-
-
-def _check_box(name: str, base: Uniform, layers: Sequence[Layer]) -> None:
-    """A density with edges must have them where the actions end."""
-    onto_itself = all(
-        isinstance(layer, Permutation)
-        or getattr(getattr(layer, "function", None), "bound", None) == base.bound
-        for layer in layers
-    )
-    if not onto_itself:
-        raise ValueError(
-            "A uniform base goes with layers that map its box onto itself, recipes of splines "
-            f"with bound={base.bound}, and with squash='none'; flow {name!r} as given does not."
-        )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maxentflow.flows.layer import Layer, required_context
+from maxentflow.flows.layer import Layer, own_context
 from maxentflow.flows.mlp import context_network
 
 __all__ = ["StateScale"]
@@ -67,10 +67,8 @@ class StateScale(Layer):
 
     def log_sigma(self, context: Tensor | None = None) -> Tensor:
         """The bounded log-scale, shape ``(*batch, dim)``, or ``(dim,)`` without a context."""
-        if self.context_dim is not None:
-            context = required_context(self, context)
         low, high = self.bounds
-        return low + 0.5 * (high - low) * (torch.tanh(self.net(context)) + 1)
+        return low + 0.5 * (high - low) * (torch.tanh(self.net(own_context(self, context))) + 1)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_sigma = self.log_sigma(context)

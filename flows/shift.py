@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from maxentflow.flows.mlp import Initialization, Swish, initialize_weight
+from maxentflow.flows.batched_mlp import BatchedMLP
+from maxentflow.flows.mlp import Initialization
 
 __all__ = ["RewardShift"]
-
-
-class BatchedLinear(nn.Module):
-    """One affine map per head, run as a single batched product on ``(heads, rows, features)``."""
-
-    def __init__(
-        self, heads: int, in_features: int, out_features: int, init: Initialization
-    ) -> None:
-        super().__init__()
-        self.init = init
-        self.weight = nn.Parameter(torch.empty(heads, in_features, out_features))
-        self.bias = nn.Parameter(torch.empty(heads, 1, out_features))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        bound = 1 / math.sqrt(self.weight.shape[1])
-        nn.init.uniform_(self.bias, -bound, bound)
-        with torch.no_grad():
-            for weight in self.weight:
-                initialize_weight(weight.T, self.init)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.weight.shape[-1] == 1:  # a batched product of vectors is slow in BLAS
-            return (x * self.weight.mT).sum(-1, keepdim=True) + self.bias
-        return torch.baddbmm(self.bias, x, self.weight)
 
 
 class RewardShift(nn.Module):
@@ -76,16 +50,8 @@ class RewardShift(nn.Module):
             )
         self.context_dim = context_dim
         self.heads = heads
-        modules: list[nn.Module] = []
-        width_in = context_dim
-        for width in hidden:
-            modules.append(BatchedLinear(heads, width_in, width, init))
-            modules.append(Swish(heads, 1, width))
-            width_in = width
-        modules.append(BatchedLinear(heads, width_in, 1, init))
-        self.net = nn.Sequential(*modules)
+        self.net = BatchedMLP(heads, context_dim, 1, hidden=hidden, init=init)
 
     def forward(self, context: Tensor) -> Tensor:
         """The shifts, shape ``(*batch, heads)``, of a context ``(*batch, context_dim)``."""
-        rows = context.reshape(1, -1, self.context_dim).expand(self.heads, -1, -1)
-        return self.net(rows).squeeze(-1).T.reshape(*context.shape[:-1], self.heads)
+        return self.net(context).squeeze(-2)

@@ -130,6 +130,9 @@ class ElementwiseSpline(Elementwise):
         self.bound = check_bound("bound", bound)
         self.parameters_per_entry = 3 * bins - 1
 
+    def keeps_box(self, bound: float) -> bool:
+        return self.bound <= bound
+
     def forward(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         return rational_quadratic_spline(z, parameters, self.bound, inverse=True, **self.limits)
 

@@ -1,4 +1,4 @@
-"""Squashes: the last layer, from the real line into what actions may be."""
+"""Squashes: last layers that map the real line into the bounds of the actions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _check_margin(margin: float) -> float:
 
 
 class TanhSquash(Layer):
-    r"""Elementwise :math:`x = \tanh z`, into (-1, 1), or into bounds of one's own.
+    r"""Elementwise :math:`x = \tanh z`, into (-1, 1), or into given bounds.
 
     .. math::
         x_i = \tfrac{h_i + l_i}{2} + \tfrac{h_i - l_i}{2} \tanh z_i, \qquad

@@ -37,7 +37,7 @@ class Uniform(Base):
         if dim < 1:
             raise ValueError(f"Uniform needs dim >= 1, got {dim}.")
         self.dim = dim
-        self.bound = check_bound("bound", bound)
+        self.bound: float = check_bound("bound", bound)
         # Follows the module's dtype and device; not a parameter of the density.
         self.register_buffer("_mode", torch.zeros(dim), persistent=False)
 

@@ -69,16 +69,16 @@ def test_additive_coupling_adds_the_conditioners_output() -> None:
     assert largest(layer(z, context)[0][:, 1:] - (z + shift)[:, 1:]) <= 1e-12
 
 
-def test_additive_coupling_without_a_context_has_a_network_of_what_passes() -> None:
+def test_additive_coupling_without_a_context_is_the_same_formula() -> None:
     torch.manual_seed(0)
     layer = perturb(AdditiveCoupling(3, mask=[0, 1, 0])).double().eval()
-    z = uniform(5, 4, 3, bound=3)
-    expected = z + layer.net(z[..., 1:2]) @ torch.eye(3).double()[[0, 2]]
-    assert largest(layer(z)[0] - expected) <= 1e-12
+    z, mask = uniform(5, 4, 3, bound=3), torch.tensor([0.0, 1.0, 0.0]).double()
+    assert largest(layer(z)[0] - (z + (1 - mask) * layer.net(mask * z))) <= 1e-12
     z = uniform(5, 4, 1, bound=3)
-    assert torch.equal(AdditiveCoupling(1, mask="even")(z.float())[0], z.float())
-    odd = perturb(AdditiveCoupling(1, mask="odd")).double()
-    assert largest(odd(z)[0] - (z + odd.net.value)) == 0 < odd.net.value.abs().item()
+    assert torch.equal(AdditiveCoupling(1, mask="even").eval()(z.float())[0], z.float())
+    odd = perturb(AdditiveCoupling(1, mask="odd")).double().eval()
+    (shift,) = (odd(z)[0] - z).unique().round(decimals=12).unique()
+    assert shift != 0
 
 
 @pytest.mark.parametrize("bound", [0.5, 2.0])

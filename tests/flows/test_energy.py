@@ -9,13 +9,15 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import kstest
-from torch import Tensor
+from torch import Tensor, nn
 
 from maxentflow.flows import (
     ActNorm,
     AdditiveCoupling,
     Dropout,
     EnergyBasedFlow,
+    Inverse,
+    Layer,
     RewardShift,
     StandardNormal,
     StateScale,
@@ -27,6 +29,7 @@ from maxentflow.flows import (
 
 from .cases import (
     FLOWS,
+    HIDDEN,
     MIXED,
     SMOOTH,
     FlowCase,
@@ -254,6 +257,35 @@ def test_batches_of_actions_and_observations_broadcast(
     assert largest(log_prob - expected_log_prob) <= 1e-12
 
 
+class Noisy(Layer):
+    """A random shift, without a module that anybody could know: it says so itself."""
+
+    is_linear = is_volume_preserving = True
+    is_stochastic = True
+
+    def noise(self, x: Tensor) -> Tensor:
+        return torch.rand_like(x)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return z + self.noise(z), z.new_zeros(z.shape[:-1])
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x - self.noise(x), x.new_zeros(x.shape[:-1])
+
+
+class Dropping(Noisy):
+    """The same by torch's dropout, which a layer need not mention."""
+
+    is_stochastic = Layer.is_stochastic
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def noise(self, x: Tensor) -> Tensor:
+        return self.drop(torch.ones_like(x))
+
+
 class TestDropoutPerHead:
     """In training, heads see dropout masks of their own, and V none at all."""
 
@@ -294,6 +326,16 @@ class TestDropoutPerHead:
         expected = flow.eval().value(self.observation)
         assert largest(in_training - expected) <= 1e-12
         assert largest(value_in_training - expected) <= 1e-12
+
+    @pytest.mark.parametrize("kind", ["torch's dropout", "noise of its own", "turned round"])
+    def test_a_layer_of_ones_own_has_a_pass_for_each_head(self, kind: str) -> None:
+        layer: Layer = Noisy() if kind == "noise of its own" else Dropping()
+        if kind == "turned round":
+            layer = Inverse(Noisy())
+        shift = RewardShift(3, 2, hidden=HIDDEN)
+        flow = EnergyBasedFlow(StandardNormal(2), [layer], temperature=0.5, shift=shift).double()
+        first, second = self.log_probs(flow.train()).unbind(-1)
+        assert largest(first - second) > 1e-3
 
     @over_dropout
     @pytest.mark.parametrize("heads", [0, 1])

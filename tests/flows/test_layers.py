@@ -133,3 +133,20 @@ def test_a_batch_gives_what_its_rows_give(name: str) -> None:
             row, row_log_det = layer(z[i, j], context[i, j])
             assert largest(x[i, j] - row) <= 1e-12
             assert largest(log_det[i, j] - row_log_det) <= 1e-12
+
+
+def test_a_layer_that_keeps_a_box_maps_it_onto_itself(name: str) -> None:
+    torch.manual_seed(0)
+    dim = fitting_dim(name, 3)
+    layer = perturb(LAYERS[name](dim, 3)).double().eval()
+    splines, permutes = "Spline" in name, name.startswith("Permutation")
+    ours = not name.startswith("normflows-")
+    assert layer.keeps_box(3.0) == (ours and (splines or permutes))
+    assert layer.keeps_box(2.9) == permutes
+    if layer.keeps_box(3.0):
+        corners = torch.cartesian_prod(*[torch.tensor([-3.0, 0.5, 3.0]).double()] * dim)
+        for direction in (layer.forward, layer.inverse):
+            y, _ = direction(corners, torch.randn(len(corners), 3).double())
+            assert y.abs().max() <= 3 + 1e-12
+            on_a_side = ((y.abs() - 3).abs() <= 1e-9).sum()
+            assert on_a_side == (corners.abs() == 3).sum()

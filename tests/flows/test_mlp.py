@@ -208,3 +208,15 @@ def test_wrong_options_are_refused(options: dict, message: str) -> None:
 def test_empty_inputs_and_outputs_are_refused(sizes: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="An MLP needs sizes of at least 1"):
         MLP(*sizes)
+
+
+@pytest.mark.parametrize("init", ["default", "orthogonal", "zero"])
+def test_a_first_layer_for_few_inputs_is_drawn_as_a_small_layer_is(init):
+    """Of five inputs two are used: bounds, or norms of columns, are those of two."""
+    wide = MLP(5, 4, hidden=(1000,), init=init, fan_in=2).first
+    narrow = MLP(2, 4, hidden=(1000,), init=init).first
+    bound = 1 / math.sqrt(2)
+    for layer in (wide, narrow):
+        assert 0.95 * bound < layer.bias.abs().max() <= bound
+    for ours, theirs in zip(wide.weight.T[:2], narrow.weight.T, strict=True):
+        assert ours.norm().item() == pytest.approx(theirs.norm().item(), rel=0.05)

@@ -8,9 +8,9 @@ from tensordict import TensorDict
 from tensordict.nn import InteractionType, set_interaction_type
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from maxentflow.flows import Dropout, FlowPolicy, options, registered
+from maxentflow.flows import CategoricalEnergy, Dropout, FlowPolicy, options, registered
 
-from .cases import largest, make_flow, perturb, uniform
+from .cases import HIDDEN, largest, make_flow, perturb, uniform
 
 over_registered = pytest.mark.parametrize("name", registered())
 over_batches = pytest.mark.parametrize("batch", [(), (5,), (2, 3)])
@@ -132,3 +132,27 @@ def test_observations_of_another_size_are_refused() -> None:
     data = TensorDict(observation=torch.zeros(5, 4), batch_size=[5])
     with pytest.raises(ValueError, match=r"observation must have shape \(\*batch, 3\)"):
         make_policy("additive")(data)
+
+
+class TestCategorical:
+    model = CategoricalEnergy(4, 3, temperature=0.5, hidden=HIDDEN)
+
+    def test_random_acting_samples(self) -> None:
+        policy, data = FlowPolicy(self.model), observations(2, 3).float()
+        torch.manual_seed(1)
+        out = policy(data)
+        torch.manual_seed(1)
+        action, log_prob = self.model.sample(data["observation"])
+        assert torch.equal(out["action"], action)
+        assert torch.equal(out["action_log_prob"], log_prob)
+
+    @pytest.mark.parametrize("kind", DETERMINISTIC)
+    def test_deterministic_acting_takes_the_most_likely_action(
+        self, kind: InteractionType
+    ) -> None:
+        policy, data = FlowPolicy(self.model), observations(5).float()
+        with set_interaction_type(kind):
+            out = policy(data)
+        log_probs = self.model.log_probs(data["observation"])
+        assert torch.equal(out["action"], log_probs.argmax(-1))
+        assert torch.equal(out["action_log_prob"], log_probs.amax(-1))

@@ -12,7 +12,7 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from maxentflow.flows import RewardShift, Swish
-from maxentflow.flows.shift import BatchedLinear
+from maxentflow.flows.batched_mlp import BatchedLinear
 
 from .cases import BATCHES, SEEDS, largest, perturb, quick, uniform
 
