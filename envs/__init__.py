@@ -2,7 +2,19 @@
 
 import gymnasium as gym
 
-from maxentflow.envs.make import make, make_single, make_torchrl, restore, states
+from maxentflow.envs.make import (
+    Task,
+    check_vector,
+    is_resumable,
+    like,
+    make,
+    make_single,
+    make_torchrl,
+    restore,
+    states,
+    task_class,
+    task_id,
+)
 from maxentflow.envs.multigoal import GOALS, MultiGoalEnv
 from maxentflow.envs.resumable import Resumable
 
@@ -10,11 +22,17 @@ __all__ = [
     "GOALS",
     "MultiGoalEnv",
     "Resumable",
+    "Task",
+    "check_vector",
+    "is_resumable",
+    "like",
     "make",
     "make_single",
     "make_torchrl",
     "restore",
     "states",
+    "task_class",
+    "task_id",
 ]
 
 gym.register(

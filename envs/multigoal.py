@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GOALS", "MultiGoalEnv"]
+__all__ = ["GOALS", "MultiGoalEnv", "Rollouts"]
+
+Act = Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]]
 
 GOALS = np.array([[5.0, 0.0], [-5.0, 0.0], [0.0, 5.0], [0.0, -5.0]])
 """The goals' positions, shape (4, 2)."""
@@ -39,6 +44,18 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         >>> observation.shape, info["goal"]
         ((2,), -1)
     """
+
+    preset: ClassVar[dict[str, Any]] = {
+        "total_steps": 4_000,
+        "warmup_steps": 1_000,
+        "temperature": 2.5,
+        "tau": 0.0005,
+        "gamma": 0.9,
+        "log_sigma": (-2.0, 1.0),
+        "max_episode_steps": 40,
+    }
+    """Training defaults: the paper's, but for when episodes are truncated, which it does not say;
+    see benchmarks/README.md."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
@@ -85,18 +102,108 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         canvas = FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1), xlim=(-7, 7), ylim=(-7, 7), xticks=[], yticks=[])
         for goal in GOALS:
-            axes.add_artist(_disc(goal))
+            axes.add_artist(_disc(goal, color="tab:green", alpha=0.4))
         path = np.array(self._path)
         axes.plot(path[:, 0], path[:, 1], color="tab:blue", linewidth=1)
         axes.plot(path[-1, 0], path[-1, 1], "o", color="tab:red", markersize=6)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
+    @staticmethod
+    def summary(act: Act, path: Path, value: Act | None = None) -> str:
+        """Draw sampled episodes, over the contour of the soft value if there is one.
+
+        Args:
+            act: samples actions ``(n, 2)`` for observations ``(n, 2)``.
+            path: where the figure goes.
+            value: the soft values ``(n,)`` of observations ``(n, 2)``.
+
+        Returns:
+            How many of the episodes end at each goal, as a sentence.
+        """
+        rollouts = Rollouts.sample(act, 100)
+        rollouts.draw(path, value)
+        shares = ", ".join(
+            f"({goal[0]:+.0f}, {goal[1]:+.0f}) {(rollouts.goals == index).mean():.0%}"
+            for index, goal in enumerate(GOALS)
+        )
+        return f"Sampled episodes that end at each goal: {shares}"
+
     def _observation(self) -> NDArray[np.float32]:
         return self._path[-1].astype(np.float32)
 
 
-def _disc(centre: NDArray[np.float64]) -> Any:
+@dataclass(frozen=True)
+class Rollouts:
+    """Episodes of MultiGoal: each path ``(steps + 1, 2)``, and the goal reached or -1."""
+
+    paths: list[NDArray[np.float64]]
+    goals: NDArray[np.int64]
+
+    @classmethod
+    def sample(cls, act: Act, episodes: int, seed: int = 0) -> Rollouts:
+        """Episodes from the start, to a goal or for 1,000 steps.
+
+        Args:
+            act: actions ``(n, 2)`` for observations ``(n, 2)``.
+            episodes: how many.
+            seed: episode ``i`` starts from ``seed + i``.
+
+        Example:
+            >>> rollouts = Rollouts.sample(lambda x: np.tile([0.0, 1.0], (len(x), 1)), 2)
+            >>> rollouts.goals, rollouts.paths[1].shape
+            (array([2, 2]), (5, 2))
+        """
+        plane = [MultiGoalEnv() for _ in range(episodes)]
+        starts = [env.reset(seed=seed + index)[0] for index, env in enumerate(plane)]
+        paths, goals = [[start] for start in starts], np.full(episodes, -1)
+        alive = list(range(episodes))
+        for _ in range(1_000):
+            if not alive:
+                break
+            # All of them, also those that are over: a sampler's random numbers then do not
+            # depend on who is.
+            actions = act(np.stack([path[-1] for path in paths]))
+            for index in list(alive):
+                observation, _, reached, _, info = plane[index].step(actions[index])
+                paths[index].append(observation)
+                if reached:
+                    goals[index] = info["goal"]
+                    alive.remove(index)
+        return cls([np.array(path) for path in paths], goals)
+
+    def draw(self, path: Path, value: Act | None = None) -> None:
+        """Write a figure of the paths, over the contour of a value if there is one.
+
+        Raises:
+            ValueError: it cannot be written.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.2, 4.4), layout="constrained")
+        axes = figure.subplots()
+        if value is None:
+            axes.set_facecolor("0.3")
+        else:
+            grid = np.linspace(-7, 7, 141, dtype=np.float32)
+            x, y = np.meshgrid(grid, grid)
+            heights = value(np.stack([x, y], -1).reshape(-1, 2)).reshape(x.shape)
+            contour = axes.contourf(x, y, heights, levels=24, cmap="viridis")
+            figure.colorbar(contour, ax=axes, label="soft value V(s)")
+        for trajectory in self.paths:
+            axes.plot(*trajectory.T, color="white", alpha=0.45, linewidth=0.7)
+        for goal in GOALS:
+            axes.add_patch(_disc(goal, fill=False, color="tab:red", linewidth=1.5))
+        axes.set(xlim=(-7, 7), ylim=(-7, 7), aspect="equal", xlabel="x", ylabel="y")
+        axes.set_title(f"MultiGoal: {len(self.paths)} sampled episodes")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=150)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"Cannot write the figure {path}: {error}.") from error
+
+
+def _disc(centre: NDArray[np.float64], **style: Any) -> Any:
     from matplotlib.patches import Circle
 
-    return Circle((centre[0], centre[1]), 1.0, color="tab:green", alpha=0.4)
+    return Circle((centre[0], centre[1]), 1.0, **style)

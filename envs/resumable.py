@@ -19,9 +19,13 @@ class Resumable(gym.Wrapper):
     only source of chance is gymnasium's ``np_random`` and that carry nothing else from one
     episode to the next, as gymnasium's own and those of this package.
 
+    An episode without an end would be an endless list of actions. They are noted up to a limit,
+    after which the episode has no state that could be saved.
+
     Args:
         env: the environment.
         seed: seed of the first reset, where that does not bring one.
+        max_actions: how many actions of an episode are noted.
 
     Example:
         >>> env = Resumable(gym.make("maxentflow/MultiGoal-v0"))
@@ -35,9 +39,13 @@ class Resumable(gym.Wrapper):
         True
     """
 
-    def __init__(self, env: gym.Env[Any, Any], seed: int | None = None) -> None:
+    def __init__(
+        self, env: gym.Env[Any, Any], seed: int | None = None, max_actions: int = 100_000
+    ) -> None:
         super().__init__(env)
         self._seed = seed
+        self._max_actions = max_actions
+        self._length = 0
         self._start: dict[str, Any] | None = None
         self._actions: list[Any] = []
 
@@ -52,11 +60,16 @@ class Resumable(gym.Wrapper):
         generator = None if seed is not None else self.unwrapped.np_random.bit_generator.state
         self._start = {"seed": seed, "generator": generator, "options": options}
         self._actions = []
+        self._length = 0
         return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         action = np.array(action, dtype=self.action_space.dtype)
-        self._actions.append(action)
+        self._length += 1
+        if self._length <= self._max_actions:
+            self._actions.append(action)
+        else:
+            self._actions = []
         return super().step(action)
 
     def state(self) -> dict[str, Any]:
@@ -64,9 +77,15 @@ class Resumable(gym.Wrapper):
 
         Raises:
             RuntimeError: before the first reset.
+            ValueError: the episode is longer than ``max_actions``.
         """
         if self._start is None:
             raise RuntimeError("The environment has no state before its first reset.")
+        if self._length > self._max_actions:
+            raise ValueError(
+                f"An episode of {self._length} steps is too long for its state to be saved; give "
+                "the task a time limit."
+            )
         return {**self._start, "actions": [action.tolist() for action in self._actions]}
 
     def restore(self, state: dict[str, Any]) -> Any:

@@ -1,13 +1,21 @@
 """TorchRL loss modules for maximum-entropy objectives."""
 
 from maxentflow.objectives.maximum_likelihood import DensityModel, MaximumLikelihoodLoss
-from maxentflow.objectives.polyak import PolyakUpdate
 from maxentflow.objectives.soft_bellman import SoftBellmanLoss, SoftValueModel
+from maxentflow.objectives.updaters import (
+    DelayedUpdate,
+    PolyakUpdate,
+    UpdaterChain,
+    WeightAverage,
+)
 
 __all__ = [
+    "DelayedUpdate",
     "DensityModel",
     "MaximumLikelihoodLoss",
     "PolyakUpdate",
     "SoftBellmanLoss",
     "SoftValueModel",
+    "UpdaterChain",
+    "WeightAverage",
 ]

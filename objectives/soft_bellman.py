@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
@@ -22,10 +22,8 @@ __all__ = ["SoftBellmanLoss", "SoftValueModel"]
 class SoftValueModel(Protocol):
     """What :class:`SoftBellmanLoss` asks of a model, an :class:`torch.nn.Module`.
 
-    Two further methods are used where they are there: ``q_and_value(action, observation)``, both
-    in one pass, and ``value_module()``, a module with the same ``value`` and no parameters beyond
-    those it needs, which is then all that the target copies. With an attribute ``temperature``
-    the loss reports the entropy.
+    A method ``q_and_value(action, observation)``, which gives both in one pass, is used where it
+    is there. With an attribute ``temperature`` the loss reports the entropy.
     """
 
     def q_value(self, action: Tensor, observation: Tensor) -> Tensor:
@@ -68,7 +66,7 @@ class SoftBellmanLoss(LossModule):
 
     The loss works on a view of the model that shares its parameters: ``loss.train()`` and
     ``loss.eval()`` switch dropout for the regression, and leave the model you act with as it is.
-    The target is always in evaluation mode, and copies only what ``value`` uses.
+    The target is always in evaluation mode.
 
     Output, means over batch and heads unless ``reduction="none"``: ``"loss"``, and detached
     ``"q"``, ``"value"``, ``"target"``, ``"td_error"`` (absolute) and ``"entropy"``, the mean of
@@ -147,7 +145,6 @@ class SoftBellmanLoss(LossModule):
     network_params: TensorDictParams
     target_network_params: TensorDictParams
     value_network: _MinimumValue
-    target_value_network_params: TensorDictParams
 
     def __init__(
         self,
@@ -179,32 +176,16 @@ class SoftBellmanLoss(LossModule):
         self.use_prioritized_weights = use_prioritized_weights
         self.temperature: float | None = getattr(model, "temperature", None)
 
-        online = _QAndValue(shared_copy(model))
-        valued = _MinimumValue(shared_copy(getattr(model, "value_module", lambda: model)()))
-        names = {id(entry): key for key, entry in _entries(online)}
-        foreign = [key for key, entry in _entries(valued) if id(entry) not in names]
-        if foreign:
-            raise ValueError(
-                f"value_module of {type(model).__name__} has parameters that the model lacks: "
-                f"{', '.join('.'.join(key[1:]) for key in foreign)}."
-            )
-        self._value_names = {key: names[id(entry)] for key, entry in _entries(valued)}
-        self.convert_to_functional(online, "network")
-        self.__dict__["value_network"] = valued.eval()
-        target = TensorDictParams(self.value_network_params.data.clone(), no_convert=True)
-        target.to_module(self.value_network)
-        self.target_value_network_params = target
-        self._has_update_associated["value_network"] = False
+        self.convert_to_functional(
+            _QAndValue(shared_copy(model)), "network", create_target_params=True
+        )
+        # A module of its own, so that the target's parameters need not be installed each time.
+        value_network = _MinimumValue(shared_copy(model)).eval()
+        target = dict(self.named_children())["target_network_params"]  # without TorchRL's warning
+        cast(TensorDictParams, target).to_module(value_network)
+        self.__dict__["value_network"] = value_network
         self._forward_value_estimator_keys()
         self.train()
-
-    @property
-    def value_network_params(self) -> TensorDictBase:
-        """The online parameters that the value depends on, a part of ``network_params``."""
-        params = TensorDict()
-        for key, name in self._value_names.items():
-            params[key] = self.network_params[name]
-        return params
 
     def train(self, mode: bool = True) -> SoftBellmanLoss:
         """Set the mode of the regression's Q (dropout on or off); the target stays in eval."""
@@ -215,7 +196,7 @@ class SoftBellmanLoss(LossModule):
     def reset_parameters_recursive(self) -> None:
         """Draw new parameters for the model, and copy them to the target."""
         self._reset_module_parameters("network", self.network)
-        self.target_value_network_params.data.update_(self.value_network_params.data)
+        self.target_network_params.data.update_(self.network_params.data)
 
     def _forward_value_estimator_keys(self, **kwargs: Any) -> None:
         keys = self.tensor_keys
@@ -290,7 +271,7 @@ class SoftBellmanLoss(LossModule):
         with installed(self.network_params, self.network):
             q, value = self.network(action, observation)
         with torch.no_grad():
-            target_params = self.target_value_network_params
+            target_params = self.target_network_params
             with installed(target_params, self.value_network):
                 following = self.value_network(tensordict["next"].select(keys.observation))
             target = self.value_estimator.value_estimate(
@@ -317,19 +298,10 @@ class SoftBellmanLoss(LossModule):
             tensordict,
             out,
             "network_params",
-            "target_value_network_params",
+            "target_network_params",
         )
         return out
 
 
 def _under_next(key: NestedKey) -> NestedKey:
     return ("next", *key) if isinstance(key, tuple) else ("next", key)
-
-
-def _entries(module: nn.Module) -> list[tuple[tuple[str, ...], Tensor]]:
-    """Parameters and buffers with their nested names."""
-    named = (
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    )
-    return [(tuple(name.split(".")), entry) for name, entry in named]

@@ -2,19 +2,36 @@
 
 import copy
 import os
+import re
 import signal
+import subprocess
+import sys
 import warnings
+from pathlib import Path
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Sequence, Tuple
 from gymnasium.vector import AutoresetMode
 from torchrl.envs.utils import check_env_specs
 
 from maxentflow import flows
-from maxentflow.envs import make, make_single, make_torchrl
+from maxentflow.envs import (
+    MultiGoalEnv,
+    check_vector,
+    is_resumable,
+    like,
+    make,
+    make_single,
+    make_torchrl,
+    restore,
+    states,
+    task_class,
+    task_id,
+)
 
 PROBE = "probe/Probe-v0"
 MUJOCO = {  # sizes of the observation in v4 and v5, and of the action
@@ -213,9 +230,9 @@ def test_actions_without_finite_bounds_are_refused(low, high):
         make(PROBE, action_space=Box(low, high, (2,), np.float32))
 
 
-def test_discrete_observations_are_refused():
-    with pytest.raises(ValueError, match=rf"{PROBE} observes Discrete\(5\); a Box"):
-        make(PROBE, observation_space=Discrete(5))
+def test_observations_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match=rf"{PROBE} observes Sequence\(.*\); numbers are needed"):
+        make(PROBE, observation_space=Sequence(Discrete(2)))
 
 
 def test_discrete_actions_pass():
@@ -233,7 +250,8 @@ def pixels():
     ("space", "flat"),
     [
         (Box(-5.0, 5.0, (3,), np.float64), lambda seen: seen),
-        (pixels(), lambda seen: seen.ravel()),
+        (Discrete(4, start=1), lambda seen: np.eye(4)[seen - 1]),
+        (MultiDiscrete([2, 3]), lambda seen: [*np.eye(2)[seen[0]], *np.eye(3)[seen[1]]]),
         (Box(-5.0, 5.0, (), np.float32), lambda seen: [seen]),
         (
             Dict(a=Box(-5.0, 5.0, (2,), np.float64), b=pixels()),
@@ -244,7 +262,7 @@ def pixels():
             lambda seen: [*seen[0], *seen[1]],
         ),
     ],
-    ids=["float64", "image", "scalar", "dict", "tuple"],
+    ids=["float64", "discrete", "multi-discrete", "scalar", "dict", "tuple"],
 )
 def test_observations_become_one_float32_vector(space, flat):
     env = make(PROBE, 2, observation_space=space)
@@ -255,6 +273,145 @@ def test_observations_become_one_float32_vector(space, flat):
     np.testing.assert_array_equal(env.step(np.zeros((2, 1), np.float32))[0], expected)
     assert env.single_observation_space.dtype == np.float32
     assert env.observation_space.contains(observation)
+
+
+@pytest.mark.parametrize(
+    ("space", "dtype"),
+    [
+        (pixels(), np.uint8),
+        (Box(-5.0, 5.0, (2, 3), np.float64), np.float32),
+        (Box(-5, 5, (2,), np.int64), np.int64),
+    ],
+    ids=["image", "matrix", "integers"],
+)
+def test_boxes_keep_their_shape_and_integers_their_type(space, dtype):
+    env = make(PROBE, 2, observation_space=space)
+    observation, _ = env.reset(seed=0)
+    assert observation.dtype == env.single_observation_space.dtype == dtype
+    assert observation.shape == (2, *space.shape)
+    for row, single in zip(observation, env.envs, strict=True):
+        np.testing.assert_array_equal(row, single.unwrapped.seen.astype(dtype))
+
+
+def test_actions_that_mean_something_as_they_are_are_left_alone():
+    class Shares(Probe):
+        metadata: ClassVar = {"rescale_action": False}
+
+    space = Box(0.0, 5.0, (2,), np.float32)
+    env = make(lambda: Shares(action_space=space))
+    assert env.single_action_space == space
+    env.reset()
+    env.step(np.array([[1.0, 4.0]], np.float32))
+    np.testing.assert_array_equal(env.envs[0].unwrapped.received[0], [1.0, 4.0])
+
+
+# Environments that are not a gymnasium id
+
+
+def make_probe(**options):
+    return Probe(action_space=Box(-2.0, 4.0, (1,), np.float32), **options)
+
+
+@pytest.mark.parametrize("workers", [False, True])
+def test_a_function_that_makes_an_environment(workers):
+    def light():  # pickled by value: a worker need not import this module
+        import gymnasium
+
+        return gymnasium.make("Pendulum-v1", g=3.0).unwrapped
+
+    env = make(light, 2, workers=workers, seed=5)
+    assert env.num_envs == 2
+    assert task_id(make(make_probe)) is None
+    first, _ = env.reset()
+    assert not np.array_equal(first[0], first[1])
+    np.testing.assert_array_equal(make(light, 2).reset(seed=5)[0], first)
+    np.testing.assert_array_equal(restore(like(env, 2), states(env)), first)
+    assert env.call("get_wrapper_attr", "g") == (3.0, 3.0)
+    env.close()
+
+
+def test_an_environment_itself():
+    own = make_probe()
+    env = make(own)
+    env.reset()
+    env.step(np.array([[0.0]], np.float32))
+    np.testing.assert_allclose(own.received[0], [1.0])  # the middle of its own bounds
+    for wrong in ({"num_envs": 2}, {"workers": True}, {"render_mode": "rgb_array"}):
+        with pytest.raises(ValueError, match="One environment cannot be copied"):
+            make(own, **wrong)
+    with pytest.raises(ValueError, match="More of this environment cannot be made"):
+        like(env)
+
+
+def test_a_spec():
+    spec = gym.spec("Pendulum-v1")
+    env = make(spec, g=5.0)
+    assert env.envs[0].unwrapped.g == 5.0
+    assert task_id(env) == "Pendulum-v1"
+
+
+def test_what_is_no_environment_is_refused():
+    with pytest.raises(ValueError, match="a function that makes an environment is needed, got 3"):
+        make(3)
+
+
+@pytest.mark.parametrize("workers", [False, True])
+def test_more_of_an_environment_has_its_keyword_arguments(workers):
+    env = make("Pendulum-v1", 2, g=5.0, workers=workers)
+    more = like(env, 3, render_mode="rgb_array")
+    assert more.num_envs == 3
+    assert [single.unwrapped.g for single in more.envs] == [5.0] * 3
+    assert [single.render_mode for single in more.envs] == ["rgb_array"] * 3
+    assert make("Pendulum-v1").envs[0].unwrapped.g != 5.0
+    env.close()
+
+
+def test_more_of_gymnasiums_own_vector_environment():
+    vector = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    own = gym.make_vec("Pendulum-v1", 2, vectorization_mode="sync", vector_kwargs=vector, g=5.0)
+    check_vector(own)
+    more = like(own, 3)
+    assert [single.unwrapped.g for single in more.envs] == [5.0] * 3
+    assert more.single_action_space == own.single_action_space  # not rescaled, as it is not
+    assert not is_resumable(own)
+    for refused in (lambda: states(own), lambda: restore(own, [{}, {}])):
+        with pytest.raises(ValueError, match=r"make it with maxentflow\.envs\.make"):
+            refused()
+
+
+def test_vector_environments_that_cannot_be_stepped_are_refused():
+    with pytest.raises(ValueError, match="autoreset mode is NEXT_STEP, SAME_STEP is needed"):
+        check_vector(gym.make_vec("Pendulum-v1", 2))
+    vector = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    with pytest.raises(ValueError, match="observes numbers in double precision"):
+        check_vector(gym.make_vec("Hopper-v5", 2, vector_kwargs=vector))
+
+
+def test_the_class_of_a_task():
+    assert task_class("maxentflow/MultiGoal-v0") is MultiGoalEnv
+    assert task_class(PROBE) is Probe
+    assert task_class("nowhere/Nothing-v0") is None
+
+
+def test_workers_are_no_forks_of_this_process():
+    """Which may run threads that a fork would lack; a signal to the group passes them by."""
+    env = make("Pendulum-v1", 2, workers=True)
+    env.reset(seed=0)
+    parents = env.call("unwrapped")  # a round trip, so that both are up
+    assert len(parents) == 2
+    for process in env.processes:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert int(re.search(r"PPid:\s+(\d+)", status)[1]) != os.getpid()
+        assert os.getsid(process.pid) != os.getsid(0)
+    env.close()
+    assert not any(process.is_alive() for process in env.processes)
+
+
+def test_importing_tasks_loads_no_simulator():
+    slow = ("torch", "torchrl", "mujoco", "matplotlib")
+    code = f"import sys, maxentflow.envs; print([n for n in {slow} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("task", ["Hopper-v4", "Pendulum-v1", "maxentflow/MultiGoal-v0"])

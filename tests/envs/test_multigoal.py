@@ -1,13 +1,16 @@
 """MultiGoal against its published dynamics and reward."""
 
+import re
 import warnings
 
 import gymnasium as gym
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
 from maxentflow.envs import GOALS, MultiGoalEnv
+from maxentflow.envs.multigoal import Rollouts
 
 ID = "maxentflow/MultiGoal-v0"
 
@@ -154,3 +157,50 @@ def test_rendering_is_off_by_default():
 def test_an_unknown_render_mode_is_refused():
     with pytest.raises(ValueError, match="'human'"):
         MultiGoalEnv(render_mode="human")
+
+
+# The figure at the end of a run
+
+
+def straight_on(position):
+    """To the nearest goal on an axis, as fast as it goes."""
+    main = np.abs(position).argmax(-1)
+    action = np.zeros_like(position)
+    rows = np.arange(len(position))
+    action[rows, main] = np.sign(position[rows, main])
+    return action
+
+
+def test_episodes_end_where_a_straight_line_leads():
+    rollouts = Rollouts.sample(straight_on, 40, seed=3)
+    starts = np.stack([path[0] for path in rollouts.paths])
+    for path, goal in zip(rollouts.paths, rollouts.goals, strict=True):
+        assert np.linalg.norm(path[-1] - GOALS[goal]) <= 1.0
+        assert (np.linalg.norm(path[:-1, None] - GOALS, axis=-1) > 1.0).all()
+    expected = np.abs(starts).argmax(-1)
+    ends = np.stack([GOALS[goal] for goal in rollouts.goals])
+    np.testing.assert_array_equal(np.abs(ends).argmax(-1), expected)
+    env = MultiGoalEnv()
+    np.testing.assert_array_equal(starts[7], env.reset(seed=10)[0])
+
+
+def test_an_episode_that_goes_nowhere_has_no_goal():
+    rollouts = Rollouts.sample(np.zeros_like, 2)
+    assert rollouts.goals.tolist() == [-1, -1]
+    assert [len(path) for path in rollouts.paths] == [1001, 1001]
+
+
+def test_the_summary_is_a_sentence_and_a_figure(tmp_path):
+    seen = []
+
+    def value(position):
+        seen.append(position.shape)
+        return position.sum(-1)
+
+    path = tmp_path / "figures" / "multigoal.png"
+    sentence = MultiGoalEnv.summary(straight_on, path, value)
+    shares = [int(share) for share in re.findall(r"(\d+)%", sentence)]
+    assert sentence.startswith("Sampled episodes that end at each goal: (+5, +0) ")
+    assert sum(shares) == pytest.approx(100, abs=2)
+    assert seen == [(141 * 141, 2)]
+    assert plt.imread(path).shape[0] > 500

@@ -187,3 +187,17 @@ def test_copies_in_a_vector_environment():
 def test_there_is_no_state_before_a_reset():
     with pytest.raises(RuntimeError, match="before its first reset"):
         make_single("Pendulum-v1").state()
+
+
+def test_an_endless_episode_does_not_fill_the_memory():
+    env = Resumable(gym.make("MountainCarContinuous-v0", max_episode_steps=-1), max_actions=5)
+    env.reset(seed=0)
+    for _ in range(5):
+        env.step(np.zeros(1, np.float32))
+    assert len(env.state()["actions"]) == 5
+    env.step(np.zeros(1, np.float32))
+    assert env._actions == []
+    with pytest.raises(ValueError, match="An episode of 6 steps is too long"):
+        env.state()
+    env.reset()
+    assert env.state()["actions"] == []

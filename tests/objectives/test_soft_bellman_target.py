@@ -118,7 +118,7 @@ def test_the_target_takes_no_gradient():
     observation = data["next", "observation"].requires_grad_()
     loss(data)["loss"].backward()
     assert observation.grad is None
-    targets = list(loss.target_value_network_params.values(True, True))
+    targets = list(loss.target_network_params.values(True, True))
     assert not any(target.requires_grad for target in targets)
     assert all(target.grad is None for target in targets)
 

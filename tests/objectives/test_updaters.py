@@ -1,17 +1,24 @@
-"""Target updates: TorchRL's own and PolyakUpdate."""
+"""Target updates and averages of weights against their closed forms."""
 
 import pytest
 import torch
+from torch import nn
 from torchrl.objectives import HardUpdate, SoftUpdate
 
-from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
+from maxentflow.objectives import (
+    DelayedUpdate,
+    PolyakUpdate,
+    SoftBellmanLoss,
+    UpdaterChain,
+    WeightAverage,
+)
 
 from .common import MODELS, exactly, make_batch, make_model, perturb
 
 
 def source_and_target(loss):
     """Pairs of trained parameters and their targets."""
-    source, target = loss.value_network_params, loss.target_value_network_params
+    source, target = loss.network_params, loss.target_network_params
     pairs = [(source.get(key), target.get(key)) for key in target.keys(True, True)]
     return [(s.detach(), t) for s, t in pairs if s.requires_grad]
 
@@ -151,22 +158,76 @@ def test_polyak_silences_torchrls_warning(recwarn):
     assert len(recwarn) == 0
 
 
-def test_vectors_are_one_step_of_all_targets():
-    """With sources in one vector, an average of the vectors is the step of every pair."""
-    torch.manual_seed(0)
-    model = make_model()
-    vector = torch.cat([p.detach().flatten() for p in model.parameters()])
-    parts = vector.split([p.numel() for p in model.parameters()])
-    for parameter, part in zip(model.parameters(), parts, strict=True):
-        parameter.data = part.view_as(parameter)
-    loss = SoftBellmanLoss(model)
-    updater = PolyakUpdate(loss, tau=0.25)
-    perturb(model)
-    before = [(source.clone(), target.clone()) for source, target in source_and_target(loss)]
-    ((whole, average),) = updater.vectors()
-    assert whole.data_ptr() == vector.data_ptr()
-    for (_, target), (_, after) in zip(before, source_and_target(loss), strict=True):
-        exactly(after, target)
-    average.lerp_(whole, 0.25)
-    for (source, target), (_, after) in zip(before, source_and_target(loss), strict=True):
-        torch.testing.assert_close(after, 0.75 * target + 0.25 * source, rtol=1e-6, atol=1e-7)
+def test_the_average_is_the_weighted_sum_of_all_weights():
+    """a_n = d^n w_0 + (1 - d) sum over k of d^(n - k) w_k."""
+    decay, history = 0.875, [torch.randn(3, 2, dtype=torch.float64) for _ in range(6)]
+    source = nn.Linear(2, 3, bias=False, dtype=torch.float64)
+    source.weight.data.copy_(history[0])
+    average = WeightAverage(source, decay)
+    for weight in history[1:]:
+        source.weight.data.copy_(weight)
+        average.step()
+    count = len(history) - 1
+    shares = [decay**count, *((1 - decay) * decay ** (count - k) for k in range(1, count + 1))]
+    assert sum(shares) == pytest.approx(1)
+    expected = sum(share * weight for share, weight in zip(shares, history, strict=True))
+    torch.testing.assert_close(average.module.weight, expected, rtol=0, atol=1e-14)
+    assert torch.equal(source.weight, history[-1])
+
+
+def test_buffers_are_the_newest():
+    source = nn.BatchNorm1d(2)
+    average = WeightAverage(source, 0.5)
+    source(torch.randn(8, 2) + 3)
+    average.step()
+    for name, entry in source.state_dict().items():
+        exactly(average.module.state_dict()[name], entry)
+    assert source.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
+def test_a_decay_out_of_range(decay):
+    with pytest.raises(ValueError, match=rf"decay must be in \[0, 1\), got {decay}"):
+        WeightAverage(nn.Linear(1, 1), decay)
+
+
+def test_the_decay_may_change():
+    source = nn.Linear(1, 1, bias=False)
+    average = WeightAverage(source, 0.9)
+    start = average.module.weight.item()
+    source.weight.data.fill_(2.0)
+    average.decay = 0.5
+    average.step()
+    assert average.module.weight.item() == pytest.approx(0.5 * start + 1.0)
+
+
+def test_a_delayed_update_steps_at_every_third_call_also_after_it_was_saved():
+    source = nn.Linear(1, 1, bias=False)
+    average = WeightAverage(source, 0.0)
+    delayed, moved = DelayedUpdate(average, 3), []
+    for call in range(9):
+        source.weight.data.fill_(float(call))
+        before = average.module.weight.item()
+        if call == 4:  # two calls into the second round
+            state = delayed.state_dict()
+            delayed = DelayedUpdate(average, 3)
+            delayed.load_state_dict(state)
+        delayed.step()
+        moved.append(average.module.weight.item() != before)
+    assert moved == [False, False, True] * 3
+
+
+def test_a_delay_below_one_is_refused():
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        DelayedUpdate(WeightAverage(nn.Linear(1, 1), 0.5), 0)
+
+
+def test_a_chain_is_its_updaters_in_their_order():
+    source = nn.Linear(1, 1, bias=False)
+    first = WeightAverage(source, 0.0)
+    second = WeightAverage(first.module, 0.0)  # of what the first has become
+    chain = UpdaterChain([first, second])
+    source.weight.data.fill_(7.0)
+    chain.step()
+    assert second.module.weight.item() == 7.0
+    chain.load_state_dict(chain.state_dict())
