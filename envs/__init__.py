@@ -2,26 +2,17 @@
 
 import gymnasium as gym
 
-from maxentflow.envs.make import (
-    Task,
-    check_vector,
-    is_resumable,
-    like,
-    make,
-    make_single,
-    make_torchrl,
-    restore,
-    states,
-    task_class,
-    task_id,
-)
+from maxentflow.envs.make import check_vector, like, make, make_single, make_torchrl, task_id
 from maxentflow.envs.multigoal import GOALS, MultiGoalEnv
-from maxentflow.envs.resumable import Resumable
+from maxentflow.envs.resumable import Resumable, is_resumable, restore, states
+from maxentflow.envs.snapshots import Savable
+from maxentflow.envs.tasks import Task, task_class
 
 __all__ = [
     "GOALS",
     "MultiGoalEnv",
     "Resumable",
+    "Savable",
     "Task",
     "check_vector",
     "is_resumable",

@@ -1,7 +1,8 @@
-"""The four-goal point mass of soft Q-learning, as MEow sets it."""
+"""MultiGoal, the four-goal point mass of soft Q-learning, and its figure."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 __all__ = ["GOALS", "MultiGoalEnv", "Rollouts"]
 
-Act = Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]]
+BatchFunction = Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]]
+"""From observations ``(n, 2)`` to actions ``(n, 2)``, or to values ``(n,)``."""
 
 GOALS = np.array([[5.0, 0.0], [-5.0, 0.0], [0.0, 5.0], [0.0, -5.0]])
 """The goals' positions, shape (4, 2)."""
@@ -24,11 +26,11 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     Observation: the position in :math:`[-7, 7]^2`. Action: a displacement in :math:`[-1, 1]^2`.
     Starting from :math:`\mathcal N(0, 0.1^2)`, a step moves to :math:`s' = \mathrm{clip}(s + a)`
-    and pays
+    and gives the reward
 
     .. math:: -30 |a|^2 - \min_g |s' - g|^2 + 10 \cdot [\min_g |s' - g| \le 1]
 
-    ending the episode within 1 of a goal (Haarnoja et al. 2017, arXiv:1702.08165, section 5.1,
+    The episode ends within 1 of a goal (Haarnoja et al. 2017, arXiv:1702.08165, section 5.1,
     with the constants of Chao et al. 2024, arXiv:2405.13629). The registered task truncates after
     100 steps. ``info["goal"]`` is the index in :data:`GOALS` of the goal reached, or -1.
 
@@ -54,8 +56,8 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         "log_sigma": (-2.0, 1.0),
         "max_episode_steps": 40,
     }
-    """Training defaults: the paper's, but for when episodes are truncated, which it does not say;
-    see benchmarks/README.md."""
+    """Training defaults: the paper's, which leaves open when episodes are truncated; see
+    benchmarks/README.md."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
@@ -65,13 +67,15 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.render_mode = render_mode
         self.observation_space = gym.spaces.Box(-7.0, 7.0, (2,), np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self._path: list[NDArray[np.float64]] = [np.zeros(2)]
+        # The latest positions; a picture has no use for more.
+        self._path: deque[NDArray[np.float64]] = deque([np.zeros(2)], maxlen=1_000)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         super().reset(seed=seed)
-        self._path = [self.np_random.normal(0.0, 0.1, 2)]
+        self._path.clear()
+        self._path.append(self.np_random.normal(0.0, 0.1, 2))
         return self._observation(), {"goal": -1}
 
     def step(
@@ -89,6 +93,15 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         reward = -30.0 * (action**2).sum() - squared_distances[nearest] + 10.0 * reached
         info = {"goal": nearest if reached else -1}
         return self._observation(), float(reward), reached, False, info
+
+    def state_dict(self) -> dict[str, Any]:
+        """The episode's latest positions, see :class:`maxentflow.envs.Savable`."""
+        return {"path": [position.tolist() for position in self._path]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state of :meth:`state_dict`."""
+        self._path.clear()
+        self._path.extend(np.array(state["path"]))
 
     def render(self) -> NDArray[np.uint8] | None:
         """The plane, the goals and the episode's path, as ``(288, 288, 3)`` bytes."""
@@ -110,16 +123,19 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
     @staticmethod
-    def summary(act: Act, path: Path, value: Act | None = None) -> str:
+    def summary(act: BatchFunction, path: Path, value: BatchFunction | None = None) -> str:
         """Draw sampled episodes, over the contour of the soft value if there is one.
 
         Args:
             act: samples actions ``(n, 2)`` for observations ``(n, 2)``.
-            path: where the figure goes.
+            path: where the figure goes; missing folders are made.
             value: the soft values ``(n,)`` of observations ``(n, 2)``.
 
         Returns:
-            How many of the episodes end at each goal, as a sentence.
+            The share of episodes that end at each goal, as a sentence.
+
+        Raises:
+            ValueError: the figure cannot be written.
         """
         rollouts = Rollouts.sample(act, 100)
         rollouts.draw(path, value)
@@ -141,7 +157,7 @@ class Rollouts:
     goals: NDArray[np.int64]
 
     @classmethod
-    def sample(cls, act: Act, episodes: int, seed: int = 0) -> Rollouts:
+    def sample(cls, act: BatchFunction, episodes: int, seed: int = 0) -> Rollouts:
         """Episodes from the start, to a goal or for 1,000 steps.
 
         Args:
@@ -154,26 +170,29 @@ class Rollouts:
             >>> rollouts.goals, rollouts.paths[1].shape
             (array([2, 2]), (5, 2))
         """
-        plane = [MultiGoalEnv() for _ in range(episodes)]
-        starts = [env.reset(seed=seed + index)[0] for index, env in enumerate(plane)]
+        copies = [MultiGoalEnv() for _ in range(episodes)]
+        starts = [env.reset(seed=seed + index)[0] for index, env in enumerate(copies)]
         paths, goals = [[start] for start in starts], np.full(episodes, -1)
-        alive = list(range(episodes))
+        running = list(range(episodes))
         for _ in range(1_000):
-            if not alive:
+            if not running:
                 break
-            # All of them, also those that are over: a sampler's random numbers then do not
-            # depend on who is.
+            # Ended episodes too: the policy's random numbers then do not depend on which ended.
             actions = act(np.stack([path[-1] for path in paths]))
-            for index in list(alive):
-                observation, _, reached, _, info = plane[index].step(actions[index])
+            for index in list(running):
+                observation, _, reached, _, info = copies[index].step(actions[index])
                 paths[index].append(observation)
                 if reached:
                     goals[index] = info["goal"]
-                    alive.remove(index)
+                    running.remove(index)
         return cls([np.array(path) for path in paths], goals)
 
-    def draw(self, path: Path, value: Act | None = None) -> None:
+    def draw(self, path: Path, value: BatchFunction | None = None) -> None:
         """Write a figure of the paths, over the contour of a value if there is one.
+
+        Args:
+            path: where the figure goes; missing folders are made.
+            value: the soft values ``(n,)`` of observations ``(n, 2)``.
 
         Raises:
             ValueError: it cannot be written.

@@ -1,13 +1,10 @@
 """Any gymnasium task in the form that agents expect, against the task stepped by hand."""
 
 import copy
-import os
-import re
-import signal
 import subprocess
 import sys
 import warnings
-from pathlib import Path
+from functools import partial
 from typing import ClassVar
 
 import gymnasium as gym
@@ -67,7 +64,8 @@ class Probe(gym.Env):
 def probe():
     gym.register(PROBE, entry_point=Probe)
     yield
-    del gym.registry[PROBE]
+    for name in [name for name in gym.registry if name.startswith("probe/")]:
+        del gym.registry[name]
 
 
 def plain(task):
@@ -312,22 +310,21 @@ def make_probe(**options):
     return Probe(action_space=Box(-2.0, 4.0, (1,), np.float32), **options)
 
 
-@pytest.mark.parametrize("workers", [False, True])
-def test_a_function_that_makes_an_environment(workers):
-    def light():  # pickled by value: a worker need not import this module
-        import gymnasium
-
-        return gymnasium.make("Pendulum-v1", g=3.0).unwrapped
-
-    env = make(light, 2, workers=workers, seed=5)
+def test_a_function_that_makes_an_environment():
+    env = make(make_probe, 2, seed=5, render_mode="rgb_array")
     assert env.num_envs == 2
-    assert task_id(make(make_probe)) is None
+    assert task_id(env) is None
     first, _ = env.reset()
     assert not np.array_equal(first[0], first[1])
-    np.testing.assert_array_equal(make(light, 2).reset(seed=5)[0], first)
+    more = like(env, 2)
+    np.testing.assert_array_equal(more.reset(seed=5)[0], first)
     np.testing.assert_array_equal(restore(like(env, 2), states(env)), first)
-    assert env.call("get_wrapper_attr", "g") == (3.0, 3.0)
-    env.close()
+    assert [single.render_mode for single in more.envs] == ["rgb_array"] * 2
+
+
+def test_a_function_that_makes_something_else_is_refused():
+    with pytest.raises(ValueError, match="made 3, which is no gymnasium environment"):
+        make(lambda: 3)
 
 
 def test_an_environment_itself():
@@ -337,10 +334,12 @@ def test_an_environment_itself():
     env.step(np.array([[0.0]], np.float32))
     np.testing.assert_allclose(own.received[0], [1.0])  # the middle of its own bounds
     for wrong in ({"num_envs": 2}, {"workers": True}, {"render_mode": "rgb_array"}):
-        with pytest.raises(ValueError, match="One environment cannot be copied"):
+        with pytest.raises(ValueError, match=r"A single environment, .*, cannot be copied"):
             make(own, **wrong)
-    with pytest.raises(ValueError, match="More of this environment cannot be made"):
+    with pytest.raises(ValueError, match=r"<Probe .*> cannot be copied.*eval_env"):
         like(env)
+    (state,) = states(env)
+    np.testing.assert_array_equal(restore(env, [state]), [float32(own.seen)])
 
 
 def test_a_spec():
@@ -348,6 +347,11 @@ def test_a_spec():
     env = make(spec, g=5.0)
     assert env.envs[0].unwrapped.g == 5.0
     assert task_id(env) == "Pendulum-v1"
+    again = make(make("Hopper-v4", 2, seed=0, max_episode_steps=8).spec, 2)
+    first, _ = again.reset()
+    assert not np.array_equal(first[0], first[1])
+    assert again.spec.max_episode_steps == 8
+    np.testing.assert_array_equal(restore(like(again, 2), states(again)), first)
 
 
 def test_what_is_no_environment_is_refused():
@@ -355,15 +359,16 @@ def test_what_is_no_environment_is_refused():
         make(3)
 
 
-@pytest.mark.parametrize("workers", [False, True])
-def test_more_of_an_environment_has_its_keyword_arguments(workers):
-    env = make("Pendulum-v1", 2, g=5.0, workers=workers)
+def test_more_of_an_environment_has_its_keyword_arguments():
+    env = make("Pendulum-v1", 2, g=5.0, max_episode_steps=7)
     more = like(env, 3, render_mode="rgb_array")
     assert more.num_envs == 3
     assert [single.unwrapped.g for single in more.envs] == [5.0] * 3
     assert [single.render_mode for single in more.envs] == ["rgb_array"] * 3
-    assert make("Pendulum-v1").envs[0].unwrapped.g != 5.0
-    env.close()
+    assert more.spec.max_episode_steps == 7
+    assert like(more).envs[0].render_mode == "rgb_array"
+    hopper = make("Hopper-v4", exclude_current_positions_from_observation=False)
+    assert like(hopper, 3).observation_space.shape == (3, 12)
 
 
 def test_more_of_gymnasiums_own_vector_environment():
@@ -373,10 +378,46 @@ def test_more_of_gymnasiums_own_vector_environment():
     more = like(own, 3)
     assert [single.unwrapped.g for single in more.envs] == [5.0] * 3
     assert more.single_action_space == own.single_action_space  # not rescaled, as it is not
+    assert more.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     assert not is_resumable(own)
     for refused in (lambda: states(own), lambda: restore(own, [{}, {}])):
         with pytest.raises(ValueError, match=r"make it with maxentflow\.envs\.make"):
             refused()
+
+
+def test_gymnasiums_wrappers_and_spec_are_kept():
+    spec = copy.deepcopy(gym.spec("Pendulum-v1"))
+    spec.max_episode_steps = 9
+    slower = partial(
+        gym.wrappers.RescaleAction, min_action=np.float32(-4), max_action=np.float32(4)
+    )
+    own = gym.make_vec(spec, 2, vectorization_mode="sync", wrappers=[slower], g=5.0)
+    more = like(own, 3, g=4.0)
+    assert more.num_envs == 3
+    assert [single.unwrapped.g for single in more.envs] == [4.0] * 3
+    assert more.single_action_space.high == 4.0
+    assert more.spec.max_episode_steps == 9
+    assert [single.unwrapped.g for single in like(own).envs] == [5.0]
+
+
+def test_more_of_a_task_with_a_vector_environment_of_its_own():
+    more = like(gym.make_vec("CartPole-v1", 2, sutton_barto_reward=True), 3)
+    check_vector(more)
+    more.reset(seed=0)
+    assert more.step(np.zeros(3, np.int64))[1].tolist() == [0.0] * 3
+
+
+def test_more_of_a_wrapped_vector_environment_is_refused():
+    """A wrapper may change what is observed, and may have a state."""
+    wrapped = gym.wrappers.vector.RecordEpisodeStatistics(make("Pendulum-v1"))
+    assert not is_resumable(wrapped)
+    with pytest.raises(ValueError, match="More of this environment cannot be made"):
+        like(wrapped)
+
+
+def test_more_of_an_unknown_vector_environment_is_refused():
+    with pytest.raises(ValueError, match=r"give an environment for evaluations \(eval_env\)"):
+        like(gym.vector.SyncVectorEnv([make_probe]))
 
 
 def test_vector_environments_that_cannot_be_stepped_are_refused():
@@ -390,28 +431,28 @@ def test_vector_environments_that_cannot_be_stepped_are_refused():
 def test_the_class_of_a_task():
     assert task_class("maxentflow/MultiGoal-v0") is MultiGoalEnv
     assert task_class(PROBE) is Probe
+    assert task_class("Hopper-v4").__name__ == "HopperEnv"
     assert task_class("nowhere/Nothing-v0") is None
-
-
-def test_workers_are_no_forks_of_this_process():
-    """Which may run threads that a fork would lack; a signal to the group passes them by."""
-    env = make("Pendulum-v1", 2, workers=True)
-    env.reset(seed=0)
-    parents = env.call("unwrapped")  # a round trip, so that both are up
-    assert len(parents) == 2
-    for process in env.processes:
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        assert int(re.search(r"PPid:\s+(\d+)", status)[1]) != os.getpid()
-        assert os.getsid(process.pid) != os.getsid(0)
-    env.close()
-    assert not any(process.is_alive() for process in env.processes)
+    gym.register("probe/Function-v0", entry_point=make_probe)
+    gym.register("probe/Missing-v0", entry_point="nowhere:Nothing")
+    assert task_class("probe/Function-v0") is None
+    assert task_class("probe/Missing-v0") is None
 
 
 def test_importing_tasks_loads_no_simulator():
-    slow = ("torch", "torchrl", "mujoco", "matplotlib")
-    code = f"import sys, maxentflow.envs; print([n for n in {slow} if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    slow = {"torch", "torchrl", "mujoco", "matplotlib"}
+    lines = [
+        f"import sys, maxentflow.envs as envs; loaded = lambda: {slow} & set(sys.modules)",
+        "assert not loaded(), loaded()",
+        "env = envs.make('maxentflow/MultiGoal-v0', render_mode='rgb_array'); env.reset()",
+        "envs.make('Pendulum-v1')",
+        "assert not loaded(), loaded()",
+        "env.render()",
+        "assert loaded() == {'matplotlib'}, loaded()",
+        "env = envs.make('Hopper-v4'); env.reset(); envs.states(env)",
+        "assert loaded() == {'matplotlib', 'mujoco'}, loaded()",
+    ]
+    subprocess.run([sys.executable, "-W", "ignore", "-c", "\n".join(lines)], check=True)
 
 
 @pytest.mark.parametrize("task", ["Hopper-v4", "Pendulum-v1", "maxentflow/MultiGoal-v0"])
@@ -453,19 +494,31 @@ def test_torchrl_rollout_with_a_flow():
     torch.testing.assert_close(data["action_log_prob"], log_prob, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(), (2, 3)], ids=str)
+def test_actions_in_double_precision(shape):
+    env = make(PROBE, action_space=Box(-2.0, 4.0, shape, np.float64))
+    assert env.single_action_space == Box(-1.0, 1.0, shape, np.float32)
+    env.reset()
+    env.step(np.full((1, *shape), 0.5, np.float32))
+    (received,) = env.envs[0].unwrapped.received
+    assert received.dtype == np.float64
+    np.testing.assert_allclose(received, np.full(shape, 2.5), rtol=2e-7)
+
+
+@pytest.mark.filterwarnings("ignore:.*maximum and minimum values are equal")
+def test_actions_with_equal_bounds_are_refused():
+    with pytest.raises(ValueError, match=f"{PROBE} has an action whose bounds are equal"):
+        make(PROBE, action_space=Box(np.float32([0.0, 1.0]), np.float32([1.0, 1.0])))
+
+
+def test_torchrl_takes_functions_and_discrete_actions():
+    env = make_torchrl(partial(gym.make, "CartPole-v1"), max_episode_steps=4)
+    data = env.rollout(10)
+    assert data["action"].shape == (4,)
+    assert data["action"].dtype == torch.int64
+    assert make_torchrl(gym.spec("Pendulum-v1"), g=4.0).rollout(2).batch_size == (2,)
+
+
 def test_actions_of_integers_are_refused():
     with pytest.raises(ValueError, match=f"{PROBE} has actions that are no real numbers"):
         make_single(PROBE, action_space=Box(-2, 2, (1,), np.int64))
-
-
-def test_workers_live_on_at_ctrl_c():
-    """A terminal interrupts them too, and the run wants to finish its step."""
-    before = signal.getsignal(signal.SIGINT)
-    env = make("Pendulum-v1", 2, seed=0, workers=True)
-    assert signal.getsignal(signal.SIGINT) is before
-    env.reset()
-    for process in env.processes:
-        os.kill(process.pid, signal.SIGINT)
-    observation, *_ = env.step(np.zeros((2, 1), np.float32))
-    assert observation.shape == (2, 3)
-    env.close()

@@ -1,12 +1,14 @@
 """States taken in the middle of an episode continue exactly."""
 
 import json
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
-from maxentflow.envs import Resumable, make, make_single
+from maxentflow.envs import Resumable, make, make_single, restore, states
 
 TASKS = ["Hopper-v4", "maxentflow/MultiGoal-v0", "Pendulum-v1"]
 
@@ -189,15 +191,82 @@ def test_there_is_no_state_before_a_reset():
         make_single("Pendulum-v1").state()
 
 
-def test_an_endless_episode_does_not_fill_the_memory():
+def test_actions_are_kept_up_to_a_limit():
     env = Resumable(gym.make("MountainCarContinuous-v0", max_episode_steps=-1), max_actions=5)
-    env.reset(seed=0)
-    for _ in range(5):
-        env.step(np.zeros(1, np.float32))
-    assert len(env.state()["actions"]) == 5
-    env.step(np.zeros(1, np.float32))
-    assert env._actions == []
-    with pytest.raises(ValueError, match="An episode of 6 steps is too long"):
-        env.state()
+    for _ in range(2):
+        env.reset(seed=0)
+        assert env.state()["actions"] == []
+        for _ in range(5):
+            env.step(np.zeros(1, np.float32))
+        assert len(env.state()["actions"]) == 5
+        for _ in range(3):
+            env.step(np.zeros(1, np.float32))
+            assert env._actions.nbytes == 0
+            with pytest.raises(ValueError, match="more than 5 steps cannot be saved; give"):
+                env.state()
+
+
+def test_limits_below_one_are_refused():
+    with pytest.raises(ValueError, match="max_actions must be at least 1, got 0"):
+        Resumable(gym.make("CartPole-v1"), max_actions=0)
+
+
+def test_memory_is_bounded_by_default():
+    env = Resumable(Corridor())
     env.reset()
-    assert env.state()["actions"] == []
+    for _ in range(100_001):
+        env.step(1)
+        assert env._actions.nbytes <= 8 * 100_000
+    with pytest.raises(ValueError, match="more than 100,000 steps"):
+        env.state()
+
+
+class Corridor(gym.Env):
+    """Moves by an action that is looked up, as in gymnasium's tutorial."""
+
+    observation_space = gym.spaces.Discrete(4)
+    action_space = gym.spaces.Discrete(2, start=1)
+    moves: ClassVar = {1: -1, 2: 1}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position = 0
+        return 0, {}
+
+    def step(self, action):
+        self.position = (self.position + self.moves[action]) % 4
+        return self.position, 0.0, False, False, {}
+
+
+def test_an_index_can_be_a_key():
+    env, other = make(Corridor, 2), make(Corridor, 2)
+    env.reset()
+    for actions in ([1, 2], [2, 2], [2, 2]):
+        observation, *_ = env.step(np.array(actions))
+    np.testing.assert_array_equal(observation.argmax(-1), [1, 3])
+    np.testing.assert_array_equal(restore(other, states(env)), observation)
+
+
+class Named(Corridor):
+    action_space = gym.spaces.Dict(move=Corridor.action_space)
+
+    def step(self, action):
+        return super().step(action["move"])
+
+
+def test_actions_that_are_no_arrays_pass_and_are_not_saved():
+    env = make_single(Named)
+    env.reset()
+    assert env.step({"move": 2})[0].argmax() == 1
+    with pytest.raises(ValueError, match=r"Actions in Dict\(.*\) cannot be saved"):
+        env.state()
+
+
+def test_a_state_is_plain_and_loads_without_unpickling(tmp_path):
+    env = make("Hopper-v4", 2, seed=3)
+    env.reset()
+    for action in actions_for(env, 5):
+        env.step(action)
+    torch.save(states(env), tmp_path / "states.pt")
+    loaded = torch.load(tmp_path / "states.pt", weights_only=True)
+    assert loaded == through_json(states(env)) == states(env)

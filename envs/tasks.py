@@ -1,0 +1,99 @@
+"""Look up and create tasks: by gymnasium id, by spec or by a function."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+
+__all__ = ["Task", "create", "task_class"]
+
+Task = str | EnvSpec | Callable[..., gym.Env[Any, Any]]
+"""A gymnasium id, a gymnasium spec, or a function that makes an environment."""
+
+
+def create(task: Task, options: dict[str, Any]) -> gym.Env[Any, Any]:
+    """The environment as gymnasium, or the function, makes it.
+
+    Args:
+        task: a gymnasium id, a spec, or a function that makes an environment.
+        options: keyword arguments of the environment.
+
+    Raises:
+        ValueError: an unknown id, with near matches; it is none of the three; gymnasium cannot
+            make it.
+
+    Example:
+        >>> create("Pendulum-v1", {"g": 5.0}).unwrapped.g
+        5.0
+    """
+    if not isinstance(task, (str, EnvSpec)):
+        if not callable(task):
+            raise ValueError(
+                f"A gymnasium id, a spec or a function that makes an environment is needed, "
+                f"got {task!r}."
+            )
+        env = task(**options)
+        if not isinstance(env, gym.Env):
+            raise ValueError(f"{task!r} made {env!r}, which is no gymnasium environment.")
+        return env
+    if isinstance(task, str):
+        _check_known(task)
+    with warnings.catch_warnings():
+        # The v4 tasks are what the published curves were measured on.
+        warnings.filterwarnings("ignore", message=".*out of date.*")
+        # A spec may bring wrappers that lower precision, as those of this package.
+        warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
+        try:
+            return gym.make(task, **options)
+        except gym.error.UnregisteredEnv as error:
+            raise ValueError(f"Unknown task {task!r}: {error}") from error
+        except (gym.error.Error, ImportError, TypeError) as error:
+            name = task if isinstance(task, str) else task.id
+            raise ValueError(f"Task {name!r} cannot be made: {error}") from error
+
+
+def _check_known(env_id: str) -> None:
+    # Gymnasium names near matches itself where the id has a namespace, and imports what stands
+    # before a colon.
+    foreign = "/" in env_id and not env_id.startswith("maxentflow/")
+    if env_id in gym.registry or ":" in env_id or foreign:
+        return
+    near = difflib.get_close_matches(env_id, gym.registry, n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(f"Unknown task {env_id!r}.{hint}")
+
+
+def task_class(env_id: str) -> type[gym.Env[Any, Any]] | None:
+    """The class of a registered task, without making an environment.
+
+    A class may bring two things that are read from it: ``preset``, training defaults by name, and
+    a static method ``summary(act, path, value)``, see :class:`maxentflow.envs.MultiGoalEnv`.
+
+    Args:
+        env_id: a gymnasium id.
+
+    Returns:
+        The class; ``None`` where the id is not registered, its module cannot be imported, or its
+        entry point is a function.
+
+    Example:
+        >>> task_class("maxentflow/MultiGoal-v0").__name__
+        'MultiGoalEnv'
+    """
+    spec = gym.registry.get(env_id)
+    if spec is None:
+        return None
+    entry: Any = spec.entry_point
+    if isinstance(entry, str):
+        module, _, name = entry.partition(":")
+        try:
+            entry = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, gym.error.Error):
+            return None
+    return entry if isinstance(entry, type) else None
