@@ -12,13 +12,13 @@ train: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	MYPYPATH=$(VENV)/typing $(BIN)/mypy $(PACKAGES:%=-p maxentflow.%)
+	$(BIN)/mypy $(PACKAGES:%=-p maxentflow.%)
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 # REFERENCE=path of a checkout of the paper's public code measures that too.
 bench: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all,bench]"
 	for env in Hopper-v4 Humanoid-v4; do for threads in 1 2; do \
 	  $(BIN)/python benchmarks/speed.py --env $$env --threads $$threads \
 	    $(if $(REFERENCE),--reference $(REFERENCE)) || exit 1; \
@@ -29,9 +29,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	mkdir -p $(VENV)/typing
-	ln -sfn $(CURDIR) $(VENV)/typing/maxentflow  # where mypy finds the namespace
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all,dev]"
 	touch $@
 
 clean:

@@ -1,34 +1,105 @@
-"""Agents assembled from flows, objectives and environments; training, evaluation, command line."""
+"""Agents assembled from flows, objectives and environments, and what trains them.
 
-from maxentflow.agents.agent import Agent, CompilationError, config, make, register, registered
-from maxentflow.agents.evaluation import Evaluation, evaluate
-from maxentflow.agents.flat_adam import FlatAdam
-from maxentflow.agents.loop import BatchingError, NonFiniteError, train
-from maxentflow.agents.meow import MeowConfig, meow
-from maxentflow.agents.replay import Replay
-from maxentflow.agents.run_folder import RunFolder
-from maxentflow.agents.sac import SacConfig, sac
-from maxentflow.agents.trainer import Trainer, TrainerConfig
+Everything is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maxentflow.agents import compiled, training
+    from maxentflow.agents.agent import Agent, Rollout, Step
+    from maxentflow.agents.learner import CompilationError
+    from maxentflow.agents.meow import MeowConfig, meow
+    from maxentflow.agents.ppo import PpoConfig, ppo
+    from maxentflow.agents.registry import config, make, register, registered
+    from maxentflow.agents.sac import SacConfig, sac
+    from maxentflow.agents.soft_q import SoftQConfig, soft_q
+    from maxentflow.agents.td3 import Td3Config, td3
+    from maxentflow.agents.training import (
+        Evaluation,
+        NonFiniteError,
+        RunFolder,
+        Trainer,
+        TrainerConfig,
+        evaluate,
+        train,
+    )
 
 __all__ = [
     "Agent",
-    "BatchingError",
     "CompilationError",
     "Evaluation",
-    "FlatAdam",
     "MeowConfig",
     "NonFiniteError",
-    "Replay",
+    "PpoConfig",
+    "Rollout",
     "RunFolder",
     "SacConfig",
+    "SoftQConfig",
+    "Step",
+    "Td3Config",
     "Trainer",
     "TrainerConfig",
+    "compiled",
     "config",
     "evaluate",
     "make",
     "meow",
+    "ppo",
     "register",
     "registered",
     "sac",
+    "soft_q",
+    "td3",
     "train",
+    "training",
 ]
+
+_MODULES = {
+    "agent": ("Agent", "Rollout", "Step"),
+    "learner": ("CompilationError",),
+    "meow": ("MeowConfig", "meow"),
+    "ppo": ("PpoConfig", "ppo"),
+    "registry": ("config", "make", "register", "registered"),
+    "sac": ("SacConfig", "sac"),
+    "soft_q": ("SoftQConfig", "soft_q"),
+    "td3": ("Td3Config", "td3"),
+    "training": (
+        "Evaluation",
+        "NonFiniteError",
+        "RunFolder",
+        "Trainer",
+        "TrainerConfig",
+        "evaluate",
+        "train",
+    ),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("compiled", "training"):
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+class _Package(ModuleType):
+    """Python sets ``agents.sac`` to the module when the file sac.py is imported; here it is the
+    function of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and name in _HOME:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import gymnasium as gym
 import torch
 import tyro
 
-from maxentflow import flows
-from maxentflow.agents.agent import (
-    Agent,
-    check_common,
-    check_positive,
-    register,
-    space_sizes,
-)
-from maxentflow.agents.flat_adam import FlatAdam
+from maxentflow import envs, flows
+from maxentflow.agents.agent import Agent, Step
+from maxentflow.agents.checks import check_fraction, check_positive, continuous_sizes
+from maxentflow.agents.networks import averaged
 from maxentflow.agents.presets import preset
+from maxentflow.agents.registry import register
 from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
 
 __all__ = ["MeowConfig", "meow"]
@@ -45,6 +41,8 @@ class MeowConfig:
     """Settings of MEow; defaults are the reference's but for average_decay, with the task's own
     where it tunes."""
 
+    training: ClassVar[Mapping[str, Any]] = {}
+
     flow: Annotated[str, _one_of(flows.registered)] = "additive"
     """Architecture."""
     flow_options: dict[str, bool | int | float | str] = field(default_factory=dict)
@@ -61,7 +59,7 @@ class MeowConfig:
     tau: float = 0.005
     """Fraction by which the target moves in an update."""
     learning_rate: float = 1e-3
-    """Adam's step size."""
+    """Learning rate of Adam."""
     max_grad_norm: float | None = 30.0
     """Clip the gradient's norm; None for no clipping."""
     average_decay: float = 0.995
@@ -75,8 +73,14 @@ class MeowConfig:
     """Draw a dropout mask for each head instead of one for both."""
 
     def __post_init__(self) -> None:
-        check_common(self)
-        check_positive(temperature=self.temperature, learning_rate=self.learning_rate)
+        check_fraction(gamma=self.gamma)
+        check_fraction("(]", tau=self.tau)
+        check_fraction("[)", average_decay=self.average_decay)
+        check_positive(
+            temperature=self.temperature,
+            learning_rate=self.learning_rate,
+            max_grad_norm=self.max_grad_norm,
+        )
 
     @classmethod
     def for_task(cls, env_id: str | None) -> MeowConfig:
@@ -118,10 +122,11 @@ def meow(
         >>> agent.loss.temperature
         0.1
     """
-    obs_dim, action_dim = space_sizes(env, "meow")
+    obs_dim, action_dim = continuous_sizes(env, "meow")
     if config is None:
-        config = MeowConfig.for_task(None if env.spec is None else env.spec.id)
+        config = MeowConfig.for_task(envs.task_id(env))
     config = replace(config, **overrides)
+    custom = () if flow is None else ("flow",)
     if flow is None:
         flow = flows.build(
             config.flow,
@@ -143,14 +148,18 @@ def meow(
     flow.to(device)
     loss = SoftBellmanLoss(flow)
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
+    optimizer = torch.optim.Adam(loss.parameters(), lr=config.learning_rate, fused=True)
+    newest = flows.FlowPolicy(flow)
+    policy, average = averaged(newest, config.average_decay)
     return Agent(
         name="meow",
-        policy=flows.FlowPolicy(flow),
+        policy=policy,
+        behavior=newest,
         loss=loss,
-        optimizer=FlatAdam(loss.parameters(), lr=config.learning_rate),
-        target_updater=PolyakUpdate(loss, tau=config.tau),
+        steps=[Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)],
+        target_updaters=[PolyakUpdate(loss, tau=config.tau), *average],
         config=config,
-        average_decay=config.average_decay,
+        custom=custom,
     )
 
 

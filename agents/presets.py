@@ -1,11 +1,14 @@
-"""What the paper tunes per task (Chao et al. 2024, arXiv:2405.13629, table A1).
+"""Training defaults for tasks, those of the paper where it has them
+(Chao et al. 2024, arXiv:2405.13629, table A1).
 
-It says nothing of when MultiGoal's episodes of training are cut; see benchmarks/README.md.
+A task of one's own brings them along, as the attribute ``preset`` of its class.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from maxentflow import envs
 
 __all__ = ["GENERAL", "Preset", "preset"]
 
@@ -24,7 +27,7 @@ class Preset:
 
 
 GENERAL = Preset()
-"""For tasks that the paper does not tune."""
+"""For tasks without any of their own."""
 
 _PRESETS = {
     "Hopper": Preset(1_500_000, 5_000, 0.25, 0.005),
@@ -32,17 +35,19 @@ _PRESETS = {
     "Walker2d": Preset(4_000_000, 10_000, 0.1, 0.005),
     "Ant": Preset(4_000_000, 5_000, 0.05, 0.0001),
     "Humanoid": Preset(5_000_000, 5_000, 0.125, 0.0005),
-    "maxentflow/MultiGoal": Preset(
-        4_000, 1_000, 2.5, 0.0005, gamma=0.9, log_sigma=(-2.0, 1.0), max_episode_steps=40
-    ),
 }
 
 
 def preset(env_id: str | None) -> Preset:
-    """The preset of a gymnasium id, whatever its version; :data:`GENERAL` for any other.
+    """The preset of a gymnasium id, whatever its version; :data:`GENERAL` where there is none.
 
     Example:
         >>> preset("Hopper-v5").temperature
         0.25
     """
-    return _PRESETS.get((env_id or "").rpartition("-v")[0], GENERAL)
+    if env_id is None:
+        return GENERAL
+    name = env_id.rpartition("-v")[0]
+    if name in _PRESETS:
+        return _PRESETS[name]
+    return Preset(**getattr(envs.task_class(env_id), "preset", {}))

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import torch
-from tensordict.nn import NormalParamExtractor, TensorDictModule
-from torch import nn
 from torchrl.data import Bounded
-from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss
 
-from maxentflow.agents.agent import (
-    Agent,
-    check_common,
+from maxentflow import envs
+from maxentflow.agents.agent import Agent, Step
+from maxentflow.agents.checks import (
+    check_fraction,
+    check_hidden,
     check_positive,
-    register,
-    space_sizes,
+    continuous_sizes,
 )
-from maxentflow.agents.flat_adam import FlatAdam
+from maxentflow.agents.networks import averaged, gaussian_actor, q_networks
 from maxentflow.agents.presets import preset
+from maxentflow.agents.registry import register
 from maxentflow.objectives import PolyakUpdate
 
 __all__ = ["SacConfig", "sac"]
@@ -31,14 +31,16 @@ __all__ = ["SacConfig", "sac"]
 class SacConfig:
     """Settings of SAC with a learned temperature."""
 
+    training: ClassVar[Mapping[str, Any]] = {}
+
     gamma: float = 0.99
     """Discount factor."""
     tau: float = 0.005
     """Fraction by which the targets move in an update."""
     actor_learning_rate: float = 3e-4
-    """Adam's step size for the actor and the temperature."""
+    """Learning rate of the actor and the temperature."""
     critic_learning_rate: float = 1e-3
-    """Adam's step size for the critics."""
+    """Learning rate of the critics."""
     max_grad_norm: float | None = None
     """Clip the gradient's norm; None for no clipping."""
     average_decay: float = 0.0
@@ -50,14 +52,16 @@ class SacConfig:
     """Temperature at the start."""
 
     def __post_init__(self) -> None:
-        check_common(self)
+        check_fraction(gamma=self.gamma)
+        check_fraction("(]", tau=self.tau)
+        check_fraction("[)", average_decay=self.average_decay)
+        check_hidden(self.hidden)
         check_positive(
+            max_grad_norm=self.max_grad_norm,
             actor_learning_rate=self.actor_learning_rate,
             critic_learning_rate=self.critic_learning_rate,
             alpha_init=self.alpha_init,
         )
-        if min(self.hidden, default=1) < 1:
-            raise ValueError(f"hidden must be widths of at least 1, got {self.hidden}.")
 
     @classmethod
     def for_task(cls, env_id: str | None) -> SacConfig:
@@ -90,39 +94,14 @@ def sac(
         >>> sac(envs.make("Pendulum-v1"), hidden=(64, 64)).config.hidden
         (64, 64)
     """
-    obs_dim, action_dim = space_sizes(env, "sac")
+    obs_dim, action_dim = continuous_sizes(env, "sac")
     if config is None:
-        config = SacConfig.for_task(None if env.spec is None else env.spec.id)
+        config = SacConfig.for_task(envs.task_id(env))
     config = replace(config, **overrides)
-
-    def network(inputs: int, outputs: int) -> nn.Module:
-        return MLP(
-            in_features=inputs,
-            out_features=outputs,
-            num_cells=list(config.hidden),
-            activation_class=nn.ReLU,
-            device=device,
-        )
-
-    parameters = nn.Sequential(
-        network(obs_dim, 2 * action_dim),
-        NormalParamExtractor(scale_mapping="biased_softplus_1.0", scale_lb=1e-4),
-    )
-    policy = ProbabilisticActor(
-        TensorDictModule(parameters, in_keys=["observation"], out_keys=["loc", "scale"]),
-        in_keys=["loc", "scale"],
-        out_keys=["action"],
-        distribution_class=TanhNormal,
-        distribution_kwargs={"low": -1.0, "high": 1.0, "tanh_loc": False},
-        return_log_prob=True,
-    )
-    critics = [
-        ValueOperator(network(obs_dim + action_dim, 1), in_keys=["observation", "action"])
-        for _ in range(2)
-    ]
+    newest = gaussian_actor(obs_dim, action_dim, config.hidden, device, least_scale=1e-4)
     loss = SACLoss(
-        policy,
-        critics,
+        newest,
+        q_networks(obs_dim, action_dim, config.hidden, device),
         num_qvalue_nets=2,
         loss_function="l2",
         alpha_init=config.alpha_init,
@@ -130,21 +109,28 @@ def sac(
         action_spec=Bounded(-1.0, 1.0, (action_dim,)),
     )
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
-    critic_parameters = list(loss.qvalue_network_params.values(True, True))
-    chosen = {id(parameter) for parameter in critic_parameters}
-    rest = [parameter for parameter in loss.parameters() if id(parameter) not in chosen]
-    optimizer = FlatAdam(
-        [
-            {"params": critic_parameters, "lr": config.critic_learning_rate},
-            {"params": rest, "lr": config.actor_learning_rate},
-        ]
-    )
+    critic = list(loss.qvalue_network_params.values(True, True))
+    actor = list(loss.actor_network_params.values(True, True))
+    policy, average = averaged(newest, config.average_decay)
     return Agent(
         name="sac",
         policy=policy,
+        behavior=newest,
         loss=loss,
-        optimizer=optimizer,
-        target_updater=PolyakUpdate(loss, tau=config.tau),
+        steps=[
+            Step(
+                ("loss_qvalue",),
+                torch.optim.Adam(critic, lr=config.critic_learning_rate, fused=True),
+                max_grad_norm=config.max_grad_norm,
+            ),
+            Step(
+                ("loss_actor", "loss_alpha"),
+                torch.optim.Adam(
+                    [*actor, loss.log_alpha], lr=config.actor_learning_rate, fused=True
+                ),
+                max_grad_norm=config.max_grad_norm,
+            ),
+        ],
+        target_updaters=[PolyakUpdate(loss, tau=config.tau), *average],
         config=config,
-        average_decay=config.average_decay,
     )

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from multigoal import sampled
 
 from maxentflow import agents, envs, flows
-from maxentflow.agents import RunFolder, figures
-from maxentflow.agents.run_folder import read_metrics
+from maxentflow.agents import RunFolder
+from maxentflow.agents.training.run_folder import read_metrics
 
 RESULTS = Path(__file__).parent / "architectures.csv"
 RUNS = Path("runs/benchmarks/architectures")
@@ -61,7 +62,7 @@ def train(task: str, flow: str, seed: int) -> dict[str, object]:
     torch.manual_seed(seed)
     agent = agents.make("meow", envs.make(task), flow=flow)
     folder = RunFolder(RUNS / f"{task.rpartition('/')[2]}-{flow}-{seed}-{time.time_ns()}")
-    folder.create("meow", agent.config, config)
+    folder.create(agent, config, task)
     stopped = ""
     start = time.perf_counter()
     try:
@@ -85,7 +86,7 @@ def train(task: str, flow: str, seed: int) -> dict[str, object]:
         "parameters": sum(p.numel() for p in agent.policy.flow.parameters()),
     }
     if task == MULTIGOAL:
-        goals = figures.multigoal_rollouts(agent, EPISODES, seed=10_000 + seed).goals
+        goals = sampled(agent, EPISODES, seed=10_000 + seed).goals
         shares = [float((goals == goal).mean()) for goal in range(4)]
         row |= {"reached": round(sum(shares), 4), "least_goal": min(shares)}
     return row

@@ -6,11 +6,12 @@ Says ``ready`` when it has warmed up; then for every line that it reads it goes 
 writes its figures, in milliseconds, as one line of JSON.
 """
 
+import copy
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from unittest.mock import MagicMock
@@ -103,29 +104,29 @@ def timed(env_id: str) -> str:
     return "Timed-v0"
 
 
-def maxentflow(env_id: str, compile: str) -> None:
+def maxentflow(env_id: str, compile: bool) -> None:
     from maxentflow import agents, envs
+    from maxentflow.agents import compiled
 
     torch.manual_seed(0)
     settings = agents.config("meow", env_id)
     env = envs.make(timed(env_id))
     config = agents.TrainerConfig(
-        env=env_id,
         total_steps=LENGTHY,
         warmup_steps=WARMUP,
         eval_every=0,
         checkpoint_every=0,
         threads=torch.get_num_threads(),
-        compile=compile,
     )
     agent = agents.meow(env, settings)
     trainer = agents.Trainer(agent, env, config, progress=False)
-    agent.update = watch.around("update", agent.update)
-    trainer.log = watch.around("logging", trainer.log)
-    trainer.act = watch.around("act", trainer.act)
-    trainer.replay.add = watch.around("store", trainer.replay.add)
-    trainer.replay.sample = watch.around("sample", trainer.replay.sample)
-    trainer.run()
+    learner: Any = compiled.learner([agent], compile=compile)
+    learner.update = watch.around("update", learner.update)
+    learner.act = watch.around("act", learner.act)
+    experience: Any = trainer.experience
+    experience.add = watch.around("store", experience.add)
+    experience.buffer.sample = watch.around("sample", experience.buffer.sample)
+    trainer.run(learner)
 
 
 def stable_baselines3(env_id: str) -> None:
@@ -249,46 +250,74 @@ def reference(env_id: str, checkout: str) -> None:
 
 
 def parts(env_id: str) -> None:
-    """An update, its own matrix products, and what it is made of, each on its own."""
-    from maxentflow import agents, envs
+    """An update, its own matrix products, and what it is made of, each on its own; what we wrote
+    by hand beside the form that a library has of it."""
+    from torch import nn
+    from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+    from torchrl.objectives import SoftUpdate
+
+    from maxentflow import agents, envs, flows
+    from maxentflow.agents.compiled import CompiledLearner
+    from maxentflow.agents.learner import RandomStreams
 
     torch.manual_seed(0)
     env = envs.make(env_id)
-    agent = agents.make("meow", env)
+    agent, twin, library = (agents.make("meow", env) for _ in range(3))
     config = agents.TrainerConfig(
-        env=env_id,
         total_steps=2 * WARMUP,
         warmup_steps=WARMUP,
         eval_every=0,
         threads=torch.get_num_threads(),
-        compile="off",
     )
     trainer = agents.Trainer(agent, env, config, progress=False)
     trainer.run()
+    for other in (twin, library):
+        other.load_state_dict(copy.deepcopy(agent.state_dict()))
     torch.set_flush_denormal(True)  # as in a run
-    sample = partial(trainer.replay.sample, config.batch_size)
+    replay: Any = trainer.experience
+    sample = partial(replay.buffer.sample, config.batch_size)
     products = MatrixProducts()
     with products:
         agent.update(sample())
+
+    learner, streams = CompiledLearner(twin), RandomStreams(1)
+    observation = sample()[:1].select("observation")
     began = time.perf_counter()
-    agent.compile(sample())
+    learner.prepare([sample()], [observation])
     print(f"{env_id}: {products.flops() / 1e9:.3f} GFLOP in an update's matrix products,")
     print(f"compiled in {time.perf_counter() - began:.0f} s")
-    compiled, agent._compiled = agent._compiled, {}
+    library.loss = torch.compile(library.loss)  # what torch and TorchRL offer
+    library.target_updater = SoftUpdate(agent.loss, tau=agent.config.tau)
+    library.update(sample())
+
+    torchrl_replay = TensorDictReplayBuffer(
+        storage=LazyTensorStorage(WARMUP), batch_size=config.batch_size
+    )
+    torchrl_replay.extend(replay.buffer[:])
+    hidden = torch.randn(config.batch_size * 2, 64)
+    ours, theirs = flows.Dropout(0.1), nn.Dropout(0.1)
     answer("ready")
     while True:
         figures = {"matrix products": milliseconds(products.repeat)}
-        for name, graphs in (("update", {}), ("update, compiled", compiled)):
-            agent._compiled = graphs
-            batches = [sample() for _ in range(UPDATES)]
-            figures[name] = milliseconds(partial(_update_next, agent, iter(batches)))
+        updates = {
+            "update": agent.update,
+            "update, compiled": lambda batch: learner.update([batch], streams),
+            "update, torch.compile of the loss": library.update,
+        }
+        for name, update in updates.items():
+            batches = iter([sample() for _ in range(UPDATES)])  # a loss writes into its batch
+            figures[name] = milliseconds(lambda update=update, of=batches: update(next(of)))
         figures["forward"] = milliseconds(partial(agent.loss, sample()))
         losses = [agent.loss(sample())["loss"] for _ in range(10)]
-        figures["backward"] = float(
-            np.mean([milliseconds(partial(agent.optimizer.backward, loss), 1) for loss in losses])
-        )
-        figures["optimiser"] = milliseconds(partial(_stand_still, agent.optimizer))
-        figures["target"] = milliseconds(agent.target_updater.step)
+        figures["backward"] = float(np.mean([milliseconds(loss.backward, 1) for loss in losses]))
+        (step,) = agent.steps
+        figures["optimiser"] = milliseconds(partial(_stand_still, step.optimizer))
+        figures["target"] = milliseconds(agent.target_updaters[0].step)
+        figures["target, TorchRL"] = milliseconds(library.target_updater.step)
+        figures["sample"] = milliseconds(sample)
+        figures["sample, TorchRL"] = milliseconds(torchrl_replay.sample)
+        figures["dropout"] = milliseconds(partial(ours, hidden))
+        figures["dropout, torch"] = milliseconds(partial(theirs, hidden))
         answer(json.dumps(figures))
 
 
@@ -320,10 +349,6 @@ def _like(tensor: torch.Tensor) -> torch.Tensor:
     return torch.randn(last + 1).as_strided(tensor.shape, tensor.stride())
 
 
-def _update_next(agent: Any, batches: Iterator[Any]) -> None:
-    agent.update(next(batches))  # a loss writes into its batch: each is of use once
-
-
 def _stand_still(optimizer: torch.optim.Optimizer) -> None:
     """A step of size zero: a hundred along one gradient ruin an agent, which then is slow."""
     sizes = [group["lr"] for group in optimizer.param_groups]
@@ -344,8 +369,8 @@ def milliseconds(function: Callable[[], object], times: int = UPDATES) -> float:
 REFERENCE = "reference MEow"  # which alone needs a checkout
 CONTESTANTS: dict[str, Callable[..., None]] = {
     "maxentflow MEow, in parts": parts,
-    "maxentflow MEow, compiled": partial(maxentflow, compile="on"),
-    "maxentflow MEow": partial(maxentflow, compile="off"),
+    "maxentflow MEow, compiled": partial(maxentflow, compile=True),
+    "maxentflow MEow": partial(maxentflow, compile=False),
     "stable-baselines3 SAC": stable_baselines3,
     "SBX SAC": sbx,
     "TorchRL SAC": torchrl,

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from tensordict import TensorDictBase
 
 from maxentflow import agents, envs
 
@@ -27,11 +28,9 @@ SEEDS = (1, 2, 4, 5)
 def trainer(seed: int, **changes: object) -> agents.Trainer:
     torch.manual_seed(seed)
     config = agents.TrainerConfig(
-        env=TASK,
         seed=seed,
         eval_every=0,
         checkpoint_every=0,
-        compile="on",
         **{"warmup_steps": WARMUP, "threads": THREADS, **changes},
     )
     torch.set_num_threads(config.threads)
@@ -41,20 +40,26 @@ def trainer(seed: int, **changes: object) -> agents.Trainer:
     )
 
 
+def train(team: list[agents.Trainer]) -> None:
+    """As one program, compiled."""
+    learner = agents.compiled.learner([each.agent for each in team], compile=True)
+    agents.train(team, learner)
+
+
 def steps_per_second(team: list[agents.Trainer]) -> float:
     """All runs together, over the second half of their learning."""
     lead = team[0]
     half = (lead.config.warmup_steps + lead.config.total_steps) // 2
     began = [0.0]
-    receive = lead.receive
+    add = lead.experience.add
 
-    def noting() -> None:
-        receive()
-        if lead.step <= half:
+    def noting(transitions: TensorDictBase) -> None:
+        add(transitions)
+        if lead.step + lead.config.num_envs <= half:
             began[0] = time.perf_counter()
 
-    lead.receive = noting
-    agents.train(team, progress=False)
+    lead.experience.add = noting
+    train(team)
     seconds = time.perf_counter() - began[0]
     for each in team:
         each.env.close()

@@ -48,14 +48,14 @@ def calls_per_step(device: str) -> dict[str, float]:
         SystemExit: updates and actions are not CUDA graphs; why has been printed.
     """
     (run,) = team((0,), device, 2 * WARMUP)
-    run.run()
+    learner = agents.compiled.learner([run.agent], compile=True)
+    run.run(learner)
     run.config.total_steps += TRACED
-    run.config.compile = "off"  # it is already
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profile:
-        run.run()
+        run.run(learner)
     TRACES.mkdir(parents=True, exist_ok=True)
     profile.export_chrome_trace(str(TRACES / "trace.json.gz"))
     calls = {LAUNCH: 0.0} | {

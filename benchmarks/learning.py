@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maxentflow.agents import RunFolder, figures
+from maxentflow.agents import RunFolder
+from maxentflow.agents.cli import figures
 from maxentflow.agents.cli import main as maxentflow
-from maxentflow.agents.run_folder import read_metrics
+from maxentflow.agents.training.run_folder import read_metrics
 
 RESULTS = Path(__file__).parent / "learning"
 RUNS = Path("runs/benchmarks")
@@ -68,6 +69,22 @@ EXPERIMENTS = {
     "Hopper-v4-meow-newest": Experiment(
         "meow --env Hopper-v4 --average-decay 0", 300_000, (0, 1), 5, None
     ),
+    "Pendulum-v1-td3": Experiment(
+        "td3 --env Pendulum-v1 --warmup-steps 1000 --eval-every 1000", 20_000, (0, 1, 2), 5, -200
+    ),
+    "Pendulum-v1-ppo": Experiment(
+        "ppo --env Pendulum-v1 --gamma 0.9 --learning-rate 1e-3 --eval-every 5000",
+        100_000,
+        (0, 1, 2),
+        5,
+        -200,
+    ),
+    "CartPole-v1-soft-q": Experiment(
+        "soft-q --env CartPole-v1 --warmup-steps 1000 --eval-every 1000", 30_000, (0, 1, 2), 5, 475
+    ),
+    "CartPole-v1-ppo": Experiment(
+        "ppo --env CartPole-v1 --eval-every 5000", 100_000, (0, 1, 2), 5, 475
+    ),
 }
 
 
@@ -103,7 +120,7 @@ def report() -> None:
                 shutil.copy(source.metrics_path, folder.metrics_path)
                 shutil.copy(source.config_path, folder.config_path)
             if folder.metrics_path.exists():
-                task = folder.config()["trainer_config"]["env"]
+                task = folder.config()["env"]
                 label = name.removeprefix(f"{task}-").replace("-", " ")
                 tasks.setdefault(task, []).append((folder, label))
                 rows.append({"experiment": name, "seed": seed, **summary(experiment, folder)})

@@ -8,18 +8,39 @@ each seed next to this file.
 
 import csv
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from tensordict import TensorDict
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow import agents, envs
-from maxentflow.agents import figures
+from maxentflow.envs.multigoal import Rollouts
 
 HERE = Path(__file__).parent
 ENV = "maxentflow/MultiGoal-v0"
 SEEDS = (0, 1, 2)
 EPISODES = 400
+
+
+def sampled(agent: agents.Agent, episodes: int, seed: int) -> Rollouts:
+    """Episodes of a policy's samples."""
+
+    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen = TensorDict({"observation": torch.from_numpy(observation)}, [len(observation)])
+        return agent.policy(seen)["action"].numpy()
+
+    with torch.no_grad(), torch.random.fork_rng(), set_exploration_type(ExplorationType.RANDOM):
+        torch.manual_seed(seed)
+        return Rollouts.sample(act, episodes, seed)
+
+
+@torch.no_grad()
+def value(agent: agents.Agent, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+    return agent.policy.flow.value(torch.from_numpy(observation)).amin(-1).numpy()
 
 
 def main() -> None:
@@ -30,8 +51,8 @@ def main() -> None:
         agent = agents.make("meow", env)
         config = replace(agents.TrainerConfig.for_task(ENV), seed=seed, eval_every=0)
         agents.Trainer(agent, env, config).run()
-        rollouts = figures.multigoal_rollouts(agent, EPISODES, seed=10_000 + seed)
-        figures.multigoal(agent, HERE / f"multigoal-{seed}.png")
+        rollouts = sampled(agent, EPISODES, seed=10_000 + seed)
+        rollouts.draw(HERE / f"multigoal-{seed}.png", partial(value, agent))
         shares = [(rollouts.goals == goal).mean() for goal in range(4)]
         steps = np.quantile([len(path) - 1 for path in rollouts.paths], [0.5, 0.95])
         rows.append([seed, config.total_steps, EPISODES, sum(shares), *shares, *steps])

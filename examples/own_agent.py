@@ -28,13 +28,14 @@ flow = flows.EnergyBasedFlow(
 )
 agent = agents.meow(env, flow=flow)
 config = agents.TrainerConfig(
-    env="Pendulum-v1", total_steps=steps, warmup_steps=min(1_000, steps // 2), eval_every=0
+    total_steps=steps, warmup_steps=min(1_000, steps // 2), eval_every=steps
 )
-agents.Trainer(agent, env, config).run()
+trainer = agents.Trainer(agent, env, config)
+trainer.run()
 
 observation = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])  # upright, hanging down
 with torch.no_grad():
     print(
         "soft value, upright and hanging:", agent.policy.flow.value(observation).amin(-1).tolist()
     )
-print("Pendulum-v1:", agents.evaluate(agent.policy, "Pendulum-v1"))
+print("Pendulum-v1:", trainer.evaluate())

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import pkgutil
+from dataclasses import dataclass
 
 import gymnasium
 import normflows
@@ -15,11 +16,12 @@ from torchrl.objectives import SoftUpdate
 from maxentflow import agents, envs, flows, objectives
 
 PACKAGES = (flows, objectives, envs, agents)
+ALL = (*PACKAGES, agents.compiled, agents.training)
 MODULES = [
-    f"{package.__name__}.{module.name}"
+    module.name
     for package in PACKAGES
-    for module in pkgutil.iter_modules(package.__path__)
-    if module.name != "__main__"
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not module.name.endswith("__main__")
 ]
 NAMES = {
     "gym": gymnasium,
@@ -28,7 +30,9 @@ NAMES = {
     "torch": torch,
     "SoftUpdate": SoftUpdate,
     "TensorDict": TensorDict,
-    **{name: getattr(package, name) for package in PACKAGES for name in package.__all__},
+    "dataclass": dataclass,
+    "nn": torch.nn,
+    **{name: getattr(package, name) for package in ALL for name in package.__all__},
 }
 
 
@@ -40,7 +44,7 @@ def test_examples(name: str) -> None:
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", ALL, ids=lambda package: package.__name__)
 def test_public_classes_and_functions_have_examples(package: object) -> None:
     without = [
         name
@@ -52,19 +56,24 @@ def test_public_classes_and_functions_have_examples(package: object) -> None:
 
 EXAMPLE_NOT_NEEDED = {
     # Contracts and plain records, whose use is in the example of what takes them.
-    "Agent",
     "Base",
-    "BatchingError",
     "ClosedFormValue",
     "CompilationError",
     "DensityModel",
     "Elementwise",
     "Evaluation",
+    "Experience",
     "Layer",
     "MeowConfig",
     "NonFiniteError",
+    "PpoConfig",
+    "Rollout",
     "RunFolder",
     "SacConfig",
+    "SoftQConfig",
     "SoftValueModel",
+    "Step",
+    "Td3Config",
     "TrainerConfig",
+    "record_video",
 }

@@ -1,5 +1,7 @@
 """The wheel, what importing costs, and who may import whom."""
 
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -28,6 +30,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file() and not name.startswith(("benchmarks/", "tests/")):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             (copy / name).write_bytes((ROOT / name).read_bytes())
+    shutil.copytree(ROOT / "src", copy / "src", symlinks=True, dirs_exist_ok=True)
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, copy)
     (wheel,) = folder.glob("*.whl")
     environment = folder / "environment"
@@ -49,7 +52,7 @@ def test_wheel_brings_the_four_packages(installed: Path, tmp_path: Path) -> None
             "    path = pathlib.Path(module.__file__)",
             "    assert path.is_relative_to(sys.prefix), path",
             "    assert (path.parent / 'py.typed').exists()",
-            "from maxentflow.agents.figures import published",
+            "from maxentflow.agents.cli.figures import published",
             "assert published('Hopper-v4', 'meow') is not None",
         ]
     )
@@ -66,15 +69,88 @@ def test_flows_load_neither_torchrl_nor_simulators() -> None:
     assert run(sys.executable, "-c", code).strip() == "[]"
 
 
-def test_import_contract_holds_and_can_break(tmp_path: Path) -> None:
+SLOW_TO_IMPORT = ("torch", "torchrl", "tensordict", "gymnasium", "matplotlib", "scipy", "mujoco")
+
+
+def test_the_usage_loads_nothing_slow() -> None:
+    code = (
+        "import sys; from maxentflow.agents.cli import main; main(['--help']); "
+        f"print([name for name in {SLOW_TO_IMPORT} if name in sys.modules])"
+    )
+    assert run(sys.executable, "-c", code).strip().endswith("[]")
+
+
+def test_tools_that_only_read_the_tree_find_the_packages(tmp_path: Path) -> None:
+    """Mypy, from an environment without the package, as an IDE does."""
+    script = tmp_path / "script.py"
+    script.write_text("from maxentflow import flows\nreveal_type(flows.MLP(1, 2))\n")
+    python = tmp_path / "environment"
+    venv.create(python, with_pip=False)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--config-file=", "--ignore-missing-imports"),
+            *("--follow-imports=silent", "--python-executable", python / "bin" / "python"),
+            script,
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert 'Revealed type is "maxentflow.flows.mlp.MLP"' in done.stdout, done.stdout
+
+
+def test_only_flows_need_no_extra() -> None:
+    """The base requirements are all that flows imports of what is not Python's own."""
+    code = "; ".join(
+        [
+            "import sys",
+            *(f"sys.modules[{name!r}] = None" for name in ("torchrl", "gymnasium", "mujoco")),
+            *(f"sys.modules[{name!r}] = None" for name in ("imageio", "tyro", "scipy")),
+            "import maxentflow.flows as flows",
+            "print(flows.build('affine', 2, 3, temperature=0.1).action_dim)",
+        ]
+    )
+    assert run(sys.executable, "-c", code).strip() == "2"
+
+
+WRONG_IMPORTS = {
+    "flows/__init__.py": (
+        "import maxentflow.envs\n",
+        "maxentflow.flows is not allowed to import maxentflow.envs",
+    ),
+    "agents/agent.py": (
+        "import maxentflow.agents.compiled\n",
+        "maxentflow.agents.agent is not allowed to import maxentflow.agents.compiled",
+    ),
+    "agents/training/__init__.py": (
+        "import maxentflow.agents.compiled\n",
+        "maxentflow.agents.training is not allowed to import maxentflow.agents.compiled",
+    ),
+    "agents/training/loop.py": (
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from maxentflow.agents.training import trainer\n",
+        "No circles among the modules of a package BROKEN",
+    ),
+}
+
+
+def test_import_contracts_hold() -> None:
     linter = Path(sys.executable).with_name("lint-imports")
-    assert "1 kept, 0 broken" in run(linter, "--no-cache")
-    broken = tmp_path / "maxentflow"
-    for package in PACKAGES:
-        (broken / package).mkdir(parents=True)
-        (broken / package / "__init__.py").write_text("")
-    (broken / "flows" / "__init__.py").write_text("import maxentflow.envs\n")
+    assert "3 kept, 0 broken" in run(linter, "--no-cache")
+
+
+@pytest.mark.parametrize("name", WRONG_IMPORTS)
+def test_import_contracts_can_break(tmp_path: Path, name: str) -> None:
+    added, complaint = WRONG_IMPORTS[name]
+    for source in (ROOT / "src" / "maxentflow").glob("*/**/*.py"):
+        copy = tmp_path / source.relative_to(ROOT / "src")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(source.read_bytes())
+    spoilt = tmp_path / "maxentflow" / name
+    spoilt.write_text(spoilt.read_text() + added)
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    linter = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run(
         [linter, "--no-cache"],
         cwd=tmp_path,
@@ -83,4 +159,4 @@ def test_import_contract_holds_and_can_break(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 1
-    assert "maxentflow.flows is not allowed to import maxentflow.envs" in done.stdout
+    assert complaint in " ".join(done.stdout.split())

@@ -9,14 +9,19 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import ExplorationType, exploration_type
 
 from maxentflow import agents, envs, flows
-from maxentflow.agents import Agent, Trainer, TrainerConfig, cli
-from maxentflow.agents.run_folder import RunFolder, read_metrics
+from maxentflow.agents import Agent, RunFolder, Step, Trainer, TrainerConfig
+from maxentflow.agents.training.run_folder import read_metrics
 
 MULTIGOAL = "maxentflow/MultiGoal-v0"
 COUNT = "probe/Count-v0"
+TASKS = {"soft-q": "CartPole-v1", "ppo": "Pendulum-v1"}
+"""Where an agent does not act in MultiGoal."""
 SMALL = {
     "meow": {"flow_options": {"blocks": 1}},
     "sac": {"hidden": (16,)},
+    "td3": {"hidden": (16,)},
+    "soft-q": {"hidden": (16,)},
+    "ppo": {"hidden": (16,), "rollout_steps": 32, "epochs": 2, "minibatch_size": 16},
 }
 RUN = {
     "total_steps": 150,
@@ -28,23 +33,11 @@ RUN = {
     "eval_every": 60,
     "eval_episodes": 2,
 }
+ON_POLICY = {"ppo": {"warmup_steps": 0}}
 
 
-def words(folder, agent="meow", **changes):
-    """The command line of a small training run."""
-    flags = [
-        word
-        for name, value in {**RUN, **changes, "run_dir": folder}.items()
-        for word in (f"--{name.replace('_', '-')}", str(value))
-        if word != "True"
-    ]
-    small = ["--hidden", "16"] if agent == "sac" else ["--flow-options", "blocks", "1"]
-    return ["train", agent, *flags, *small]
-
-
-def without_figures(monkeypatch):
-    """Leave out the pictures at a run's end, which cost more than a small run."""
-    monkeypatch.setattr(cli, "_run", cli.train)
+def task(agent):
+    return TASKS.get(agent, MULTIGOAL)
 
 
 def checkpoint(folder, name="latest.pt"):
@@ -80,13 +73,44 @@ def differences(first, second, path="state"):
     return [] if first == second else [path]
 
 
-def make_trainer(env_id=MULTIGOAL, agent="meow", *, seed=0, folder=None, settings=None, **changes):
-    """A small trainer; every configuration entry has RUN's value or the one given."""
+def make_trainer(
+    env_id=None,
+    agent="meow",
+    *,
+    seed=0,
+    folder=None,
+    settings=None,
+    experience=None,
+    **changes,
+):
+    """A small trainer; every configuration entry has RUN's value or the one given.
+
+    A path given as the folder becomes a run folder, where there is none yet.
+    """
     torch.manual_seed(seed)
-    config = TrainerConfig(env=env_id, seed=seed, **{**RUN, **changes})
-    env = envs.make(env_id, config.num_envs)
-    made = agents.make(agent, env, **{**SMALL[agent], **(settings or {})})
-    return Trainer(made, env, config, folder, progress=False)
+    env_id = env_id or task(agent)
+    config = TrainerConfig(**{"seed": seed, **RUN, **ON_POLICY.get(agent, {}), **changes})
+    env = envs.make(env_id, config.num_envs, workers=config.workers)
+    made = agents.make(agent, env, **{**SMALL.get(agent, {}), **(settings or {})})
+    if folder is not None:
+        folder = RunFolder(folder)
+        if not folder.config_path.exists():
+            folder.create(made, config, env_id)
+    return Trainer(made, env, config, folder, experience=experience, progress=False)
+
+
+def resumed(folder, **run):
+    """The trainer of :func:`make_trainer`, at the folder's checkpoint if there is one."""
+    trainer = make_trainer(folder=folder, **run)
+    state = trainer.folder.load_checkpoint()
+    if state is not None:
+        trainer.restore(state)
+    return trainer
+
+
+def comparable(state):
+    """A state less what a clock fills, and less the settings that it was reached with."""
+    return {key: entry for key, entry in state.items() if key not in ("seconds", "settings")}
 
 
 def make_double_agent(env, *, heads=2, dropout=0.0, **settings):
@@ -137,7 +161,9 @@ def lean(observation):
 
 def scripted_agent(act, noise=0.0):
     """An agent that nothing can train, to act with."""
-    return Agent("scripted", Scripted(act, noise), None, None, None, None)
+    policy = Scripted(act, noise)
+    unused = torch.nn.Parameter(torch.zeros(()))
+    return Agent("scripted", policy, policy, [Step(("none",), torch.optim.SGD([unused]))])
 
 
 def plain(env_id, **kwargs):

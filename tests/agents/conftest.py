@@ -1,8 +1,19 @@
+from types import SimpleNamespace
+
 import gymnasium as gym
 import pytest
 import torch._inductor
 
+from maxentflow.agents.training import session
+
 from .common import COUNT, Count
+
+
+@pytest.fixture(autouse=True)
+def no_collections(monkeypatch):
+    """A run begins with a full garbage collection, which takes longer than a small one trains."""
+    idle = SimpleNamespace(**dict.fromkeys(("collect", "freeze", "unfreeze"), lambda: None))
+    monkeypatch.setattr(session, "gc", idle)
 
 
 @pytest.fixture

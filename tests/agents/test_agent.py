@@ -10,15 +10,18 @@ import pytest
 import torch
 from gymnasium.vector import SyncVectorEnv
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from torch import nn
+from torchrl.objectives import LossModule
 
 from maxentflow import agents, envs, flows
-from maxentflow.agents import Agent, MeowConfig, SacConfig
-from maxentflow.agents import agent as agent_module
+from maxentflow.agents import Agent, Rollout, Step, registry
 
-from .common import MULTIGOAL, SMALL, differences, make_double_agent
+from .common import SMALL, differences, make_double_agent, task
 
 NOT_POSITIVE = (0.0, -1.0, float("inf"), float("nan"))
-TASKS = [MULTIGOAL, "Pendulum-v1", "Hopper-v4"]
+MANY = "maxentflow/MultiGoal-v0", "Pendulum-v1", "Hopper-v4", "CartPole-v1"
+NAMES = agents.registered()
 
 
 @pytest.fixture
@@ -26,12 +29,44 @@ def env():
     return envs.make("Pendulum-v1")
 
 
+def fits(name, env_id):
+    """Whether an agent acts in a task."""
+    return (name in ("soft-q", "ppo")) if env_id == "CartPole-v1" else name != "soft-q"
+
+
+PAIRS = [(name, env_id) for name in NAMES for env_id in MANY if fits(name, env_id)]
+
+
+def small(name, env=None, **settings):
+    """A small agent, in its task unless another is given."""
+    return agents.make(name, env or envs.make(task(name)), **{**SMALL[name], **settings})
+
+
+def parts(agent):
+    """All that an agent's state is made of."""
+    return copy.deepcopy(agent.state_dict())
+
+
+def batch_for(agent, env, size=6):
+    """Transitions that its loss reads."""
+    batch = random_batch(env, size)
+    if agent.rollout is not None:
+        with torch.no_grad():
+            acted = agent.act(batch.select("observation"))
+            batch = agent.rollout.estimator(acted.update(batch.select("next"))[None])[0]
+    return batch
+
+
 def random_batch(env, size=6, dtype=torch.float32):
-    obs_dim, action_dim = env.single_observation_space.shape[0], env.single_action_space.shape[0]
+    obs_dim, space = env.single_observation_space.shape[0], env.single_action_space
     kind = torch.arange(size)[:, None] % 3
+    if isinstance(space, gym.spaces.Discrete):
+        action = torch.randint(int(space.n), (size,))
+    else:
+        action = torch.rand(size, *space.shape, dtype=dtype) * 1.6 - 0.8
     return TensorDict(
         observation=torch.randn(size, obs_dim, dtype=dtype),
-        action=torch.rand(size, action_dim, dtype=dtype) * 1.6 - 0.8,
+        action=action,
         next=TensorDict(
             observation=torch.randn(size, obs_dim, dtype=dtype),
             reward=torch.randn(size, 1, dtype=dtype),
@@ -47,86 +82,129 @@ def random_batch(env, size=6, dtype=torch.float32):
 
 
 def test_the_registered_agents():
-    assert agents.registered() == ("meow", "sac")
+    assert agents.registered() == ("meow", "sac", "td3", "soft-q", "ppo")
 
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("moew", " Did you mean 'meow'?"), ("sca", " Did you mean 'sac'?"), ("x", "")],
+    [
+        ("moew", " Did you mean 'meow'?"),
+        ("softq", " Did you mean 'soft-q'?"),
+        ("sca", " Did you mean 'sac'?"),
+        ("x", ""),
+    ],
 )
 def test_an_unknown_agent_is_refused_with_near_matches(env, name, hint):
     for call in (agents.config, partial(agents.make, env=env)):
         with pytest.raises(ValueError, match="Unknown agent") as caught:
             call(name)
-        assert str(caught.value) == f"Unknown agent {name!r}; known: meow, sac.{hint}"
+        assert str(caught.value) == (
+            f"Unknown agent {name!r}; known: meow, sac, td3, soft-q, ppo.{hint}"
+        )
 
 
-@pytest.mark.parametrize(("name", "kind"), [("meow", MeowConfig), ("sac", SacConfig)])
-def test_an_unknown_setting_is_refused_with_those_accepted(env, name, kind):
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_setting_is_refused_with_those_accepted(name):
     with pytest.raises(ValueError, match="has no setting 'temprature', 'zeta'") as caught:
-        agents.make(name, env, temprature=1.0, zeta=2)
-    for setting in kind.__dataclass_fields__:
+        agents.make(name, envs.make(task(name)), temprature=1.0, zeta=2)
+    for setting in vars(agents.config(name)):
         assert setting in str(caught.value)
 
 
-@pytest.mark.parametrize("name", agents.registered())
-@pytest.mark.parametrize("env_id", TASKS)
+@pytest.mark.parametrize(("name", "env_id"), PAIRS)
 def test_settings_replace_the_tasks_defaults(name, env_id):
     defaults, changed = agents.config(name, env_id), agents.config(name, env_id, gamma=0.5)
     assert changed.gamma == 0.5
     assert type(defaults) is type(changed)
     assert {**vars(changed), "gamma": defaults.gamma} == vars(defaults)
-    made = agents.make(name, envs.make(env_id), gamma=0.5, **SMALL[name])
+    made = small(name, envs.make(env_id), gamma=0.5)
     assert vars(made.config) == {**vars(changed), **SMALL[name]}
     assert made.name == name
 
 
-@pytest.mark.parametrize("name", agents.registered())
-def test_settings_reach_the_loss_and_the_updater(env, name):
-    made = agents.make(name, env, gamma=0.5, tau=0.25)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "ppo"])
+def test_settings_reach_the_loss_and_the_updater(name):
+    made = small(name, gamma=0.5, tau=0.25)
     assert made.loss.value_estimator.gamma.item() == 0.5
-    assert made.target_updater.eps == 0.75
+    learning, entries = dict(made.loss.named_parameters()), made.loss.state_dict()
+    targets = {key: f"target_{key}" for key in learning if f"target_{key}" in entries}
+    for source, target in targets.items():
+        entries[source].fill_(1.0)
+        entries[target].fill_(0.0)
+    for _ in range(getattr(made.config, "policy_delay", 1)):
+        made.target_updater.step()
+    assert targets
+    assert all((entries[target] == 0.25).all() for target in targets.values())
 
 
-@pytest.mark.parametrize("name", agents.registered())
+def test_settings_reach_ppo():
+    made = small("ppo", gamma=0.5, gae_lambda=0.25, clip=0.125, entropy_coefficient=0.5)
+    assert made.rollout.estimator.gamma.item() == 0.5
+    assert made.rollout.estimator.lmbda.item() == 0.25
+    assert made.loss.clip_epsilon.item() == 0.125
+    assert made.loss.entropy_coeff.item() == 0.5
+    assert (made.rollout.steps, made.rollout.epochs, made.rollout.minibatch_size) == (32, 2, 16)
+    assert "loss_entropy" in made.steps[0].losses
+    assert "loss_entropy" not in small("ppo", entropy_coefficient=0.0).steps[0].losses
+
+
+OUT_OF_RANGE = [
+    ({"gamma": 1.01}, r"gamma must be in \[0, 1\], got 1.01"),
+    ({"gamma": -0.1}, r"gamma must be in \[0, 1\], got -0.1"),
+    ({"gamma": float("nan")}, r"gamma must be in \[0, 1\], got nan"),
+    ({"gae_lambda": 1.5}, r"gae_lambda must be in \[0, 1\], got 1.5"),
+    ({"tau": 0.0}, r"tau must be in \(0, 1\], got 0.0"),
+    ({"tau": 7.0}, r"tau must be in \(0, 1\], got 7.0"),
+    ({"average_decay": 1.0}, r"average_decay must be in \[0, 1\), got 1.0"),
+    ({"average_decay": -0.5}, r"average_decay must be in \[0, 1\), got -0.5"),
+    ({"max_grad_norm": -1.0}, r"max_grad_norm must be positive and finite, got -1.0"),
+    ({"entropy_coefficient": -1.0}, r"entropy_coefficient must be in \[0, 1\], got -1.0"),
+    ({"hidden": (0,)}, r"hidden must be widths of at least 1, got \(0,\)"),
+    ({"hidden": (8, -8)}, r"hidden must be widths of at least 1, got \(8, -8\)"),
+    *(
+        ({name: value}, f"{name} must be positive and finite, got {value}")
+        for name in (
+            "temperature",
+            "learning_rate",
+            "alpha_init",
+            "actor_learning_rate",
+            "critic_learning_rate",
+            "exploration_noise",
+            "target_noise",
+            "target_noise_clip",
+            "policy_delay",
+            "clip",
+            "epochs",
+        )
+        for value in NOT_POSITIVE
+    ),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_out_of_range(name):
+    known, refused = vars(agents.config(name)), 0
+    for settings, message in OUT_OF_RANGE:
+        if settings.keys() <= known.keys():
+            refused += 1
+            with pytest.raises(ValueError, match=message):
+                agents.config(name, **settings)
+    assert refused > 10
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("setting", "value"),
     [
-        ({"gamma": 1.01}, r"gamma must be in \[0, 1\], got 1.01"),
-        ({"gamma": -0.1}, r"gamma must be in \[0, 1\], got -0.1"),
-        ({"gamma": float("nan")}, r"gamma must be in \[0, 1\], got nan"),
-        ({"tau": 0.0}, r"tau must be in \(0, 1\], got 0.0"),
-        ({"tau": 7.0}, r"tau must be in \(0, 1\], got 7.0"),
-        ({"average_decay": 1.0}, r"average_decay must be in \[0, 1\), got 1.0"),
-        ({"average_decay": -0.5}, r"average_decay must be in \[0, 1\), got -0.5"),
-        ({"max_grad_norm": -1.0}, r"max_grad_norm must be positive and finite, got -1.0"),
+        ("heads", -1),
+        ("log_sigma", (0.0, -1.0)),
+        ("flow", "nice"),
+        ("flow_options", {"blocks": 0}),
     ],
 )
-def test_values_out_of_range(env, name, settings, message):
-    with pytest.raises(ValueError, match=message):
-        agents.make(name, env, **settings)
-
-
-@pytest.mark.parametrize(
-    ("name", "setting", "value"),
-    [
-        *(("meow", "temperature", value) for value in NOT_POSITIVE),
-        *(("meow", "learning_rate", value) for value in NOT_POSITIVE),
-        ("meow", "heads", -1),
-        ("meow", "log_sigma", (0.0, -1.0)),
-        ("meow", "flow", "nice"),
-        ("meow", "flow_options", {"blocks": 0}),
-        *(("sac", "alpha_init", value) for value in NOT_POSITIVE),
-        *(("sac", "actor_learning_rate", value) for value in NOT_POSITIVE),
-        *(("sac", "critic_learning_rate", value) for value in NOT_POSITIVE),
-        ("sac", "hidden", (0,)),
-        ("sac", "hidden", (8, -8)),
-    ],
-)
-def test_values_that_only_one_agent_has(env, name, setting, value):
+def test_values_that_a_flow_refuses(env, setting, value):
     word = {"log_sigma": "log-sigma", "flow_options": "blocks"}.get(setting, setting)
     with pytest.raises(ValueError, match=word):
-        agents.make(name, env, **{setting: value})
+        agents.make("meow", env, **{setting: value})
 
 
 class Grid(gym.Env):
@@ -136,17 +214,49 @@ class Grid(gym.Env):
     action_space = gym.spaces.Box(-1.0, 1.0, (2, 2), np.float32)
 
 
-@pytest.mark.parametrize("name", agents.registered())
-def test_other_action_spaces_are_refused(name):
-    with pytest.raises(ValueError, match=rf"'{name}' needs .* continuous .*, got Discrete\(2\)"):
-        agents.make(name, envs.make("CartPole-v1"))
+class FromOne(Grid):
+    action_space = gym.spaces.Discrete(2, start=1)
+
+
+class Picture(gym.Env):
+    observation_space = gym.spaces.Box(0, 255, (4, 4, 3), np.uint8)
+    action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+
+class DiscretePicture(Picture):
+    action_space = gym.spaces.Discrete(2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_spaces_are_refused(env, name):
+    grid = SyncVectorEnv([Grid])
+    if name == "soft-q":
+        hint = "for continuous actions there are meow, sac, td3 and ppo"
+        with pytest.raises(ValueError, match=rf"'soft-q' needs discrete .*, got Box.*; {hint}"):
+            agents.make(name, env)
+        with pytest.raises(ValueError, match=r"needs discrete actions 0, 1, 2, .*, got .*start=1"):
+            agents.make(name, SyncVectorEnv([FromOne]))
+        return
     with pytest.raises(ValueError, match=rf"'{name}' needs a one-dimensional .*\(2, 2\)"):
-        agents.make(name, SyncVectorEnv([Grid]))
+        agents.make(name, grid)
+    if name != "ppo":
+        hint = "for discrete actions there are soft-q and ppo"
+        with pytest.raises(ValueError, match=rf"'{name}' needs .*, got Discrete\(2\); {hint}"):
+            agents.make(name, envs.make("CartPole-v1"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_observations_that_are_no_vectors_are_refused(name):
+    copies = SyncVectorEnv([Picture if name != "soft-q" else DiscretePicture])
+    with pytest.raises(
+        ValueError, match=rf"'{name}' needs observations that are vectors, got Box"
+    ):
+        agents.make(name, copies)
 
 
 def test_an_agent_of_ones_own_by_name(env, monkeypatch):
     """Its builder gets the task's defaults, less what is replaced, and the device."""
-    monkeypatch.setattr(agent_module, "_AGENTS", dict(agent_module._AGENTS))
+    monkeypatch.setattr(registry, "_AGENTS", dict(registry._AGENTS))
 
     @dataclass
     class PlainConfig:
@@ -159,22 +269,49 @@ def test_an_agent_of_ones_own_by_name(env, monkeypatch):
 
     @agents.register("plain", PlainConfig)
     def plain(env, config, *, device):
-        return Agent("plain", None, None, None, None, (config, device))
+        return config, device
 
-    assert agents.registered() == ("meow", "sac", "plain")
-    config, device = agents.make("plain", env, device="meta", max_grad_norm=2.0).config
+    assert agents.registered() == (*NAMES, "plain")
+    config, device = agents.make("plain", env, device="meta", max_grad_norm=2.0)
     assert (config, device) == (PlainConfig(2.0, len("Pendulum-v1")), "meta")
 
 
-@pytest.mark.parametrize("name", agents.registered())
+@pytest.mark.parametrize("name", NAMES)
 def test_everything_of_an_agent_is_on_its_device(name, monkeypatch):
     """A recorded launch on a GPU cannot wait for a number that is not there."""
-    monkeypatch.setattr(torch.Tensor, "is_set_to", lambda *_: False)  # meta tensors have none
-    agent = agents.make(name, envs.make("Pendulum-v1"), device="meta")
-    for module in (agent.loss, agent.policy, agent.behavior):
+    # Meta tensors cannot answer these.
+    answer = torch.Tensor.__bool__
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: not self.is_meta and answer(self))
+    monkeypatch.setattr(torch.Tensor, "is_set_to", lambda *_: False)
+    agent = small(name, device="meta")
+    modules = [agent.loss, agent.policy, agent.behavior]
+    if agent.rollout is not None:
+        modules.append(agent.rollout.estimator)
+    named = {}
+    for module in modules:
         tensors = [*module.named_parameters(), *module.named_buffers()]
-        assert {key: t.device.type for key, t in tensors if t.device.type != "meta"} == {}
-    assert "gamma" in {key.split(".")[-1] for key, _ in agent.loss.named_buffers()}
+        named |= {key: t.device.type for key, t in tensors}
+    assert {key: device for key, device in named.items() if device != "meta"} == {}
+    assert "gamma" in {key.split(".")[-1] for key in named}
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+@pytest.mark.parametrize("name", [n for n in NAMES if hasattr(agents.config(n), "average_decay")])
+def test_an_average_of_weights_is_the_policy(name, decay):
+    """Of all parameters that act, and none where the decay is 0."""
+    agent = small(name, average_decay=decay)
+    if decay == 0:
+        assert agent.policy is agent.behavior
+        return
+    pairs = list(zip(agent.behavior.parameters(), agent.policy.parameters(), strict=True))
+    assert all(torch.equal(newest, average) for newest, average in pairs)
+    for newest, average in pairs:
+        assert newest is not average
+        assert not average.requires_grad
+        newest.data.fill_(2.0), average.fill_(1.0)
+    agent.target_updater.step()
+    for _, average in pairs:
+        torch.testing.assert_close(average, torch.full_like(average, 1.1))
 
 
 def test_a_flow_of_ones_own_is_used(env):
@@ -183,10 +320,10 @@ def test_a_flow_of_ones_own_is_used(env):
     assert agent.behavior.flow is own
     assert not differences(dict(agent.policy.flow.state_dict()), dict(own.state_dict()))
     assert agent.loss.temperature == 0.125
-    (vector,) = agent.optimizer.param_groups[0]["params"]
-    storages = {parameter.untyped_storage().data_ptr() for parameter in own.parameters()}
-    assert storages == {vector.untyped_storage().data_ptr()}
-    assert vector.count_nonzero() == sum(p.count_nonzero() for p in own.parameters())
+    learning = {id(parameter) for parameter in agent.steps[0].parameters()}
+    assert learning == {id(parameter) for parameter in own.parameters()}
+    assert agent.custom == ("flow",)
+    assert agents.meow(env).custom == ()
     before = copy.deepcopy(own.state_dict())
     agent.update(random_batch(env))
     assert differences(dict(before), dict(own.state_dict()))
@@ -203,30 +340,27 @@ def test_a_flow_of_other_sizes_is_refused(env, sizes):
 
 
 def learned(agent):
-    """The loss's parameters by name, and for each the optimiser's group that has its memory."""
-    storages = {
-        vector.untyped_storage().data_ptr(): group
-        for group in agent.optimizer.param_groups
-        for vector in group["params"]
+    """The loss's parameters by name, and for each the optimiser's group that has it."""
+    groups = {
+        id(parameter): group
+        for step in agent.steps
+        for group in step.optimizer.param_groups
+        for parameter in group["params"]
     }
     return {
-        key: (parameter, storages[parameter.untyped_storage().data_ptr()])
+        key: (parameter, groups[id(parameter)])
         for key, parameter in agent.loss.named_parameters()
         if not key.startswith("target_")
     }
 
 
-@pytest.mark.parametrize("env_id", TASKS)
-@pytest.mark.parametrize("name", agents.registered())
-def test_the_optimizer_has_each_parameter_once(name, env_id):
-    agent = agents.make(name, envs.make(env_id))
+@pytest.mark.parametrize(("name", "env_id"), PAIRS)
+def test_the_optimizers_have_each_parameter_once(name, env_id):
+    agent = small(name, envs.make(env_id))
     parameters = [parameter for parameter, _ in learned(agent).values()]
-    for number, parameter in enumerate(parameters):
-        parameter.data.fill_(number + 1)
-    # Had two of them shared memory, the first would hold the second's number.
-    assert all((p == number + 1).all() for number, p in enumerate(parameters))
-    vectors = [vector for group in agent.optimizer.param_groups for vector in group["params"]]
-    assert sum(map(torch.count_nonzero, vectors)) == sum(p.numel() for p in parameters)
+    assert len({id(parameter) for parameter in parameters}) == len(parameters)
+    given = [id(parameter) for step in agent.steps for parameter in step.parameters()]
+    assert sorted(given) == sorted(map(id, parameters))
     assert all(parameter.requires_grad for parameter in parameters)
 
 
@@ -295,11 +429,11 @@ def test_three_updates_by_hand(env, heads, max_grad_norm):
         average = agent.policy.flow.get_parameter(name)
         torch.testing.assert_close(average, expected, rtol=0, atol=1e-6, msg=name)
     observation = torch.randn(5, 3, dtype=torch.float64)
-    with (
-        torch.no_grad(),
-        agent.loss.target_value_network_params.to_module(agent.loss.value_network),
-    ):
-        value = agent.loss.value_network(TensorDict(observation=observation))["state_value"]
+    following = {"observation": observation, "reward": torch.zeros(5, 1, dtype=torch.float64)}
+    flags = {name: torch.zeros(5, 1, dtype=torch.bool) for name in ("done", "terminated")}
+    probe = TensorDict({"observation": observation, "next": {**following, **flags}}, [5])
+    with torch.no_grad(), agent.loss.target_network_params.to_module(agent.loss.value_network):
+        value = agent.loss.value_network(probe)["state_value"]
     expected = target.value(observation).amin(-1, keepdim=True)
     torch.testing.assert_close(value, expected, rtol=0, atol=1e-5)
 
@@ -317,19 +451,222 @@ def test_dropout_is_on_in_the_update(env):
     assert differences(states[0], states[2])
 
 
-@pytest.mark.parametrize("name", agents.registered())
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_changes_nothing(env, name, value):
-    agent = agents.make(name, env)
-    agent.update(random_batch(env))
-    before = copy.deepcopy([dict(agent.loss.state_dict()), agent.optimizer.state_dict()])
-    batch = random_batch(env)
-    batch["next", "reward"][2] = value
-    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf)"):
+def test_a_loss_that_is_not_finite_changes_nothing(name, value):
+    env = envs.make(task(name))
+    agent = small(name, env)
+    for _ in range(2):
+        agent.update(batch_for(agent, env))
+    before = parts(agent)
+    batch = batch_for(agent, env)
+    key = "advantage" if agent.rollout else ("next", "reward")
+    batch[key][2] = value
+    with pytest.raises(FloatingPointError, match=r"loss is (nan|-?inf)"):
         agent.update(batch)
-    assert not differences(before, [dict(agent.loss.state_dict()), agent.optimizer.state_dict()])
-    agent.update(random_batch(env))
+    assert not differences(before, parts(agent))
+    agent.update(batch_for(agent, env))
     assert all(entry.isfinite().all() for entry in agent.loss.state_dict().values())
+    assert differences(before, parts(agent))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_that_is_not_finite_changes_nothing(name, monkeypatch):
+    """As that of sqrt at 0, times 0, in a loss that is finite."""
+    env = envs.make(task(name))
+    agent = small(name, env)
+    for _ in range(agent.steps[-1].every - 1 or 2):  # so that the last step is due
+        agent.update(batch_for(agent, env))
+    before = parts(agent)
+    learning = agent.steps[-1].parameters()[-1]
+    forward = agent.loss.forward
+
+    def broken(batch):
+        report = forward(batch)
+        extra = (learning.flatten()[0] * 0).sqrt() * 0
+        loss = agent.steps[-1].losses[0]
+        return report.set(loss, report[loss] + extra)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(agent.loss, "forward", broken)
+        assert broken(batch_for(agent, env))[agent.steps[-1].losses[0]].isfinite()
+        with pytest.raises(FloatingPointError, match=r"^gradient is nan$"):
+            agent.update(batch_for(agent, env))
+    assert not differences(before, parts(agent))
+    assert all(entry.isfinite().all() for entry in agent.loss.state_dict().values())
+    agent.update(batch_for(agent, env))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_comes_back(name):
+    """In an agent that has learned something else; later updates are the same."""
+    env = envs.make(task(name))
+    agent, other = small(name, env), small(name, env)
+    for _ in range(3):
+        agent.update(batch_for(agent, env))
+        other.update(batch_for(other, env))
+    state = parts(agent)
+    assert differences(state, parts(other))
+    other.load_state_dict(state)
+    assert not differences(state, parts(other))
+    for each in (agent, other):
+        torch.manual_seed(1)
+        for _ in range(3):
+            each.update(batch_for(each, env))
+    assert not differences(parts(agent), parts(other))
+    assert (agent.updates, other.updates) == (6, 6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_acting_gives_all_that_the_behaviour_writes(name):
+    env = envs.make(task(name), 3)
+    agent = small(name, env)
+    observation = torch.as_tensor(env.reset(seed=0)[0])
+    acted = agent.act(TensorDict(observation=observation, batch_size=[3]))
+    assert torch.equal(acted["observation"], observation)
+    assert acted["action"].shape == env.action_space.shape
+    assert ("action_log_prob" in acted.keys()) == (name != "td3")  # noqa: SIM118
+    assert not any(entry.requires_grad for entry in acted.values())
+    other = agent.act(TensorDict(observation=observation, batch_size=[3]))
+    assert name == "soft-q" or (acted["action"] != other["action"]).any()  # it explores
+
+
+# Steps
+
+
+class Squares(LossModule):
+    """Squares of two numbers, and whatever else is to be reported."""
+
+    def __init__(self, **report):
+        super().__init__()
+        self.first = nn.Parameter(torch.tensor(1.0))
+        self.second = nn.Parameter(torch.tensor(1.0))
+        self.report = report
+
+    def forward(self, batch):
+        losses = {"loss_first": self.first.square(), "loss_second": self.second.square()}
+        return TensorDict({**losses, **self.report})
+
+
+def squares(*steps, **report):
+    """An agent whose steps are given as (losses, options)."""
+    loss = Squares(**report)
+    policy = TensorDictModule(nn.Identity(), in_keys=["observation"], out_keys=["action"])
+    made = [
+        Step(losses, torch.optim.SGD([getattr(loss, name)], lr=0.5), **options)
+        for losses, name, options in steps
+    ]
+    return Agent("squares", policy, loss, made)
+
+
+FIRST, SECOND = (("loss_first",), "first", {}), (("loss_second",), "second", {})
+
+
+def test_each_step_takes_its_turn():
+    """Gradient descent of x^2 at rate 1/4 halves x each time, at 1/2 it is 0 at once."""
+    agent = squares(FIRST, (("loss_second",), "second", {"every": 3}))
+    agent.steps[0].optimizer.param_groups[0]["lr"] = 0.25
+    values = []
+    for _ in range(4):
+        agent.update(TensorDict())
+        values.append((agent.loss.first.item(), agent.loss.second.item()))
+    assert values == [(0.5, 1.0), (0.25, 1.0), (0.125, 0.0), (0.0625, 0.0)]
+
+
+def test_a_step_clips_its_own_gradient():
+    """The gradients are 2; clipped to 1/2 they move by a quarter."""
+    agent = squares(FIRST, (("loss_second",), "second", {"max_grad_norm": 0.5}))
+    agent.steps[0].optimizer.param_groups[0]["lr"] = 0.25
+    agent.update(TensorDict())
+    assert agent.loss.first.item() == 0.5
+    assert agent.loss.second.item() == pytest.approx(0.75, abs=1e-5)  # torch adds 1e-6
+
+
+def test_a_step_minimises_the_sum_of_its_losses():
+    agent = squares((("loss_first", "loss_first"), "first", {}), SECOND)
+    agent.update(TensorDict())
+    assert (agent.loss.first.item(), agent.loss.second.item()) == (-1.0, 0.0)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_one_bad_gradient_of_several_changes_nothing(index):
+    """Also where the other's is good."""
+    agent = squares(FIRST, SECOND)
+    before = parts(agent)
+    name = ("first", "second")[index]
+    getattr(agent.loss, name).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FloatingPointError, match=r"^gradient is inf$"):
+        agent.update(TensorDict())
+    assert not differences(before, parts(agent))
+
+
+@pytest.mark.parametrize(
+    ("steps", "report", "message"),
+    [
+        (
+            [(("loss_third",), "first", {})],
+            {},
+            r"reports loss_first, loss_second, no 'loss_third'",
+        ),
+        (
+            [(("extra",), "first", {})],
+            {"extra": torch.zeros(4)},
+            r"'extra' must be a scalar, got shape \(4,\); make the loss with reduction='mean'",
+        ),
+    ],
+)
+def test_losses_that_cannot_be_minimised_are_refused(steps, report, message):
+    agent = squares(*steps, **report)
+    with pytest.raises(ValueError, match=message):
+        agent.update(TensorDict())
+    assert agent.updates == 0
+
+
+def test_a_loss_without_reduction_is_refused(env):
+    agent = agents.make("meow", env, **SMALL["meow"])
+    agent.loss.reduction = "none"
+    with pytest.raises(ValueError, match=r"^'loss' must be a scalar, got shape \(6,\)"):
+        agent.update(random_batch(env))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, "every must be at least 1, got 0"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be positive and finite, got 0.0"),
+        ({"max_grad_norm": float("inf")}, "max_grad_norm must be positive and finite, got inf"),
+        ({"losses": ()}, r"losses must be a tuple of names, got \(\)"),
+        ({"losses": "loss"}, "losses must be a tuple of names, got 'loss'"),
+    ],
+)
+def test_steps_out_of_range_are_refused(options, message):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    with pytest.raises(ValueError, match=message):
+        Step(**{"losses": ("loss",), "optimizer": optimizer, **options})
+
+
+def test_agents_whose_steps_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="'squares' needs at least one step"):
+        squares()
+    with pytest.raises(ValueError, match="Two steps of agent 'squares' share a parameter"):
+        squares(FIRST, FIRST)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"minibatch_size": 0}, "minibatch_size must be at least 1, got 0"),
+        ({"minibatch_size": 9}, "minibatch of 9 transitions needs .* as many steps, got 8"),
+    ],
+)
+def test_rollouts_out_of_range_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        Rollout(**{"steps": 8, "epochs": 1, "minibatch_size": 4, **sizes})
+
+
+# SAC
 
 
 def group_parameters(loss):

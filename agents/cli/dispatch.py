@@ -1,0 +1,77 @@
+"""Find the command, and end every failure in one sentence.
+
+Only the standard library is imported here: the usage is shown at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from maxentflow.agents.names import BUILT_IN
+
+__all__ = ["main"]
+
+_COMMANDS = ("train", "evaluate", "plot")  # a module of this package each
+
+_USAGE = """\
+usage: maxentflow COMMAND ...
+
+commands:
+  train AGENT --env TASK     train {agents}, e.g. maxentflow train meow --env Hopper-v4
+  train --resume RUN ...     continue exactly where the last checkpoint is
+  evaluate RUN [options]     run episodes with a trained policy, or film one
+  plot RUN [RUN ...]         learning curves, with the published ones
+
+Options: train AGENT --help, train --resume --help, evaluate --help, plot --help.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command.
+
+    Args:
+        arguments: words after the program's name; those of the process by default.
+
+    Raises:
+        SystemExit: with code 2 after one sentence on standard error, for anything that cannot be
+            done; 130 after Ctrl-C; 143 after SIGTERM; 141 if nobody reads the output any more.
+    """
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
+    try:
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python's own flush at exit would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (ValueError, FloatingPointError) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error}.")
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{str(interrupt) or 'Interrupted.'}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(arguments: list[str]) -> None:
+    if {*arguments[:2]} <= {"train", "-h", "--help"}:
+        registry = sys.modules.get("maxentflow.agents.registry")
+        names = BUILT_IN if registry is None else registry.registered()
+        print(_USAGE.format(agents=f"{', '.join(names[:-1])} or {names[-1]}"), end="")
+        return
+    command, *rest = arguments
+    if command not in _COMMANDS:
+        from maxentflow.agents.registry import unknown_name
+
+        raise unknown_name("command", command, _COMMANDS)
+    importlib.import_module(f"maxentflow.agents.cli.{command}").run(rest)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"maxentflow: {' '.join(message.splitlines())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,63 @@
+"""Command-line words as a dataclass, by tyro; a complaint is one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+__all__ = ["parse", "value_of"]
+
+T = TypeVar("T")
+
+_TITLES = (
+    r"(Value|Parsing) error|Invalid choice|Missing argument|Required options|"
+    r"Unrecognized options(?!:)|Error parsing [\w.-]+:"
+)
+
+
+def parse(kind: type[T], arguments: Sequence[str], command: str, **options: Any) -> T:
+    """An instance of a dataclass from words; its fields are options, those of nested ones too.
+
+    Args:
+        kind: the dataclass.
+        arguments: the words.
+        command: what they come after.
+        options: of :func:`tyro.cli`.
+
+    Raises:
+        ValueError: the words do not fit.
+        SystemExit: with code 0, after the help that they ask for.
+    """
+    complaint = io.StringIO()
+    prog, config = f"maxentflow {command}", (tyro.conf.OmitArgPrefixes,)
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=arguments, prog=prog, config=config, **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_one_sentence(complaint.getvalue())) from None
+
+
+def value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """What an option is given, the last time if it is there several times.
+
+    Example:
+        >>> value_of("--env", ["--env", "Ant-v5", "--env=Hopper-v5"])
+        'Hopper-v5'
+    """
+    values = re.findall(rf"^{flag}[=\n](.*)", "\n".join(arguments), re.MULTILINE)
+    return values[-1] if values else None
+
+
+def _one_sentence(box: str) -> str:
+    """tyro's complaint without its box, its colours and its advice."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m|-{3,}|[╭╮╰╯─│┌┐└┘]", " ", box).split())
+    text = re.split(r" For full helptext| Argument helptext", text)[0]
+    text = re.sub(rf"^(({_TITLES})\s+)+", "", text)
+    return re.sub(r" Perhaps you meant: (--[\w-]+).*", r". Did you mean \1?", text)

@@ -1,0 +1,113 @@
+"""An agent's acting as compiled code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
+
+from maxentflow.agents.agent import Agent
+from maxentflow.agents.compiled.cuda_graph import CudaGraph
+from maxentflow.agents.compiled.flat import Layout
+from maxentflow.agents.compiled.trace import compile_function, trace
+from maxentflow.agents.compiled.update import form_of
+from maxentflow.agents.compiled.watch import constants
+
+__all__ = ["CompiledActing", "own_buffers"]
+
+
+class CompiledActing:
+    """What :meth:`Agent.act` does, with the random numbers that it would draw.
+
+    The behaviour's newest parameters and buffers count at every call. Plain attributes of its
+    modules, their modes among them, are those of the moment it is made.
+
+    Args:
+        agent: which acts.
+        layout: its tensors as vectors.
+        observation: entries such as it is going to be given.
+
+    Attributes:
+        graph: takes :attr:`state`, the observation's entries and the random numbers; gives a tuple
+            of the entries that are written.
+        draw: draws these random numbers.
+
+    Raises:
+        NotImplementedError: the behaviour cannot be traced.
+    """
+
+    def __init__(self, agent: Agent, layout: Layout, observation: TensorDictBase) -> None:
+        assert agent.behavior is not None
+        self._agent = agent
+        self._layout = layout
+        self._form = form_of(observation)
+        self._size = observation.batch_size
+        self._written: list[NestedKey] = []
+        self._buffers = own_buffers(agent, layout)
+        traced = trace(self._act, self.inputs(observation), self.state)
+        self.graph, self.draw = traced.graph, traced.draw
+        self._function: Callable[..., Sequence[Tensor]] = traced.graph
+        self._recorded: CudaGraph | None = None
+
+    @property
+    def state(self) -> list[Tensor]:
+        """What the graph reads beside its inputs."""
+        return [*self._layout.weights, *self._buffers]
+
+    @torch.no_grad()
+    def compile(self, observation: TensorDictBase) -> None:
+        """Compile for observations such as this one."""
+        inputs = self.inputs(observation)
+        self._function = compile_function(self.graph, [*self.state, *inputs, *self.draw()])
+        if inputs[0].is_cuda:
+            self.record(observation)
+
+    def record(self, observation: TensorDictBase) -> None:
+        """Make a CUDA graph of the compiled function, for observations such as this one."""
+        function, state = self._function, self.state
+        self._recorded = CudaGraph(
+            lambda given: function(*state, *given, *self.draw()), self.inputs(observation)
+        )
+
+    def takes(self, observation: TensorDictBase) -> bool:
+        """Whether an observation is of the form that was traced."""
+        return form_of(observation) == self._form
+
+    def inputs(self, observation: TensorDictBase) -> list[Tensor]:
+        """The entries of an observation, as the graph takes them."""
+        return [observation[key] for key in self._form]
+
+    @torch.no_grad()
+    def __call__(self, observation: TensorDictBase) -> TensorDictBase:
+        """Write into an observation what the behaviour writes, and give it back."""
+        inputs = self.inputs(observation)
+        if self._recorded is not None:
+            outputs: Sequence[Tensor] = self._recorded(inputs)
+        else:
+            outputs = self._function(*self.state, *inputs, *self.draw())
+        return self.write(observation, outputs)
+
+    def write(self, observation: TensorDictBase, outputs: Sequence[Tensor]) -> TensorDictBase:
+        """Write the outputs of the graph into an observation."""
+        for key, entry in zip(self._written, outputs, strict=True):
+            observation.set(key, entry)
+        return observation
+
+    def _act(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(self._form, inputs, strict=True))
+        acted = self._agent.act(TensorDict(given, self._size))
+        entries = {
+            key: entry for key, entry in acted.items(True, True) if entry is not given.get(key)
+        }
+        self._written = list(entries)
+        return tuple(entries.values())
+
+
+def own_buffers(agent: Agent, layout: Layout) -> list[Tensor]:
+    """Buffers of the behaviour, such as a noise's scale, that are not the loss's."""
+    assert agent.behavior is not None
+    watched = {entry.data_ptr() for entry in constants(agent.loss, layout).values()}
+    buffers = constants(agent.behavior, layout).values()
+    return [entry for entry in buffers if entry.data_ptr() not in watched]

@@ -1,0 +1,134 @@
+"""Notice what an agent's traced update holds as constants, and what of it has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torch.nn import Module
+from torchrl.objectives import SoftUpdate
+from torchrl.objectives.utils import TargetNetUpdater
+
+from maxentflow.agents.agent import Agent
+from maxentflow.agents.compiled.flat import Layout
+from maxentflow.agents.compiled.trace import versions
+
+__all__ = ["Hyperparameters", "Watch", "constants", "learning_rates", "settle"]
+
+_PLAIN = str, float, int, bool, tuple, type(None)
+
+
+class Hyperparameters(NamedTuple):
+    """What a traced update holds as constants, of an agent's settings.
+
+    Attributes:
+        adam: of each group of the optimisers, both betas, epsilon and the decoupled weight decay.
+        options: of each group, what is refused unless it is off.
+        steps: of each step, its losses and its largest gradient norm.
+        fractions: by which each target updater moves.
+    """
+
+    adam: tuple[tuple[float, float, float, float], ...]
+    options: tuple[object, ...]
+    steps: tuple[tuple[tuple[str, ...], float | None], ...]
+    fractions: tuple[float, ...]
+
+    @classmethod
+    def of(cls, agent: Agent, updaters: Sequence[TargetNetUpdater]) -> Hyperparameters:
+        """Those of an agent, with its target updaters that are not made of others."""
+        groups = [group for step in agent.steps for group in step.optimizer.param_groups]
+        return cls(
+            tuple([(*g["betas"], g["eps"], g["weight_decay"]) for g in groups]),
+            tuple([(g["amsgrad"], g["maximize"], g["decoupled_weight_decay"]) for g in groups]),
+            tuple([(step.losses, step.max_grad_norm) for step in agent.steps]),
+            tuple([1 - (u.eps if isinstance(u, SoftUpdate) else u.decay) for u in updaters]),
+        )
+
+
+class Watch:
+    """An agent's hyperparameters and the constants of its loss, as they were.
+
+    Args:
+        agent: which is watched; its loss has been called, see :func:`settle`.
+        updaters: those of its target updaters that are not made of others.
+        layout: its tensors, which may change.
+
+    Attributes:
+        hyperparameters: as they were.
+    """
+
+    def __init__(self, agent: Agent, updaters: Sequence[TargetNetUpdater], layout: Layout) -> None:
+        self._agent = agent
+        self._updaters = updaters
+        self._chain = agent.target_updater
+        self._optimizers = [step.optimizer for step in agent.steps]
+        self.hyperparameters = Hyperparameters.of(agent, updaters)
+        self._buffers = list(constants(agent.loss, layout).values())
+        self._values = [buffer.clone() for buffer in self._buffers]
+        self._versions = versions(self._buffers)
+        self._attributes = _plain_attributes(agent.loss)
+        self._children = list(agent.loss.children())
+
+    def is_current(self) -> bool:
+        """Whether all is as it was; learning rates may differ."""
+        agent = self._agent
+        now = versions(self._buffers)
+        if now != self._versions:  # they were written into, perhaps with what they were
+            if not all(map(torch.equal, self._buffers, self._values)):
+                return False
+            self._versions = now
+        attributes = vars(agent.loss)
+        return (
+            agent.target_updater is self._chain
+            and [step.optimizer for step in agent.steps] == self._optimizers
+            and all(_same(attributes.get(name), value) for name, value in self._attributes)
+            and list(map(id, agent.loss.children())) == list(map(id, self._children))
+            and Hyperparameters.of(agent, self._updaters) == self.hyperparameters
+        )
+
+
+def settle(agent: Agent, layout: Layout, batch: TensorDictBase) -> None:
+    """Call a loss, which may make its value estimator when it is called first.
+
+    Raises:
+        NotImplementedError: the loss has written into its buffers; they are put back.
+    """
+    buffers = list(constants(agent.loss, layout).values())
+    values, before = [buffer.clone() for buffer in buffers], versions(buffers)
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        agent.loss(batch.clone())
+    if versions(buffers) != before:
+        for buffer, value in zip(buffers, values, strict=True):
+            buffer.data.copy_(value)
+        raise NotImplementedError("its loss writes into its buffers")
+
+
+def learning_rates(agent: Agent) -> list[float]:
+    """Those of each group of the optimisers."""
+    return [float(group["lr"]) for step in agent.steps for group in step.optimizer.param_groups]
+
+
+def constants(module: Module, layout: Layout) -> dict[str, Tensor]:
+    """Buffers and parameters of a module that an update does not change."""
+    entries = {**module.state_dict(), **dict(module.named_buffers())}
+    return {
+        name: entry
+        for name, entry in entries.items()
+        if isinstance(entry, Tensor) and not layout.holds(entry)
+    }
+
+
+def _plain_attributes(module: Module) -> list[tuple[str, Any]]:
+    """Public attributes of a module that are numbers, strings, ``None`` or tuples."""
+    return [
+        (name, value)
+        for name, value in vars(module).items()
+        if isinstance(value, _PLAIN) and not name.startswith("_")
+    ]
+
+
+def _same(value: Any, traced: Any) -> bool:
+    return value is traced or (type(value) is type(traced) and value == traced)

@@ -1,0 +1,149 @@
+"""Agents by name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Protocol
+
+import gymnasium as gym
+
+from maxentflow import envs
+from maxentflow.agents.agent import Agent
+from maxentflow.agents.names import BUILT_IN
+
+__all__ = [
+    "AgentConfig",
+    "config",
+    "config_type",
+    "make",
+    "register",
+    "registered",
+    "unknown_name",
+]
+
+
+class AgentConfig(Protocol):
+    """What an agent's configuration has beside its fields: a dataclass with defaults for a task.
+
+    Attributes:
+        training: fields of :class:`~maxentflow.agents.TrainerConfig` whose defaults the algorithm
+            chooses, such as ``{"num_envs": 8}``.
+    """
+
+    training: ClassVar[Mapping[str, Any]]
+
+    @classmethod
+    def for_task(cls, env_id: str | None) -> Any:
+        """The defaults for a gymnasium id."""
+        ...
+
+
+Build = Callable[..., Agent]
+
+_AGENTS: dict[str, tuple[Build, type[AgentConfig]]] = {}
+
+
+def register(name: str, config_type: type[AgentConfig]) -> Callable[[Build], Build]:
+    """Decorator that adds an agent under ``name``, for :func:`make` and the command line.
+
+    Args:
+        name: what to call it.
+        config_type: a dataclass of its settings with ``for_task``, see :class:`AgentConfig`.
+
+    Example:
+        >>> @dataclass
+        ... class HotConfig(MeowConfig):
+        ...     temperature: float = 10.0
+        >>> @register("hot-meow", HotConfig)
+        ... def hot_meow(env, config, *, device):
+        ...     return meow(env, config, device=device)
+        >>> _ = _AGENTS.pop("hot-meow")  # this was only an example
+    """
+
+    def add(build: Build) -> Build:
+        _AGENTS[name] = build, config_type
+        return build
+
+    return add
+
+
+def registered() -> tuple[str, ...]:
+    """Names that :func:`make` accepts.
+
+    Example:
+        >>> registered()
+        ('meow', 'sac', 'td3', 'soft-q', 'ppo')
+    """
+    return tuple(dict.fromkeys((*BUILT_IN, *_AGENTS)))
+
+
+def config(name: str, env_id: str | None = None, **overrides: Any) -> Any:
+    """The configuration of an agent for a task, with fields replaced.
+
+    Raises:
+        ValueError: an unknown agent, or a field that its configuration does not have.
+
+    Example:
+        >>> config("meow", "Hopper-v4", flow="affine").temperature
+        0.25
+    """
+    defaults = config_type(name).for_task(env_id)
+    known = [field.name for field in fields(defaults)]
+    unknown = sorted(set(overrides) - set(known))
+    if unknown:
+        raise ValueError(
+            f"Agent {name!r} has no setting {', '.join(map(repr, unknown))}; "
+            f"its settings: {', '.join(known)}."
+        )
+    return replace(defaults, **overrides)
+
+
+def config_type(name: str) -> type[AgentConfig]:
+    """The class of an agent's configuration.
+
+    Raises:
+        ValueError: an unknown agent.
+    """
+    return _registered(name)[1]
+
+
+def make(name: str, env: gym.vector.VectorEnv, *, device: str = "cpu", **overrides: Any) -> Agent:
+    """Build an agent by name for an environment, with the task's defaults.
+
+    Args:
+        name: one of :func:`registered`.
+        env: a vector environment of :func:`maxentflow.envs.make`.
+        device: where its networks are.
+        overrides: fields of the agent's configuration to replace.
+
+    Raises:
+        ValueError: an unknown agent or field, a value out of range, or an environment that the
+            agent cannot act in.
+
+    Example:
+        >>> from maxentflow import envs
+        >>> agent = make("meow", envs.make("Pendulum-v1"), flow="affine", temperature=0.1)
+        >>> agent.config.flow
+        'affine'
+    """
+    resolved = config(name, envs.task_id(env), **overrides)
+    return _registered(name)[0](env, resolved, device=device)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The refusal of a name, with those that are known and its near matches."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return ValueError(f"Unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
+
+
+def _registered(name: str) -> tuple[Build, type[AgentConfig]]:
+    if name in BUILT_IN and name not in _AGENTS:  # imported when it is asked for
+        importlib.import_module(f"maxentflow.agents.{name.replace('-', '_')}")
+    if name not in _AGENTS:
+        raise unknown_name("agent", name, registered())
+    return _AGENTS[name]

@@ -1,0 +1,132 @@
+"""TD3 on TorchRL's loss: two critics, a delayed actor, target noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import torch
+from tensordict.nn import TensorDictModule, TensorDictSequential
+from torch import nn
+from torchrl.data import Bounded
+from torchrl.modules import AdditiveGaussianModule
+from torchrl.objectives import TD3Loss
+
+from maxentflow import envs
+from maxentflow.agents.agent import Agent, Step
+from maxentflow.agents.checks import (
+    check_fraction,
+    check_hidden,
+    check_positive,
+    continuous_sizes,
+)
+from maxentflow.agents.networks import mlp, q_networks
+from maxentflow.agents.presets import preset
+from maxentflow.agents.registry import register
+from maxentflow.objectives import DelayedUpdate, PolyakUpdate
+
+__all__ = ["Td3Config", "td3"]
+
+
+@dataclass
+class Td3Config:
+    """Settings of TD3; defaults are those of its paper, with networks of 256 units."""
+
+    training: ClassVar[Mapping[str, Any]] = {}
+
+    gamma: float = 0.99
+    """Discount factor."""
+    tau: float = 0.005
+    """Fraction by which the targets move towards the networks."""
+    learning_rate: float = 1e-3
+    """Learning rate of actor and critics."""
+    policy_delay: int = 2
+    """Updates of the critics for each of the actor and the targets."""
+    exploration_noise: float = 0.1
+    """Standard deviation of the noise that explores, in units of an action in [-1, 1]."""
+    target_noise: float = 0.2
+    """Standard deviation of the noise on the target's action."""
+    target_noise_clip: float = 0.5
+    """Bound on that noise."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Hidden widths of actor and critics."""
+
+    def __post_init__(self) -> None:
+        check_fraction(gamma=self.gamma)
+        check_fraction("(]", tau=self.tau)
+        check_hidden(self.hidden)
+        check_positive(
+            learning_rate=self.learning_rate,
+            policy_delay=self.policy_delay,
+            exploration_noise=self.exploration_noise,
+            target_noise=self.target_noise,
+            target_noise_clip=self.target_noise_clip,
+        )
+
+    @classmethod
+    def for_task(cls, env_id: str | None) -> Td3Config:
+        """The usual settings, with the task's discount."""
+        return cls(gamma=preset(env_id).gamma)
+
+
+@register("td3", Td3Config)
+def td3(
+    env: gym.vector.VectorEnv,
+    config: Td3Config | None = None,
+    *,
+    device: str = "cpu",
+    **overrides: Any,
+) -> Agent:
+    """Twin delayed deep deterministic policy gradient (Fujimoto et al. 2018, arXiv:1802.09477).
+
+    Args:
+        env: a vector environment with continuous actions.
+        config: settings; the usual ones by default.
+        device: where its networks are.
+        overrides: settings to replace.
+
+    Raises:
+        ValueError: the action space is not continuous, or a setting is out of range.
+
+    Example:
+        >>> from maxentflow import envs
+        >>> [step.every for step in td3(envs.make("Pendulum-v1")).steps]
+        [1, 2]
+    """
+    obs_dim, action_dim = continuous_sizes(env, "td3")
+    config = replace(config or Td3Config.for_task(envs.task_id(env)), **overrides)
+    spec = Bounded(-1.0, 1.0, (action_dim,), device=device)
+    network = nn.Sequential(mlp(obs_dim, action_dim, config.hidden, device), nn.Tanh())
+    policy = TensorDictModule(network, in_keys=["observation"], out_keys=["action"])
+    noise = AdditiveGaussianModule(
+        spec, sigma_init=config.exploration_noise, sigma_end=config.exploration_noise
+    )
+    loss = TD3Loss(
+        policy,
+        q_networks(obs_dim, action_dim, config.hidden, device),
+        action_spec=spec,
+        policy_noise=config.target_noise,
+        noise_clip=config.target_noise_clip,
+        loss_function="l2",
+    )
+    loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
+    critic = list(loss.qvalue_network_params.values(True, True))
+    actor = list(loss.actor_network_params.values(True, True))
+    return Agent(
+        name="td3",
+        policy=policy,
+        behavior=TensorDictSequential(policy, noise.to(device)),
+        loss=loss,
+        steps=[
+            Step(("loss_qvalue",), torch.optim.Adam(critic, lr=config.learning_rate, fused=True)),
+            Step(
+                ("loss_actor",),
+                torch.optim.Adam(actor, lr=config.learning_rate, fused=True),
+                every=config.policy_delay,
+            ),
+        ],
+        target_updaters=[DelayedUpdate(PolyakUpdate(loss, tau=config.tau), config.policy_delay)],
+        config=config,
+    )

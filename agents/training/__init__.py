@@ -1,0 +1,24 @@
+"""Training: the loop, experience, evaluation, and what a run leaves on disk."""
+
+from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.evaluation import Evaluation, evaluate, record_video
+from maxentflow.agents.training.experience import Experience, ReplayBuffer, RolloutBuffer
+from maxentflow.agents.training.loop import NonFiniteError
+from maxentflow.agents.training.replay import Replay
+from maxentflow.agents.training.run_folder import RunFolder
+from maxentflow.agents.training.trainer import Trainer, train
+
+__all__ = [
+    "Evaluation",
+    "Experience",
+    "NonFiniteError",
+    "Replay",
+    "ReplayBuffer",
+    "RolloutBuffer",
+    "RunFolder",
+    "Trainer",
+    "TrainerConfig",
+    "evaluate",
+    "record_video",
+    "train",
+]

@@ -1,0 +1,205 @@
+"""Evaluate a policy on whole episodes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModuleBase
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from maxentflow import envs
+from maxentflow.agents.training.simulator import STEP_LIMIT
+
+__all__ = ["Evaluation", "evaluate", "record_video"]
+
+_AT_ONCE = 10
+
+Task = str | Callable[[], gym.Env[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Undiscounted returns and lengths of episodes, shape ``(episodes,)`` each, and how many of
+    them were cut since they had no end."""
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    cut: int = 0
+
+    def __str__(self) -> str:
+        text = (
+            f"return {self.returns.mean():.1f} ± {self.returns.std():.1f} "
+            f"over {len(self.returns)} episodes of {self.lengths.mean():.0f} steps"
+        )
+        return text + (f", {self.cut} of which were cut there" if self.cut else "")
+
+
+@torch.no_grad()
+def evaluate(
+    policy: TensorDictModuleBase,
+    env: Task | VectorEnv | EnvBase,
+    *,
+    episodes: int = 10,
+    deterministic: bool = True,
+    seed: int = 0,
+    max_steps: int | None = None,
+    device: str = "cpu",
+) -> Evaluation:
+    """Run whole episodes and sum their rewards.
+
+    Episode ``i`` starts from ``seed + i``, whatever happens in the others. The generators of
+    torch are left as they were.
+
+    Args:
+        policy: reads ``"observation"``, writes ``"action"``.
+        env: a gymnasium id; a function that makes a gymnasium environment; a vector environment of
+            :func:`maxentflow.envs.make`, whose copies run an episode each at a time; or a TorchRL
+            environment without batch dimensions.
+        episodes: how many, at least 1.
+        deterministic: take the policy's mode rather than a sample.
+        seed: of the first episode.
+        max_steps: cut episodes after so many steps; by default after 10,000 steps in a task
+            without a time limit, and never in others.
+        device: where the policy is.
+
+    Raises:
+        ValueError: ``episodes`` or ``max_steps`` is below 1, or ``seed`` negative.
+
+    Example:
+        >>> agent = make("meow", envs.make("Pendulum-v1"))
+        >>> evaluate(agent.policy, "Pendulum-v1", episodes=2).lengths
+        array([200, 200])
+    """
+    for name, value in (("episodes", episodes), ("max_steps", max_steps)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}.")
+    exploration = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
+    with torch.random.fork_rng(), set_exploration_type(exploration):
+        torch.manual_seed(seed)
+        if isinstance(env, EnvBase):
+            return _evaluate_torchrl(policy, env, episodes, seed, max_steps or STEP_LIMIT)
+        if isinstance(env, VectorEnv):
+            return _evaluate_vector(policy, env, episodes, seed, max_steps, device)
+        made = envs.make(env, min(episodes, _AT_ONCE))
+        try:
+            return _evaluate_vector(policy, made, episodes, seed, max_steps, device)
+        finally:
+            made.close()
+
+
+def _evaluate_vector(
+    policy: TensorDictModuleBase,
+    env: VectorEnv,
+    episodes: int,
+    seed: int,
+    max_steps: int | None,
+    device: str,
+) -> Evaluation:
+    if max_steps is None:
+        limit = None if env.spec is None else env.spec.max_episode_steps
+        max_steps = STEP_LIMIT if limit is None else limit
+    returns = np.zeros(episodes)
+    lengths = np.zeros(episodes, dtype=np.int64)
+    cut = 0
+    for first in range(0, episodes, env.num_envs):
+        running = np.arange(first, first + env.num_envs)
+        seeds: Any = [seed + int(index) for index in running]  # gymnasium types one number only
+        alive = running < episodes
+        observation, _ = env.reset(seed=seeds)
+        for _ in range(max_steps):
+            batch = TensorDict(
+                {"observation": torch.from_numpy(observation).to(device)}, [env.num_envs]
+            )
+            action = policy(batch)["action"].cpu().numpy()
+            observation, reward, terminated, truncated, _ = env.step(action)
+            returns[running[alive]] += reward[alive]
+            lengths[running[alive]] += 1
+            alive &= ~(terminated | truncated)
+            if not alive.any():
+                break
+        cut += int(alive.sum())
+    return Evaluation(returns, lengths, cut)
+
+
+def _evaluate_torchrl(
+    policy: TensorDictModuleBase, env: EnvBase, episodes: int, seed: int, max_steps: int
+) -> Evaluation:
+    returns, lengths, cut = [], [], 0
+    for index in range(episodes):
+        env.set_seed(seed + index)
+        data = env.rollout(max_steps, policy, auto_cast_to_device=True)
+        returns.append(data["next", "reward"].sum().item())
+        lengths.append(len(data))
+        cut += not data["next", "done"][-1].any()
+    return Evaluation(np.array(returns), np.array(lengths), cut)
+
+
+@torch.no_grad()
+def record_video(
+    policy: TensorDictModuleBase,
+    env: Task,
+    path: str | os.PathLike[str],
+    *,
+    deterministic: bool = True,
+    seed: int = 0,
+    max_steps: int = STEP_LIMIT,
+    **options: Any,
+) -> None:
+    """Write one episode as an mp4.
+
+    Args:
+        policy: reads ``"observation"``, writes ``"action"``.
+        env: a gymnasium id, or a function that makes an environment that renders.
+        path: where the film goes.
+        deterministic: take the policy's mode rather than a sample.
+        seed: of the episode.
+        max_steps: cut the episode after so many steps.
+        options: keyword arguments of the environment.
+
+    Raises:
+        ValueError: the task cannot render, or the file cannot be written.
+    """
+    import imageio.v2 as imageio
+
+    if sys.platform == "linux" and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own default asks for a screen
+    made = envs.make_single(env, render_mode="rgb_array", **options)
+    exploration = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
+    observation, _ = made.reset(seed=seed)
+    try:
+        first = made.render()
+    except Exception as error:  # each simulator raises its own where it cannot draw
+        raise ValueError(f"{env} cannot be drawn on this machine: {error}.") from error
+    try:
+        writer: Any = imageio.get_writer(
+            os.fspath(path),
+            format="FFMPEG",
+            fps=made.metadata.get("render_fps", 30),
+            macro_block_size=2,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Cannot write a video to {path}: {error}.") from error
+    with writer, torch.random.fork_rng(), set_exploration_type(exploration):
+        torch.manual_seed(seed)
+        writer.append_data(first)
+        for _ in range(max_steps):
+            batch = TensorDict({"observation": torch.from_numpy(observation)[None]}, [1])
+            action = policy(batch)["action"][0].numpy()
+            observation, _, terminated, truncated, _ = made.step(action)
+            writer.append_data(made.render())
+            if terminated or truncated:
+                break
+    made.close()

@@ -1,0 +1,308 @@
+"""Where steps go and where batches come from."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torchrl.data import PrioritizedSampler, TensorDictReplayBuffer
+from torchrl.envs.transforms import MultiStepTransform
+
+from maxentflow.agents.agent import Agent, Rollout
+from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.replay import Replay
+from maxentflow.agents.training.simulator import Simulator
+
+__all__ = ["Experience", "ReplayBuffer", "RolloutBuffer", "UpdateSchedule", "experience"]
+
+_ROUNDING = 1e-6  # of sums of update-to-data ratios
+
+
+class Experience(Protocol):
+    """Takes the steps of a run, and gives the batches that are due after each."""
+
+    def add(self, transitions: TensorDictBase) -> None:
+        """Take one step of every environment.
+
+        Args:
+            transitions: batch size ``(num_envs,)``: what the behaviour read and wrote, and
+                ``"next"`` with ``"observation"``, ``"reward"``, ``"done"``, ``"terminated"`` and
+                ``"truncated"``.
+        """
+        ...
+
+    def batches(self) -> Iterator[TensorDictBase]:
+        """The batches to update from now, which may be none.
+
+        One is drawn when the update from the one before is over, so that it can use what that
+        update wrote into its batch, such as priorities.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later batches depend on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        ...
+
+
+class UpdateSchedule:
+    """How many updates are due, from an update-to-data ratio and a warm-up.
+
+    Args:
+        warmup_steps: environment steps before the first update.
+        utd_ratio: updates for each environment step after that.
+
+    Example:
+        >>> schedule = UpdateSchedule(warmup_steps=4, utd_ratio=0.5)
+        >>> [schedule.due(2, ready=True) for _ in range(4)]
+        [0, 0, 1, 1]
+    """
+
+    def __init__(self, warmup_steps: int, utd_ratio: float) -> None:
+        self._warmup_steps = warmup_steps
+        self._utd_ratio = utd_ratio
+        self._steps = 0
+        self._owed = 0.0
+
+    def due(self, steps: int, ready: bool) -> int:
+        """The updates due after so many more steps.
+
+        Args:
+            steps: environment steps, of all environments.
+            ready: whether there is enough for a batch.
+        """
+        self._steps += steps
+        if self._steps <= self._warmup_steps or not ready:
+            return 0
+        self._owed += steps * self._utd_ratio
+        due = int(self._owed + _ROUNDING)
+        self._owed -= due
+        return due
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self._steps, "owed": self._owed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._steps, self._owed = state["steps"], state["owed"]
+
+
+class ReplayBuffer:
+    """Random batches from the steps so far: of our replay, or of a TorchRL buffer.
+
+    A buffer of TorchRL keeps the entries of the first step that it is given. Its priorities are
+    updated from what the loss writes into a batch, and it draws from torch's own generator, where
+    TorchRL's default is NumPy's.
+
+    Args:
+        buffer: what keeps transitions.
+        batch_size: transitions in a batch.
+        schedule: when updates are due.
+        n_step: puts the steps of each environment together, before a TorchRL buffer takes them.
+            An end of the episode counts in all of them; TorchRL's default overlooks it.
+
+    Raises:
+        ValueError: the n-step transform is inside of the buffer, which would take environments for
+            points in time, or it is to go before our replay.
+
+    Example:
+        >>> from torchrl.data import LazyTensorStorage
+        >>> buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(100))
+        >>> experience = ReplayBuffer(buffer, 8, UpdateSchedule(warmup_steps=0, utd_ratio=1.0))
+        >>> step = TensorDict(observation=torch.zeros(4, 3), batch_size=[4])
+        >>> for _ in range(3):
+        ...     experience.add(step)
+        ...     print([len(batch) for batch in experience.batches()])
+        []
+        [8, 8, 8, 8]
+        [8, 8, 8, 8]
+    """
+
+    def __init__(
+        self,
+        buffer: Replay | TensorDictReplayBuffer,
+        batch_size: int,
+        schedule: UpdateSchedule,
+        *,
+        n_step: MultiStepTransform | None = None,
+    ) -> None:
+        if isinstance(buffer, Replay):
+            if n_step is not None:
+                raise ValueError("n_step needs a buffer of TorchRL, got our replay.")
+        elif any(isinstance(part, MultiStepTransform) for part in buffer.transform):
+            raise ValueError("Give MultiStepTransform as n_step, not as the buffer's transform.")
+        self.buffer = buffer
+        self._batch_size = batch_size
+        self._schedule = schedule
+        self._waiting = 0  # steps since the last batches
+        self._keys: list[NestedKey] = []
+        self._n_step = n_step
+        self._window: list[TensorDictBase] = []  # steps that more are to be put together with
+        self._begin()
+
+    def add(self, transitions: TensorDictBase) -> None:
+        """Take one step of every environment."""
+        self._waiting += len(transitions)
+        if isinstance(self.buffer, Replay):
+            self.buffer.add(transitions)
+            return
+        # A warm-up's random actions have no log-probability.
+        self._keys = self._keys or list(transitions.keys(True, True))
+        steps = transitions.select(*self._keys)
+        if self._n_step is None:
+            self.buffer.extend(steps)
+            return
+        self._window = [*self._window, steps][-self._n_step.n_steps :]
+        combined = self._combine.inv(steps.unsqueeze(-1))
+        if combined is not None:
+            self.buffer.extend(combined.reshape(-1))
+
+    def batches(self) -> Iterator[TensorDictBase]:
+        """The batches to update from now."""
+        due = self._schedule.due(self._waiting, ready=len(self.buffer) >= self._batch_size)
+        self._waiting = 0
+        for _ in range(due):
+            batch = self.buffer.sample(self._batch_size)
+            yield batch
+            if isinstance(self.buffer, TensorDictReplayBuffer):
+                self.buffer.update_tensordict_priority(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"buffer": self.buffer.state_dict(), **self._state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.buffer.load_state_dict(state["buffer"])
+        self._load_state(state)
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write the transitions into a folder: our replay those that are new, a buffer of TorchRL
+        all that it keeps.
+
+        Returns:
+            What :meth:`load` needs, with ``"files"``, the names of what it reads.
+        """
+        if isinstance(self.buffer, Replay):
+            return {"files": self.buffer.save(folder), **self._state()}
+        path = Path(tempfile.mkdtemp(prefix="buffer-", dir=folder))
+        self.buffer.dumps(path)
+        return {"files": [path.name], **self._state()}
+
+    def load(self, saved: dict[str, Any], folder: Path) -> None:
+        """Take back what :meth:`save` has written."""
+        if isinstance(self.buffer, Replay):
+            self.buffer.load(saved["files"], folder)
+        else:
+            self.buffer.loads(folder / saved["files"][0])
+        self._load_state(saved)
+
+    def _begin(self) -> None:
+        """Get ready for steps after those of the window."""
+        if self._n_step is not None:
+            self._combine = copy.deepcopy(self._n_step)
+            self._combine.done_keys = []
+            if self._window:
+                self._combine.inv(torch.stack(self._window, dim=1))
+        if isinstance(self.buffer, TensorDictReplayBuffer):
+            sampler = self.buffer.sampler
+            if isinstance(sampler, PrioritizedSampler) and sampler.device.type == "cpu":
+                self.buffer.set_rng(torch.default_generator)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "schedule": self._schedule.state_dict(),
+            "keys": list(self._keys),
+            "window": [step.to_dict() for step in self._window],
+        }
+
+    def _load_state(self, state: dict[str, Any]) -> None:
+        self._schedule.load_state_dict(state["schedule"])
+        self._keys = list(state["keys"])
+        self._window = [TensorDict(step).auto_batch_size_(1) for step in state["window"]]
+        self._begin()
+
+
+class RolloutBuffer:
+    """The newest policy's own steps, for a few epochs of minibatches, and then gone.
+
+    Args:
+        rollout: how many, and how they are used. What an epoch leaves over of whole minibatches
+            is left out of it; which transitions these are is random.
+        num_envs: environments that are stepped together.
+
+    Example:
+        >>> buffer = RolloutBuffer(Rollout(steps=6, epochs=2, minibatch_size=3), num_envs=2)
+        >>> step = TensorDict(observation=torch.zeros(2, 3), batch_size=[2])
+        >>> for _ in range(3):
+        ...     buffer.add(step)
+        ...     print([len(batch) for batch in buffer.batches()])
+        []
+        []
+        [3, 3, 3, 3]
+    """
+
+    def __init__(self, rollout: Rollout, num_envs: int) -> None:
+        self._rollout = rollout
+        self._num_envs = num_envs
+        self._steps: list[TensorDictBase] = []
+
+    def add(self, transitions: TensorDictBase) -> None:
+        """Take one step of every environment."""
+        self._steps.append(transitions)
+
+    def batches(self) -> Iterator[TensorDictBase]:
+        """The minibatches of all epochs where the rollout is whole, else none."""
+        rollout = self._rollout
+        if len(self._steps) * self._num_envs < rollout.steps:
+            return
+        data = torch.stack(self._steps, dim=1).contiguous()  # (num_envs, time)
+        self._steps = []
+        if rollout.estimator is not None:
+            with torch.no_grad():
+                data = rollout.estimator(data)
+        data = data.reshape(-1)
+        size = rollout.minibatch_size
+        for _ in range(rollout.epochs):
+            order = torch.randperm(len(data), device=data.device)
+            for first in range(0, len(data) - size + 1, size):
+                yield data[order[first : first + size]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": [step.to_dict() for step in self._steps]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._steps = [TensorDict(step, [self._num_envs]) for step in state["steps"]]
+
+
+def experience(agent: Agent, simulator: Simulator, config: TrainerConfig) -> Experience:
+    """What an agent learns from: its rollout if it is on-policy, else a replay.
+
+    Raises:
+        ValueError: a size is out of range, or an on-policy agent is to warm up with random steps.
+    """
+    if agent.rollout is not None:
+        if config.warmup_steps:
+            raise ValueError(
+                f"Agent {agent.name!r} learns from what its own policy did: warmup_steps must be "
+                f"0, got {config.warmup_steps}."
+            )
+        return RolloutBuffer(agent.rollout, simulator.num_envs)
+    replay = Replay(
+        config.replay_size,
+        simulator.num_envs,
+        simulator.observation,
+        simulator.action,
+        device=config.device,
+    )
+    schedule = UpdateSchedule(config.warmup_steps, config.utd_ratio)
+    return ReplayBuffer(replay, config.batch_size, schedule)

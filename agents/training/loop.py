@@ -1,0 +1,221 @@
+"""The training loop, and what drives one or several of them in step with each other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tensordict import TensorDictBase
+from tqdm import tqdm
+
+from maxentflow.agents.agent import Agent
+from maxentflow.agents.learner import (
+    CompilationError,
+    EagerLearner,
+    Learner,
+    RandomState,
+    RandomStreams,
+    random_state,
+    set_random_state,
+)
+from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.experience import Experience
+from maxentflow.agents.training.simulator import Simulator
+from maxentflow.agents.training.statistics import EpisodeStatistics
+
+__all__ = ["Act", "NonFiniteError", "Run", "Synchronize", "Update", "drive", "training_loop"]
+
+
+class NonFiniteError(FloatingPointError):
+    """An observation, a reward, an action, a loss or a gradient was not finite."""
+
+
+@dataclass(frozen=True)
+class Act:
+    """Asks for the behaviour's actions."""
+
+    observation: TensorDictBase
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Lets the other runs begin their steps too, before this one waits for its own to end."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """Asks for an update from a batch; the answer is the loss's report."""
+
+    batch: TensorDictBase
+
+
+@dataclass(frozen=True)
+class Synchronize:
+    """Asks for the agent to be up to date, before it is evaluated or saved."""
+
+
+Request = Act | Wait | Update | Synchronize
+Loop = Generator[Request, Any, None]
+
+
+@dataclass
+class Run:
+    """What a training loop works on, and what it calls.
+
+    Attributes:
+        log: write a row of the metrics, with an evaluation if the argument says so.
+        save: write a checkpoint.
+        save_stopped: write the state of a run that cannot go on beside its checkpoint; give the
+            file.
+        interrupted: whether to stop after the present step.
+        observation: what the next step begins from; nothing before the first reset.
+        report: of the last update.
+        step: environment steps taken.
+        random_state: torch's generators, while the run does not go on.
+    """
+
+    config: TrainerConfig
+    agent: Agent
+    simulator: Simulator
+    experience: Experience
+    statistics: EpisodeStatistics
+    log: Callable[[bool], object]
+    save: Callable[[], object]
+    save_stopped: Callable[[], Path | None]
+    interrupted: Callable[[], object]
+    observation: TensorDictBase | None = None
+    report: TensorDictBase | None = None
+    step: int = 0
+    random_state: RandomState = field(default_factory=random_state)
+
+
+def training_loop(run: Run) -> Loop:
+    """Act, step, store, update, log, save, to the end of the run.
+
+    What acts and learns answers the loop's requests, see :func:`drive`.
+    """
+    config = run.config
+    if run.observation is None:
+        run.observation = run.simulator.reset(config.seed)
+    while run.step < config.total_steps and not run.interrupted():
+        if run.step < config.warmup_steps:
+            acted = run.simulator.random_action(run.observation)
+        else:
+            acted = yield Act(run.observation)
+
+        run.simulator.send(acted)
+        yield Wait()
+        transitions, run.observation = run.simulator.receive()
+
+        run.statistics.add(transitions)
+        run.experience.add(transitions)
+        run.step += run.simulator.num_envs
+        for batch in run.experience.batches():
+            run.report = yield Update(batch)
+
+        evaluates = _is_due(run, config.eval_every)
+        if evaluates or _is_due(run, config.log_every):
+            yield Synchronize()
+            run.log(evaluates)
+        if _is_due(run, config.checkpoint_every or config.total_steps) or run.interrupted():
+            yield Synchronize()
+            run.save()
+
+
+def _is_due(run: Run, interval: int) -> bool:
+    """Whether a multiple of the interval, or the end, lies in the steps just taken."""
+    if interval == 0:
+        return False
+    over = run.step >= run.config.total_steps
+    return over or run.step % interval < run.simulator.num_envs
+
+
+def drive(runs: Sequence[Run], learner: Learner) -> None:
+    """Answer the requests of training loops until all of them are over.
+
+    Runs that differ by their random numbers alone ask for the same at the same time, so that a
+    learner can act and learn for all of them at once.
+
+    Args:
+        runs: at the same step; each has torch's generators for itself.
+        learner: acts and learns. If it cannot get ready before the first update, one line says
+            so, and the agents go on as they are.
+
+    Raises:
+        NonFiniteError: from one of the runs; the states of all are saved.
+    """
+    loops = [training_loop(run) for run in runs]
+    streams = RandomStreams(len(runs))
+    for index, run in enumerate(runs):
+        with streams[index]:
+            set_random_state(run.random_state)
+    prepared = False
+    answers: Sequence[Any] = [None] * len(runs)
+    try:
+        while requests := _ask(loops, answers, streams):
+            first = requests[0]
+            if isinstance(first, Act):
+                answers = learner.act([request.observation for request in requests], streams)
+            elif isinstance(first, Update):
+                batches = [request.batch for request in requests]
+                if not prepared:
+                    learner, prepared = _prepared(learner, batches, runs), True
+                answers = learner.update(batches, streams)
+            elif isinstance(first, Synchronize):
+                answers = learner.synchronize()
+            else:
+                answers = [None] * len(runs)
+    except _StoppedError as stopped:
+        learner.synchronize()
+        paths = []
+        for index, run in enumerate(runs):
+            with streams[index]:
+                paths.append(run.save_stopped())
+        run, path = runs[stopped.index], paths[stopped.index]
+        saved = "" if path is None else f"; the state is in {path}"
+        raise NonFiniteError(f"Stopped after {run.step} steps: {stopped}{saved}.") from stopped
+    finally:
+        learner.synchronize()
+        for index, run in enumerate(runs):
+            with streams[index]:
+                run.random_state = random_state()
+
+
+class _StoppedError(Exception):
+    """One of several loops cannot go on."""
+
+    def __init__(self, index: int, reason: FloatingPointError) -> None:
+        super().__init__(str(reason))
+        self.index = index
+
+
+def _ask(loops: Sequence[Loop], answers: Sequence[Any], streams: RandomStreams) -> list[Any]:
+    """Give each loop its answer; get the next request of each, none where they are over."""
+    requests: list[Any] = []
+    stopped: list[_StoppedError] = []
+    for index, (loop, answer) in enumerate(zip(loops, answers, strict=True)):
+        with streams[index]:
+            try:
+                failed = isinstance(answer, FloatingPointError)
+                requests.append(loop.throw(answer) if failed else loop.send(answer))
+            except StopIteration:
+                continue
+            except FloatingPointError as error:
+                stopped.append(_StoppedError(index, error))
+    if stopped:
+        raise stopped[0]
+    return requests
+
+
+def _prepared(learner: Learner, batches: Sequence[TensorDictBase], runs: Sequence[Run]) -> Learner:
+    """The learner, or one that does without where it cannot get ready."""
+    try:
+        observations = [run.observation for run in runs if run.observation is not None]
+        learner.prepare(batches, observations)
+    except CompilationError as error:
+        tqdm.write(f"{error} The run goes on without; it learns the same, slower.", sys.stderr)
+        return EagerLearner([run.agent for run in runs])
+    return learner

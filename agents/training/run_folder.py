@@ -1,0 +1,269 @@
+"""A run's folder: configuration, metrics, checkpoints, figures."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from maxentflow.agents.agent import Agent
+from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.experience import Experience
+from maxentflow.agents.training.files import save_atomically, write_atomically
+
+__all__ = ["RunFolder", "read_metrics"]
+
+_PACKAGES = ("maxentflow", "torch", "torchrl", "tensordict", "normflows", "gymnasium", "mujoco")
+_ENTRIES = ("agent", "env", "env_options", "agent_config", "custom", "trainer_config", "compile")
+
+
+class RunFolder:
+    """Paths of a run, and reading and writing what lies there.
+
+    ========================== ====================================================
+    ``config.yaml``            all that is needed to repeat the run, with versions
+    ``metrics.csv``            one row per log step
+    ``tensorboard/``           the same for TensorBoard
+    ``checkpoints/latest.pt``  the complete state, but for the replay
+    ``checkpoints/replay/``    the replay, in chunks that are written once
+    ``figures/``               pictures
+    ========================== ====================================================
+
+    Args:
+        path: the folder; :meth:`create` makes it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.metrics_path = self.path / "metrics.csv"
+        self.checkpoint_path = self.path / "checkpoints" / "latest.pt"
+        self.replay_path = self.path / "checkpoints" / "replay"
+        self.tensorboard_path = self.path / "tensorboard"
+        self.figures_path = self.path / "figures"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def create(
+        self,
+        agent: Agent,
+        config: TrainerConfig,
+        env_id: str | None,
+        env_options: Mapping[str, Any] | None = None,
+        *,
+        compile: str = "auto",
+    ) -> None:
+        """Make the folder and write the run's configuration.
+
+        Args:
+            agent: what is trained.
+            config: how.
+            env_id: the task's gymnasium id, if it has one.
+            env_options: keyword arguments of the environment.
+            compile: whether ``maxentflow train`` is to compile: ``"auto"``, ``"on"`` or ``"off"``.
+
+        Raises:
+            ValueError: there is a run already, or the folder cannot be made.
+        """
+        if self.config_path.exists():
+            raise ValueError(
+                f"{self.path} holds a run already; continue it with --resume {self.path}, "
+                "or choose another --run-dir."
+            )
+        settings = agent.config
+        custom = list(agent.custom)
+        if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+            settings, custom = None, [*custom, "agent"]
+        if env_id is None:
+            custom.append("environment")
+        options = _plain(dict(env_options or {}))
+        try:
+            yaml.safe_dump(options)
+        except yaml.YAMLError:
+            options, custom = {}, [*custom, "environment"]
+        content = {
+            "agent": agent.name,
+            "env": env_id,
+            "env_options": options,
+            "agent_config": {} if settings is None else _plain(dataclasses.asdict(settings)),
+            "custom": custom,
+            "trainer_config": _plain(dataclasses.asdict(config)),
+            "compile": compile,
+            "versions": {"python": platform.python_version(), **_versions()},
+        }
+        try:
+            self.replay_path.mkdir(parents=True, exist_ok=True)
+            self.figures_path.mkdir(exist_ok=True)
+            self._write_config(content)
+        except OSError as error:
+            raise ValueError(
+                f"Cannot make the run folder {self.path}: {error.strerror}."
+            ) from error
+
+    def config(self) -> dict[str, Any]:
+        """The configuration as written.
+
+        Raises:
+            ValueError: no run here, or its configuration cannot be read.
+        """
+        content = self._read_config()
+        try:
+            entries = {name: content[name] for name in _ENTRIES}
+            if not all(isinstance(entries[n], dict) for n in ("agent_config", "trainer_config")):
+                raise TypeError
+            return entries
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{self.config_path} is not a run's configuration.") from error
+
+    def set_total_steps(self, total_steps: int) -> None:
+        """Write a new length of the run into its configuration.
+
+        Raises:
+            ValueError: the file cannot be read or written.
+        """
+        content = self._read_config()
+        content["trainer_config"]["total_steps"] = total_steps
+        try:
+            self._write_config(content)
+        except OSError as error:
+            raise ValueError(f"Cannot write to {self}: {error.strerror}.") from error
+
+    def save_checkpoint(self, state: dict[str, Any], experience: Experience) -> Path:
+        """Write the latest checkpoint atomically: a reader sees the one before or this one, whole.
+
+        It notes the agent, the task and their settings, as ``config.yaml`` has them.
+
+        Args:
+            state: of the run, without its experience.
+            experience: what the run learns from. If it has a method ``save``, such as
+                :meth:`ReplayBuffer.save`, it writes itself into a folder of its own.
+
+        Raises:
+            OSError: it cannot be written; the checkpoint before is as it was.
+        """
+        state = {**state, "settings": self._settings}
+        save = getattr(experience, "save", None)
+        if save is None:
+            return self._save({**state, "experience": experience.state_dict()}, "latest.pt")
+        self.replay_path.mkdir(parents=True, exist_ok=True)
+        saved = save(self.replay_path)
+        path = self._save({**state, "experience": saved}, "latest.pt")
+        for entry in self.replay_path.iterdir():
+            if entry.name in saved["files"]:
+                continue
+            if entry.is_dir():  # overwritten since, or from before a resume
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        return path
+
+    def save_stopped(self, state: dict[str, Any]) -> Path:
+        """Write the whole state of a run that was stopped beside its latest checkpoint."""
+        return self._save(state, f"stopped_{state['step']}.pt")
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The state at the latest checkpoint, or ``None`` if the run has not come to one.
+
+        What its experience has written lies in :attr:`replay_path`.
+
+        Raises:
+            ValueError: it cannot be read, or ``config.yaml`` has another agent, another task or
+                other settings of theirs than it was saved with.
+        """
+        if not self.checkpoint_path.exists():
+            return None
+        try:
+            state = torch.load(self.checkpoint_path, weights_only=True, map_location="cpu")
+            state = {"agent": state["agent"], **state}
+            saved = dict(state["settings"])
+        except Exception as error:  # torch, pickle and zipfile each raise their own
+            raise ValueError(
+                f"{self.checkpoint_path} is not a readable checkpoint of maxentflow."
+            ) from error
+        now = self._fixed()
+        changed = [name for name in saved | now if saved.get(name, ...) != now.get(name, ...)]
+        if changed:
+            raise ValueError(
+                f"{self.config_path} was changed: {', '.join(changed)} must be as in the "
+                "checkpoint; begin a new run to have others."
+            )
+        return state
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return self._fixed()  # what is edited while a run goes on is not noted
+
+    def _fixed(self) -> dict[str, Any]:
+        if not self.config_path.exists():
+            return {}
+        content = self.config()
+        fixed = {name: content[name] for name in ("agent", "env", "env_options")}
+        return content["agent_config"] | fixed
+
+    def _save(self, state: dict[str, Any], name: str) -> Path:
+        path = self.checkpoint_path.with_name(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_atomically(state, path)
+        return path
+
+    def _read_config(self) -> dict[str, Any]:
+        if not self.config_path.exists():
+            raise ValueError(f"{self.path} is not a run folder: it has no config.yaml.")
+        try:
+            content = yaml.safe_load(self.config_path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise ValueError(f"{self.config_path} is not a run's configuration.") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{self.config_path} is not a run's configuration.")
+        return content
+
+    def _write_config(self, content: dict[str, Any]) -> None:
+        write_atomically(self.config_path, yaml.safe_dump(content, sort_keys=False).encode())
+
+
+def read_metrics(folder: RunFolder) -> list[dict[str, str]]:
+    """The whole rows of ``metrics.csv``; a last line cut short is left out.
+
+    Raises:
+        ValueError: the file is no table.
+    """
+    if not folder.metrics_path.exists():
+        return []
+    try:
+        text = folder.metrics_path.read_text()
+    except (UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{folder.metrics_path} cannot be read.") from error
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    try:
+        rows = list(csv.reader(lines))
+    except csv.Error as error:
+        raise ValueError(f"{folder.metrics_path} is no table.") from error
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:] if len(row) == len(rows[0])]
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # MuJoCo is an extra
+            continue
+    return versions
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, which is all that YAML's safe form lacks."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

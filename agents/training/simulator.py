@@ -1,0 +1,265 @@
+"""Environments as a training loop sees them: tensors in, tensors out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, VectorEnv
+from numpy.typing import NDArray
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.envs import EnvBase
+
+from maxentflow import envs
+
+__all__ = [
+    "STEP_LIMIT",
+    "Entry",
+    "GymnasiumSimulator",
+    "Simulator",
+    "TorchRLSimulator",
+    "simulator",
+]
+
+STEP_LIMIT = 10_000
+"""Steps after which an episode is truncated in tasks that have no time limit of their own."""
+
+
+class Entry(NamedTuple):
+    """Shape, without batch dimensions, and dtype of an observation or an action."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+class Simulator(Protocol):
+    """Environments that are stepped together.
+
+    A step adds ``"next"`` to what it is given: ``"observation"``, the final one where an episode
+    ended, ``"reward"``, ``"done"``, ``"terminated"`` and ``"truncated"``, shapes
+    ``(num_envs, 1)`` for all but the first. It raises :class:`FloatingPointError` where an
+    action, an observation or a reward is not finite.
+    """
+
+    num_envs: int
+    observation: Entry
+    action: Entry
+
+    def reset(self, seed: int) -> TensorDictBase:
+        """The first observations, batch size ``(num_envs,)``."""
+        ...
+
+    def random_action(self, observation: TensorDictBase) -> TensorDictBase:
+        """Add uniformly random actions to observations."""
+        ...
+
+    def send(self, acted: TensorDictBase) -> None:
+        """Begin a step, in the background where the environments have processes of their own."""
+        ...
+
+    def receive(self) -> tuple[TensorDictBase, TensorDictBase]:
+        """End the step: the transitions, and the observations that the next one begins from."""
+        ...
+
+    def state(self) -> Any:
+        """All that later steps depend on: numbers, strings, lists, tensors."""
+        ...
+
+    def restore(self, state: Any) -> TensorDictBase:
+        """Go back to a state; give its observations."""
+        ...
+
+
+def simulator(
+    env: VectorEnv | EnvBase, device: str = "cpu", max_episode_steps: int | None = None
+) -> Simulator:
+    """A simulator of gymnasium's vector environments or of a TorchRL environment.
+
+    Args:
+        env: the environments.
+        device: where its tensors are to be.
+        max_episode_steps: truncate episodes after so many steps; in a gymnasium task without a
+            time limit of its own, :data:`STEP_LIMIT` by default.
+
+    Raises:
+        ValueError: it is neither; it does not reset in the step in which an episode ends; or
+            episodes of a TorchRL environment are to be truncated, which its own
+            :class:`~torchrl.envs.transforms.StepCounter` does.
+    """
+    if isinstance(env, EnvBase):
+        if max_episode_steps is not None:
+            raise ValueError(
+                "max_episode_steps is for gymnasium's environments; add TorchRL's StepCounter to "
+                "this one."
+            )
+        return TorchRLSimulator(env, device)
+    if isinstance(env, VectorEnv):
+        envs.check_vector(env)
+        return GymnasiumSimulator(env, device, max_episode_steps)
+    raise ValueError(
+        f"A vector environment of envs.make or a TorchRL environment is needed, got {env!r}."
+    )
+
+
+class GymnasiumSimulator:
+    """See :class:`Simulator`."""
+
+    def __init__(self, env: VectorEnv, device: str, max_episode_steps: int | None) -> None:
+        self.num_envs = env.num_envs
+        self.observation = _entry(env.single_observation_space)
+        self.action = _entry(env.single_action_space)
+        self._env = env
+        self._device = torch.device(device)
+        own_limit = None if env.spec is None else env.spec.max_episode_steps
+        self._limit = max_episode_steps if own_limit else max_episode_steps or STEP_LIMIT
+        self._lengths = np.zeros(env.num_envs, dtype=np.int64)
+        self._acted: TensorDictBase = TensorDict()
+        self._action: NDArray[Any] = np.empty(0)
+
+    def reset(self, seed: int) -> TensorDictBase:
+        observation, _ = self._env.reset(seed=seed)
+        return self._observed(observation)
+
+    def random_action(self, observation: TensorDictBase) -> TensorDictBase:
+        shape = (self.num_envs, *self.action.shape)
+        space = self._env.single_action_space
+        if isinstance(space, gym.spaces.Box):
+            low, high = (torch.as_tensor(bound) for bound in (space.low, space.high))
+            action = torch.rand(shape).mul_(high - low).add_(low).to(self.action.dtype)
+        elif isinstance(space, gym.spaces.Discrete):
+            action = torch.randint(int(space.n), shape).add_(int(space.start))
+        else:
+            action = torch.as_tensor(self._env.action_space.sample())
+        return observation.set("action", action.to(self._device))
+
+    def send(self, acted: TensorDictBase) -> None:
+        self._acted = acted
+        self._action = acted["action"].cpu().numpy()
+        _check_finite("action", self._action)
+        if isinstance(self._env, AsyncVectorEnv):
+            self._env.step_async(self._action)
+
+    def receive(self) -> tuple[TensorDictBase, TensorDictBase]:
+        if isinstance(self._env, AsyncVectorEnv):
+            outcome = self._env.step_wait()
+        else:
+            outcome = self._env.step(self._action)
+        observation, reward, terminated, truncated, info = outcome
+        done = terminated | truncated
+        final = observation
+        if done.any():
+            final = observation.copy()
+            final[done] = np.stack(list(info["final_obs"][done]))
+        reward = reward.astype(np.float32)
+        _check_finite("observation", final)
+        _check_finite("reward", reward)
+        if self._limit is not None:
+            self._lengths += 1
+            cut = (self._lengths >= self._limit) & ~done
+            if cut.any():
+                truncated, done = truncated | cut, done | cut
+                observation, _ = self._env.reset(options={"reset_mask": cut})
+            self._lengths[done] = 0
+        following = {
+            "observation": self._tensor(final),
+            "reward": self._tensor(reward[:, None]),
+            "done": self._tensor(done[:, None]),
+            "terminated": self._tensor(terminated[:, None]),
+            "truncated": self._tensor(truncated[:, None]),
+        }
+        transitions = self._acted.set("next", TensorDict(following, [self.num_envs]))
+        return transitions, self._observed(observation)
+
+    def state(self) -> dict[str, Any]:
+        return {"environments": envs.states(self._env), "lengths": self._lengths.tolist()}
+
+    def restore(self, state: dict[str, Any]) -> TensorDictBase:
+        observation = envs.restore(self._env, state["environments"])
+        self._lengths = np.array(state["lengths"], dtype=np.int64)
+        return self._observed(observation)
+
+    def _observed(self, observation: NDArray[Any]) -> TensorDictBase:
+        return TensorDict({"observation": self._tensor(observation)}, [self.num_envs])
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor if self._device.type == "cpu" else tensor.to(self._device)
+
+
+class TorchRLSimulator:
+    """See :class:`Simulator`. Tensors stay on the environment's device if that is the agent's."""
+
+    def __init__(self, env: EnvBase, device: str) -> None:
+        self.num_envs = env.batch_size.numel()
+        spec = env.observation_spec["observation"]
+        batch = len(env.batch_size)
+        self.observation = Entry(spec.shape[batch:], spec.dtype)
+        self.action = Entry(env.action_spec.shape[batch:], env.action_spec.dtype)
+        self._env = env
+        self._device = torch.device(device)
+        self._acted: TensorDictBase = TensorDict()
+        self._present: TensorDictBase = TensorDict()
+
+    def reset(self, seed: int) -> TensorDictBase:
+        self._env.set_seed(seed)
+        self._present = self._env.reset()
+        return self._shown(self._present)
+
+    def random_action(self, observation: TensorDictBase) -> TensorDictBase:
+        action = self._env.rand_action(self._present.clone(recurse=False))["action"]
+        return observation.set(
+            "action", action.reshape(self.num_envs, *self.action.shape).to(self._device)
+        )
+
+    def send(self, acted: TensorDictBase) -> None:
+        self._acted = acted
+
+    def receive(self) -> tuple[TensorDictBase, TensorDictBase]:
+        env, acted = self._env, self._acted
+        _check_tensor("action", acted["action"])
+        action = acted["action"].to(env.device).reshape(env.action_spec.shape)
+        stepped, following = env.step_and_maybe_reset(self._present.set("action", action))
+        self._present = following
+        nexts = stepped["next"]
+        _check_tensor("observation", nexts["observation"])
+        _check_tensor("reward", nexts["reward"])
+        zeros = torch.zeros_like(nexts["done"])
+        keys = ("observation", "reward", "done", "terminated", "truncated")
+        entries = {key: nexts.get(key, zeros) for key in keys}
+        entries["terminated"] = nexts.get("terminated", nexts["done"])
+        shown = TensorDict(entries, env.batch_size).reshape(self.num_envs).to(self._device)
+        return acted.set("next", shown), self._shown(following)
+
+    def state(self) -> Any:
+        raise ValueError(
+            "The state of a TorchRL environment cannot be saved; give the trainer no run folder, "
+            "or a gymnasium environment."
+        )
+
+    def restore(self, state: Any) -> TensorDictBase:
+        raise ValueError("The state of a TorchRL environment cannot be restored.")
+
+    def _shown(self, data: TensorDictBase) -> TensorDictBase:
+        shown = data.select("observation").reshape(self.num_envs)
+        return shown.to(self._device)
+
+
+def _entry(space: gym.Space[Any]) -> Entry:
+    if space.shape is None or space.dtype is None:
+        raise ValueError(f"A space of numbers is needed, got {space}.")
+    return Entry(torch.Size(space.shape), torch.from_numpy(np.empty(0, space.dtype)).dtype)
+
+
+def _check_finite(name: str, array: NDArray[Any]) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise FloatingPointError(f"{name} is {array[~np.isfinite(array)][0]}")
+
+
+def _check_tensor(name: str, tensor: Tensor) -> None:
+    if tensor.is_floating_point():
+        finite = tensor.isfinite()
+        if not finite.all():
+            raise FloatingPointError(f"{name} is {tensor[~finite][0].item()}")

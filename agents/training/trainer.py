@@ -1,0 +1,387 @@
+"""A run of an agent, whichever it is."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+from tensordict import TensorDict
+from torchrl.envs import EnvBase
+from tqdm import tqdm
+
+from maxentflow import envs
+from maxentflow.agents.agent import Agent
+from maxentflow.agents.learner import EagerLearner, Learner, random_state
+from maxentflow.agents.training import experience as experiences
+from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.evaluation import Evaluation, evaluate
+from maxentflow.agents.training.experience import Experience
+from maxentflow.agents.training.loggers import Metrics
+from maxentflow.agents.training.loop import Run, drive
+from maxentflow.agents.training.run_folder import RunFolder
+from maxentflow.agents.training.session import session
+from maxentflow.agents.training.simulator import simulator
+from maxentflow.agents.training.statistics import EpisodeStatistics
+
+__all__ = ["Trainer", "train"]
+
+_EVALUATION_SEED = 1_000_000
+_AT_ONCE = 10  # episodes of an evaluation
+
+
+class Trainer:
+    """Trains an agent in an environment: act, step, store, update, evaluate, log, save.
+
+    Knows nothing of the algorithm: it needs ``agent.act(observation)`` and
+    ``agent.update(batch)``. The random numbers of the run go on from torch's generators as they
+    are when the trainer is made.
+
+    Args:
+        agent: what to train.
+        env: a vector environment of :func:`maxentflow.envs.make`, or a TorchRL environment; it is
+            reset by the trainer.
+        config: lengths, sizes and intervals.
+        folder: where metrics and checkpoints go, after :meth:`RunFolder.create`; nothing is
+            written without one.
+        experience: where steps go and batches come from; by default a replay, or the rollout that
+            an on-policy agent asks for.
+        eval_env: environments to evaluate in; by default more of those given.
+        progress: show a bar when the output is a terminal.
+
+    Raises:
+        KeyboardInterrupt: from :meth:`run`, on Ctrl-C, after the step in progress is finished and
+            its state saved; on a second Ctrl-C at once.
+        SystemExit: from :meth:`run`, on SIGTERM, with the state saved likewise.
+        NonFiniteError: from :meth:`run`, an action, an observation, a reward, a loss or a gradient
+            is not finite; the message names it and the step, and the state is saved beside the
+            last checkpoint.
+        ValueError: the agent is on another device than the configuration says; the environment has
+            another number of copies, does not reset in the step in which an episode ends, or
+            cannot be copied for evaluations; from :meth:`restore`, a state of another agent or
+            environment.
+
+    Example:
+        >>> from maxentflow import agents, envs
+        >>> env = envs.make("maxentflow/MultiGoal-v0")
+        >>> config = TrainerConfig(total_steps=64, warmup_steps=32, batch_size=16, eval_every=0)
+        >>> trainer = Trainer(agents.make("meow", env), env, config, progress=False)
+        >>> trainer.run()
+        >>> trainer.step, trainer.updates
+        (64, 32)
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        env: VectorEnv | EnvBase,
+        config: TrainerConfig,
+        folder: RunFolder | None = None,
+        *,
+        experience: Experience | None = None,
+        eval_env: VectorEnv | EnvBase | None = None,
+        progress: bool = True,
+    ) -> None:
+        devices = {parameter.device.type for parameter in agent.loss.parameters()}
+        if devices != {torch.device(config.device).type}:
+            raise ValueError(
+                f"The agent is on {' and '.join(sorted(devices))}, the configuration says "
+                f"{config.device!r}; make the agent with device={config.device!r}."
+            )
+        steps = simulator(env, config.device, config.max_episode_steps)
+        if steps.num_envs != config.num_envs:
+            raise ValueError(
+                f"The environment has {steps.num_envs} copies, the configuration says num_envs="
+                f"{config.num_envs}."
+            )
+        if eval_env is None and config.eval_every:
+            if isinstance(env, EnvBase):
+                raise ValueError(
+                    "A TorchRL environment cannot be copied: give eval_env too, or eval_every=0."
+                )
+            eval_env = envs.like(env, min(config.eval_episodes, _AT_ONCE))
+        self.agent = agent
+        self.env = env
+        self.config = config
+        self.folder = folder
+        self.experience = experience or experiences.experience(agent, steps, config)
+        self._eval_env = eval_env
+        self._progress = progress
+        self._run = Run(
+            config=config,
+            agent=agent,
+            simulator=steps,
+            experience=self.experience,
+            statistics=EpisodeStatistics(config.num_envs),
+            log=self._log,
+            save=self.save,
+            save_stopped=self._save_stopped,
+            interrupted=lambda: False,
+        )
+        self._running = False
+        self._seconds = 0.0  # of earlier calls of run
+        self._clock = _Clock(0)
+        self._metrics: Metrics | None = None
+        self._bar: tqdm[Any] | None = None
+
+    @property
+    def step(self) -> int:
+        """Environment steps taken."""
+        return self._run.step
+
+    @property
+    def episodes(self) -> int:
+        """Episodes ended."""
+        return self._run.statistics.episodes
+
+    @property
+    def updates(self) -> int:
+        """Updates of the agent."""
+        return self.agent.updates
+
+    def run(self, learner: Learner | None = None) -> None:
+        """Train from the present step to ``total_steps``.
+
+        Args:
+            learner: what acts and learns for the agent, such as
+                ``compiled.learner([agent], compile=True)``; the agent itself by default.
+        """
+        train([self], learner)
+
+    def evaluate(self, *, deterministic: bool = True) -> Evaluation:
+        """Evaluate the policy on whole episodes, from seeds that training does not use.
+
+        Raises:
+            ValueError: the trainer has no environments to evaluate in.
+        """
+        if self._eval_env is None:
+            raise ValueError("There is nothing to evaluate in: give the trainer eval_env.")
+        return evaluate(
+            self.agent.policy,
+            self._eval_env,
+            episodes=self.config.eval_episodes,
+            deterministic=deterministic,
+            seed=_EVALUATION_SEED + self.config.seed,
+            device=self.config.device,
+        )
+
+    def save(self) -> Path | None:
+        """Write the run's checkpoint, if it has a folder; give the file.
+
+        Raises:
+            ValueError: the environment's state cannot be saved.
+        """
+        if self.folder is None:
+            return None
+        return self.folder.save_checkpoint(self._state(), self.experience)
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the run depends on: tensors, numbers, strings, lists of them.
+
+        Raises:
+            ValueError: the run has not begun, or the environment's state cannot be saved.
+        """
+        return {**self._state(), "experience": copy.deepcopy(self.experience.state_dict())}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state of :meth:`state` or of the folder's checkpoint.
+
+        Raises:
+            ValueError: it is of another agent, environment or experience.
+        """
+        run = self._run
+        try:
+            self.restore_agent(state)
+            run.observation = run.simulator.restore(state["simulator"])
+            if "files" in state["experience"] and self.folder is not None:
+                load = self.experience.load  # type: ignore[attr-defined]
+                load(state["experience"], self.folder.replay_path)
+            else:
+                self.experience.load_state_dict(state["experience"])
+            run.statistics.load_state_dict(state["statistics"])
+            run.step, self._seconds = state["step"], state["seconds"]
+            report = state["report"]
+            run.report = None if report is None else TensorDict(report)
+            run.random_state = state["random_state"][0], list(state["random_state"][1])
+        except (KeyError, TypeError, AttributeError, OSError) as error:
+            raise ValueError(f"The checkpoint is not one of this run: {error!r}.") from error
+
+    def restore_agent(self, state: Mapping[str, Any]) -> None:
+        """Take the agent from a state, and nothing of the loop."""
+        self.agent.load_state_dict(state)
+
+    def _state(self) -> dict[str, Any]:
+        run = self._run
+        if run.observation is None:
+            raise ValueError("A run has no state before it has begun.")
+        state = random_state() if self._running else run.random_state
+        return {
+            **copy.deepcopy(self.agent.state_dict()),  # the agent may learn on
+            "step": run.step,
+            "seconds": self._seconds + (self._clock.seconds() if self._running else 0.0),
+            "simulator": run.simulator.state(),
+            "statistics": run.statistics.state_dict(),
+            "report": None if run.report is None else run.report.to_dict(),
+            "random_state": [state[0], list(state[1])],
+        }
+
+    def _save_stopped(self) -> Path | None:
+        if self.folder is None or self._run.observation is None:
+            return None
+        return self.folder.save_stopped(self.state())
+
+    def _begin(self, interrupted: Callable[[], object]) -> None:
+        if self.folder is not None:
+            if isinstance(self.env, EnvBase) or not envs.is_resumable(self.env):
+                raise ValueError(
+                    "The state of this environment cannot be saved: give the trainer no run "
+                    "folder, or an environment of maxentflow.envs.make."
+                )
+            self.folder.config()  # refused now rather than at the first checkpoint
+            self._metrics = Metrics(self.folder, self._columns(), self.step)
+        self._bar = tqdm(
+            total=self.config.total_steps,
+            initial=self.step,
+            disable=None if self._progress else True,
+            unit="step",
+            dynamic_ncols=True,
+        )
+        self._run.interrupted = interrupted
+        self._clock = _Clock(self.step)
+        self._running = True
+
+    def _end(self) -> None:
+        self._running = False
+        self._seconds += self._clock.seconds()
+        for part in (self._metrics, self._bar):
+            if part is not None:
+                part.close()
+        self._metrics = self._bar = None
+
+    def _columns(self) -> list[str]:
+        return [
+            "step",
+            "seconds",
+            "steps_per_second",
+            "eval_return",
+            "eval_return_std",
+            "eval_length",
+            "train_return",
+            "train_length",
+            "episodes",
+            "updates",
+            *map(str, self.agent.loss.out_keys),
+        ]
+
+    def _log(self, evaluates: bool) -> None:
+        row: dict[str, float] = {
+            "step": self.step,
+            "episodes": self.episodes,
+            "updates": self.updates,
+            **self._run.statistics.take(),
+        }
+        if self._run.report is not None:
+            # A loss may report one number for each sample.
+            reported = self._run.report.items()
+            row |= {str(name): entry.float().mean().item() for name, entry in reported}
+        if evaluates:
+            result = self.evaluate()
+            row |= {
+                "eval_return": float(result.returns.mean()),
+                "eval_return_std": float(result.returns.std()),
+                "eval_length": float(result.lengths.mean()),
+            }
+        row["steps_per_second"] = self._clock.steps_per_second(self.step)
+        row["seconds"] = self._seconds + self._clock.seconds()
+        if self._metrics is not None:
+            self._metrics.write(row)
+        if self._bar is not None:
+            self._bar.set_postfix(_shown(row))
+            self._bar.update(self.step - self._bar.n)
+
+
+class _Clock:
+    """The time since a run went on, and how fast it is."""
+
+    def __init__(self, step: int) -> None:
+        self._began = self._last = time.perf_counter()
+        self._last_step = step
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    def steps_per_second(self, step: int) -> float:
+        """Since the last call."""
+        now = time.perf_counter()
+        speed = (step - self._last_step) / (now - self._last)
+        self._last, self._last_step = now, step
+        return speed
+
+
+def train(trainers: Sequence[Trainer], learner: Learner | None = None) -> None:
+    """Run trainers that differ by seed alone to their end, in step with each other.
+
+    Each draws the random numbers that it would draw alone.
+
+    Args:
+        trainers: at the same step.
+        learner: what acts and learns for their agents, such as ``compiled.learner(agents)``,
+            which makes them one batched program; by default one agent after the other.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, after the step in progress is finished and every state
+            saved; on a second Ctrl-C at once.
+        SystemExit: on SIGTERM, with the states saved likewise.
+        NonFiniteError: from one of the runs; the states of the others are saved too.
+        ValueError: there are no trainers, or they differ by more than the seed; nothing has been
+            done then.
+
+    Example:
+        >>> from maxentflow import agents, envs
+        >>> def trainer(seed):
+        ...     torch.manual_seed(seed)
+        ...     env = envs.make("maxentflow/MultiGoal-v0")
+        ...     config = agents.TrainerConfig(
+        ...         seed=seed, total_steps=64, warmup_steps=32, batch_size=16, eval_every=0
+        ...     )
+        ...     return agents.Trainer(agents.make("meow", env), env, config, progress=False)
+        >>> pair = [trainer(0), trainer(1)]
+        >>> train(pair)
+        >>> [(each.step, each.updates) for each in pair]
+        [(64, 32), (64, 32)]
+    """
+    if not trainers:
+        raise ValueError("train needs at least one trainer.")
+    lead = trainers[0]
+    for other in trainers[1:]:
+        if (
+            replace(other.config, seed=lead.config.seed) != lead.config
+            or other.agent.config != lead.agent.config
+            or (other.step, other.updates) != (lead.step, lead.updates)
+            or envs.task_id(other.env) != envs.task_id(lead.env)
+        ):
+            raise ValueError("Trainers in step with each other must differ by seed alone.")
+    learner = learner or EagerLearner([trainer.agent for trainer in trainers])
+    with session(lead.config.threads) as interruption:
+        try:
+            for trainer in trainers:
+                trainer._begin(lambda: bool(interruption))
+            drive([trainer._run for trainer in trainers], learner)
+        finally:
+            for trainer in trainers:
+                trainer._end()
+    interruption.raise_if_set()
+
+
+def _shown(row: dict[str, float]) -> dict[str, str]:
+    """What the progress bar says beside the number of steps."""
+    entries = {
+        "return": row.get("eval_return", row.get("train_return")),
+        "loss": next((value for key, value in row.items() if key.startswith("loss")), None),
+    }
+    return {name: f"{value:.4g}" for name, value in entries.items() if value is not None}

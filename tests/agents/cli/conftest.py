@@ -1,0 +1,81 @@
+import shutil
+
+import gymnasium as gym
+import pytest
+import torch
+
+from maxentflow.agents import registry
+from maxentflow.agents.cli import main
+
+from .tiny import PROBE, Line, stopped, words
+
+
+@pytest.fixture(autouse=True, scope="session")
+def prepared():
+    """Every agent is registered before a test puts the registry back."""
+    torch.set_num_threads(1)
+    for name in registry.registered():
+        registry.config_type(name)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def probe():
+    """Registers Line with a time limit of 20 steps; probe/Endless-v0 has none."""
+    for name, limit in ((PROBE, 20), ("probe/Endless-v0", None)):
+        gym.register(name, Line, max_episode_steps=limit, disable_env_checker=True)
+    yield
+    for name in (PROBE, "probe/Endless-v0"):
+        del gym.registry[name]
+
+
+@pytest.fixture
+def without_conclusion(monkeypatch):
+    """Leave out the evaluation and the pictures at a run's end."""
+    monkeypatch.setattr("maxentflow.agents.cli.train.conclude", lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, probe):
+    """A small run, made once."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maxentflow.agents.cli.train.conclude", lambda *_: None)
+        main(words(folder))
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run, to be damaged."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command line that is refused; gives the sentence."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        assert stopped(arguments) == 2
+        output = capsys.readouterr()
+        assert "Traceback" not in output.err + output.out
+        assert output.err.count("\n") == 1
+        assert output.err.endswith("\n")
+        assert output.err.startswith("maxentflow: ")
+        assert len(output.err) < 500
+        return output.err.removeprefix("maxentflow: ").strip()
+
+    return run
+
+
+@pytest.fixture
+def help_text(capsys):
+    """The help that a command line asks for, on one line."""
+
+    def run(*arguments):
+        assert stopped([*arguments, "--help"]) == 0
+        output = capsys.readouterr()
+        assert output.err == ""
+        return " ".join(output.out.translate(dict.fromkeys(map(ord, "╭╮╰╯─│"), " ")).split())
+
+    return run

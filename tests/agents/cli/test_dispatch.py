@@ -1,0 +1,78 @@
+"""Which command, what is imported for it, and how a failure ends."""
+
+import contextlib
+import os
+import pty
+import subprocess
+import sys
+import time
+
+import pytest
+
+from maxentflow.agents import MeowConfig, registry
+from maxentflow.agents.cli import main
+from maxentflow.agents.names import BUILT_IN
+
+HEAVY = ("torch", "torchrl", "tensordict", "matplotlib", "tyro", "gymnasium", "scipy", "yaml")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["train"], ["train", "--help"]])
+def test_usage(capsys, arguments):
+    main(arguments)
+    output = capsys.readouterr()
+    assert output.err == ""
+    for command in ("train AGENT", "train --resume RUN", "evaluate RUN", "plot RUN"):
+        assert command in output.out
+    assert "meow, sac, td3, soft-q or ppo" in output.out
+
+
+def test_usage_comes_at_once():
+    code = (
+        "import sys; from maxentflow.agents.cli import main; main(['--help']); "
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    began = time.perf_counter()
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert time.perf_counter() - began < 1.5
+    assert output.stdout.splitlines()[-1] == "[]"
+
+
+def test_usage_lists_agents_registered_by_then(capsys, monkeypatch):
+    monkeypatch.setattr(registry, "_AGENTS", dict(registry._AGENTS))
+    registry.register("own", MeowConfig)(registry.make)
+    main(["--help"])
+    assert "soft-q, ppo or own" in capsys.readouterr().out
+
+
+def test_the_names_that_are_known_without_import_are_those_that_can_be_made():
+    assert registry.registered() == BUILT_IN
+    for name in BUILT_IN:
+        assert registry.config(name).__class__ is registry.config_type(name)
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("trian", "Unknown command 'trian'; known: train, evaluate, plot. Did you mean 'train'?"),
+        ("xyz", "Unknown command 'xyz'; known: train, evaluate, plot."),
+    ],
+)
+def test_an_unknown_command(refused, word, says):
+    assert refused(word) == says
+
+
+def test_as_a_program_in_a_terminal(tmp_path):
+    """Colours and boxes are for those who asked for help, not for a sentence."""
+    arguments = ["train", "meow", "--env", "Pendulum-v1", "--tau", "7"]
+    command = [sys.executable, "-m", "maxentflow.agents", *arguments]
+    master, terminal = pty.openpty()
+    child = subprocess.Popen(command, cwd=tmp_path, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # raised where the other end has closed
+        while part := os.read(master, 4096):
+            shown += part
+    os.close(master)
+    assert child.wait(120) == 2
+    assert shown.decode() == "maxentflow: tau must be in (0, 1], got 7.0.\r\n"
+    assert not list(tmp_path.iterdir())

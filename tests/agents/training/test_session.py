@@ -1,0 +1,143 @@
+"""What the process is set to in training, and that it is as before afterwards."""
+
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from maxentflow.agents.training import session as session_module
+from maxentflow.agents.training.session import session
+
+from ..common import make_trainer
+
+QUIET = {"eval_every": 0, "checkpoint_every": 0, "total_steps": 50, "warmup_steps": 40}
+
+
+def flushes():
+    return torch.tensor(1e-30).mul(1e-10).item() == 0.0  # 1e-40, which has fewer digits
+
+
+def settings():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return torch.get_num_threads(), flushes(), handlers
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    """Whatever a test does to the process."""
+    threads, flushed, handlers = settings()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(flushed)
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def mallopt(monkeypatch):
+    """The thresholds that glibc is asked for."""
+    calls = []
+
+    class Libc:
+        def mallopt(self, parameter, size):
+            calls.append((parameter, size))
+
+    monkeypatch.setattr(session_module.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(session_module.ctypes, "CDLL", lambda name: Libc())
+    return calls
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+@pytest.mark.parametrize("ends", ["well", "stopped by an error", "interrupted"])
+def test_a_run_leaves_the_process_as_it_was(mallopt, ends, flushed):
+    torch.set_num_threads(2)
+    torch.set_flush_denormal(flushed)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    before = settings()
+    trainer = make_trainer(**QUIET, threads=1)
+    seen, update = [], trainer.agent.update
+
+    def learn(batch):
+        seen.append((*settings()[:2], list(mallopt)))
+        if ends == "interrupted":
+            os.kill(os.getpid(), signal.SIGINT)
+        if ends == "stopped by an error":
+            raise RuntimeError("something else")
+        return update(batch)
+
+    trainer.agent.update = learn
+    expected = {"stopped by an error": RuntimeError, "interrupted": KeyboardInterrupt}
+    if ends == "well":
+        trainer.run()
+    else:
+        with pytest.raises(expected[ends]):
+            trainer.run()
+    assert seen[0] == (1, True, [(-1, 2**30), (-3, 2**30)])
+    assert settings() == before
+    assert mallopt == [(-1, 2**30), (-3, 2**30), (-1, 2**17), (-3, 2**17)]  # glibc's default
+
+
+def test_other_libraries_are_left_alone(monkeypatch, mallopt):
+    monkeypatch.setattr(session_module.platform, "libc_ver", lambda: ("", ""))
+    with session(threads=1):
+        pass
+    assert mallopt == []
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_flags_and_a_second_ctrl_c_is_at_once(first):
+    reached = []
+
+    def twice():
+        with session(threads=1) as interruption:
+            reached.append(bool(interruption))
+            os.kill(os.getpid(), first)
+            reached.append(bool(interruption))
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append("beyond the second")
+
+    with pytest.raises(KeyboardInterrupt):
+        twice()
+    assert reached == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "code"),
+    [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143)],
+)
+def test_a_run_that_is_stopped_finishes_its_step(number, error, code):
+    trainer = make_trainer(**QUIET)
+    update = trainer.agent.update
+
+    def learn(batch):
+        if trainer.step == 45:
+            os.kill(os.getpid(), number)
+        return update(batch)
+
+    trainer.agent.update = learn
+    with pytest.raises(error) as caught:
+        trainer.run()
+    assert code is None or caught.value.code == code
+    assert (trainer.step, trainer.updates) == (45, 5)
+    trainer.agent.update = update
+    trainer.run()
+    assert (trainer.step, trainer.updates) == (50, 10)
+
+
+def test_training_in_a_thread_leaves_signals_alone():
+    """Which only the main thread may handle."""
+    before, errors = settings()[2], []
+
+    def train():
+        try:
+            make_trainer(**QUIET).run()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert errors == []
+    assert settings()[2] == before
