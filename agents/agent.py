@@ -127,7 +127,7 @@ class Agent:
         updates: how many there have been.
 
     Raises:
-        ValueError: there are no steps, or two of them share a parameter.
+        ValueError: no step is due in every update, or two steps share a parameter.
 
     Example:
         >>> from maxentflow import flows, objectives
@@ -159,8 +159,8 @@ class Agent:
     def __post_init__(self) -> None:
         if self.behavior is None:
             self.behavior = self.policy
-        if not self.steps:
-            raise ValueError(f"Agent {self.name!r} needs at least one step.")
+        if all(step.every > 1 for step in self.steps):
+            raise ValueError(f"Agent {self.name!r} needs a step that is due in every update.")
         parameters = [id(p) for step in self.steps for p in step.parameters()]
         if len(set(parameters)) < len(parameters):
             raise ValueError(f"Two steps of agent {self.name!r} share a parameter.")

@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from maxentflow.agents.names import BUILT_IN
 
@@ -49,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Python's own flush at exit would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (ValueError, FloatingPointError) as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"{error}.")
+    except (ValueError, FloatingPointError, OSError) as error:
+        message = f"{error}." if isinstance(error, OSError) else str(error)
+        print(f"maxentflow: {' '.join(message.splitlines())}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'Interrupted.'}", file=sys.stderr)
         sys.exit(130)
@@ -70,8 +69,3 @@ def _run(arguments: list[str]) -> None:
 
         raise unknown_name("command", command, _COMMANDS)
     importlib.import_module(f"maxentflow.agents.cli.{command}").run(rest)
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"maxentflow: {' '.join(message.splitlines())}", file=sys.stderr)
-    sys.exit(2)

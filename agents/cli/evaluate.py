@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from maxentflow.agents.cli.assemble import make_env, trained
-from maxentflow.agents.cli.conclusion import AT_ONCE
-from maxentflow.agents.cli.description import read
 from maxentflow.agents.cli.parsing import parse
+from maxentflow.agents.cli.runs import AT_ONCE, make_env, read, trained
 from maxentflow.agents.training import RunFolder, evaluate, record_video
 from maxentflow.agents.training.evaluation import STEP_LIMIT
 
@@ -35,56 +33,34 @@ class _Evaluate:
     video: Path | None = None
     """Also film one episode into this mp4."""
 
-    def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("max_steps", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}.")
-        if self.seed >= 2**32:
-            raise ValueError(f"seed must be below 2**32, got {self.seed}.")
-        if self.video is not None:
-            _check_video(self.video)
-
 
 def run(arguments: list[str]) -> None:
-    """Evaluate, print the result, then film.
-
-    Raises:
-        ValueError: something is wrong with the arguments, the run or the film.
-    """
+    """Evaluate, print the result, then film."""
     options = parse(_Evaluate, arguments, "evaluate")
+    _check(options)
     folder = RunFolder(options.run)
     description = read(folder)
     env = make_env(description, min(options.episodes, AT_ONCE))
     policy = trained(description, folder, env).policy
-    result = evaluate(
-        policy,
-        env,
-        episodes=options.episodes,
-        deterministic=not options.stochastic,
-        seed=options.seed,
-        max_steps=options.max_steps,
-    )
+    how: dict[str, Any] = {"deterministic": not options.stochastic, "seed": options.seed}
+    result = evaluate(policy, env, episodes=options.episodes, max_steps=options.max_steps, **how)
     env.close()
     print(f"{description.env}, {'samples' if options.stochastic else 'mode'}: {result}")
     if options.video is not None:
-        record_video(
-            policy,
-            description.env,
-            options.video,
-            deterministic=not options.stochastic,
-            seed=options.seed,
-            max_steps=options.max_steps or STEP_LIMIT,
-            **description.env_options,
-        )
+        how |= {"max_steps": options.max_steps or STEP_LIMIT, **description.env_options}
+        record_video(policy, description.env, options.video, **how)
         print(f"Video: {options.video}")
 
 
-def _check_video(path: Path) -> None:
-    """Refuse a file that cannot be, before anything is computed."""
-    if path.suffix != ".mp4":
-        raise ValueError(f"A video must be an .mp4 file, got {path}.")
-    if path.is_dir():
-        raise ValueError(f"Cannot write a video to {path}: it is a folder.")
-    if not path.parent.is_dir():
-        raise ValueError(f"Cannot write a video to {path}: {path.parent} is no folder.")
+def _check(options: _Evaluate) -> None:
+    for name, least in (("episodes", 1), ("max_steps", 1), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
+    if options.seed >= 2**32:
+        raise ValueError(f"seed must be below 2**32, got {options.seed}.")
+    video = options.video
+    if video is not None and video.suffix != ".mp4":
+        raise ValueError(f"A video must be an .mp4 file, got {video}.")
+    if video is not None and not video.parent.is_dir():
+        raise ValueError(f"Cannot write a video to {video}: {video.parent} is no folder.")

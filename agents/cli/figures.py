@@ -34,14 +34,12 @@ def published(
     """
     source = resources.files("maxentflow.agents.cli") / "published" / "paper_fig3_mujoco.csv"
     with source.open() as file:
-        rows = [
-            (float(row["step"]), float(row["mean_return"]))
-            for row in csv.DictReader(file)
-            if row["env"] == env_id and row["algo"] == algorithm
-        ]
+        table = [row for row in csv.DictReader(file) if row["env"] == env_id]
+    rows = [(row["step"], row["mean_return"]) for row in table if row["algo"] == algorithm]
     if not rows:
         return None
-    steps, returns = np.array(sorted(rows)).T
+    order = np.array(rows, dtype=float)
+    steps, returns = order[order[:, 0].argsort()].T
     return steps, returns
 
 
@@ -77,8 +75,7 @@ def learning_curves(
             other seeds of its curve have.
     """
     tasks: dict[str, list[_Curve]] = defaultdict(list)
-    given: Sequence[str | None] = [None] * len(folders) if labels is None else labels
-    for folder, label in zip(folders, given, strict=True):
+    for folder, label in zip(folders, labels or len(folders) * [None], strict=True):
         curve = _read_curve(folder, label)
         tasks[curve.env].append(curve)
     figure = Figure(figsize=(6.4 * len(tasks), 5.4), layout="constrained")
@@ -88,30 +85,22 @@ def learning_curves(
             _draw_group(axes, label, group, f"C{index}")
         last = max(int(curve.steps[-1]) for curve in curves)
         for agent in sorted({curve.agent for curve in curves}):
-            reference = published(env_id, agent)
-            if reference is not None:
-                shown = reference[0] <= 1.05 * last
+            if reference := published(env_id, agent):
+                steps, returns = (part[reference[0] <= 1.05 * last] for part in reference)
                 style = "k--" if agent == "meow" else "k:"
-                axes.plot(
-                    reference[0][shown], reference[1][shown], style, label=f"{agent}, published"
-                )
-        _fit_to_lines(axes)
+                axes.plot(steps, returns, style, label=f"{agent}, published")
+        # Vertical limits by the curves: the interval of few seeds would dwarf them.
+        heights = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+        margin = 0.05 * (np.ptp(heights) or 1.0)
+        axes.set_ylim(heights.min() - margin, heights.max() + margin)
         axes.set(title=env_id, xlabel="environment steps", ylabel="evaluation return")
         axes.grid(alpha=0.3)
-        axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize="small"
-        )
+        legend = {"loc": "upper center", "frameon": False, "fontsize": "small"}
+        axes.legend(bbox_to_anchor=(0.5, -0.14), **legend)
     _save(figure, path)
 
 
-def _fit_to_lines(axes: Axes) -> None:
-    """Set the vertical limits by the curves: the interval of few seeds would dwarf them."""
-    heights = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
-    margin = 0.05 * (np.ptp(heights) or 1.0)
-    axes.set_ylim(heights.min() - margin, heights.max() + margin)
-
-
-# Settings of a trainer that two seeds of one thing have in common.
+# Settings of a trainer that change what is learned.
 _LEARNING = (
     "warmup_steps",
     "max_episode_steps",
@@ -126,9 +115,7 @@ def _read_curve(folder: RunFolder, label: str | None) -> _Curve:
     config = folder.config()
     settings = {name: config["trainer_config"].get(name) for name in _LEARNING}
     settings |= config["agent_config"]
-    for options in (settings.pop("flow_options", None), config["env_options"]):
-        if isinstance(options, dict):
-            settings |= options
+    settings |= (settings.pop("flow_options", None) or {}) | config["env_options"]
     try:
         rows = [row for row in read_metrics(folder) if row["eval_return"]]
         steps = np.array([int(row["step"]) for row in rows])
@@ -137,18 +124,12 @@ def _read_curve(folder: RunFolder, label: str | None) -> _Curve:
         raise ValueError(f"{folder.metrics_path} is not the metrics of a run.") from error
     if not rows:
         raise ValueError(f"{folder} has no evaluation to plot yet.")
-    return _Curve(
-        env=str(config["env"] or "own environment"),
-        agent=str(config["agent"]),
-        settings={str(name): str(value) for name, value in settings.items()},
-        steps=steps,
-        returns=returns,
-        label=label,
-    )
+    env, agent = str(config["env"] or "own environment"), str(config["agent"])
+    said = {str(name): str(value) for name, value in settings.items()}
+    return _Curve(env, agent, said, steps, returns, label)
 
 
 def _groups(curves: list[_Curve]) -> dict[str, list[_Curve]]:
-    """Runs of one task by their labels."""
     groups: dict[str, list[_Curve]] = defaultdict(list)
     for curve in curves:
         rivals = [other.settings for other in curves if other.agent == curve.agent]
@@ -167,12 +148,7 @@ def _draw_group(axes: Axes, label: str, group: list[_Curve], color: str) -> None
     common = sorted(set.intersection(*(set(curve.steps.tolist()) for curve in group)))
     if not common:
         raise ValueError(f"The {len(group)} runs of {label} have no evaluation at the same step.")
-    table = np.array(
-        [
-            [curve.returns[np.flatnonzero(curve.steps == step)[0]] for step in common]
-            for curve in group
-        ]
-    )
+    table = np.array([curve.returns[np.isin(curve.steps, common)] for curve in group])
     mean, count = table.mean(0), len(group)
     axes.plot(common, mean, color=color, label=f"{label} ({count} seed{'s' * (count > 1)})")
     if count > 1:
@@ -186,6 +162,6 @@ def _draw_group(axes: Axes, label: str, group: list[_Curve], color: str) -> None
 def _save(figure: Figure, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150, format=path.suffix[1:] or "png")
     except (OSError, ValueError) as error:
         raise ValueError(f"Cannot write the figure {path}: {error}.") from error

@@ -16,18 +16,12 @@ T = TypeVar("T")
 
 _TITLES = (
     r"(Value|Parsing) error|Invalid choice|Missing argument|Required options|"
-    r"Unrecognized options(?!:)|Error parsing [\w.-]+:"
+    r"Unrecognized options(?!:)|Error parsing \w[\w.-]*:"
 )
 
 
 def parse(kind: type[T], arguments: Sequence[str], command: str, **options: Any) -> T:
     """An instance of a dataclass from words; its fields are options, those of nested ones too.
-
-    Args:
-        kind: the dataclass.
-        arguments: the words.
-        command: what they come after.
-        options: of :func:`tyro.cli`.
 
     Raises:
         ValueError: the words do not fit.

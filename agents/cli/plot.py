@@ -25,11 +25,7 @@ class _Plot:
 
 
 def run(arguments: list[str]) -> None:
-    """Draw a figure and say where it is.
-
-    Raises:
-        ValueError: something is wrong with the arguments, a run or the file.
-    """
+    """Draw a figure and say where it is."""
     options = parse(_Plot, arguments, "plot")
     if not options.runs:
         raise ValueError("plot needs at least one run folder.")

@@ -103,6 +103,7 @@ class Ensemble:
         """Stack the agents, and compile their program.
 
         That the agents are alike is tried with random weights and entries, which are put back.
+        Where only the compiler fails, they go on as one program that is not compiled.
 
         Raises:
             CompilationError: an agent cannot be traced or compiled, or agents differ in more than
@@ -128,8 +129,7 @@ class Ensemble:
             self._stacks = [torch.stack(t) for t in zip(*self._tensors(), strict=True)]
             self._functions = {due: self._batched(due) for due in update.graphs}
             self._act = None if acting is None else torch.vmap(acting.graph)
-            if self._compile:
-                self._compile_for(batch, observation)
+            self._try(batch, observation)
         self._loaded = False
 
     def act(
@@ -263,18 +263,21 @@ class Ensemble:
         return in_place(advance, graph.changed)
 
     @torch.no_grad()
-    def _compile_for(self, batch: TensorDictBase, observation: TensorDictBase) -> None:
+    def _try(self, batch: TensorDictBase, observation: TensorDictBase) -> None:
+        """Run the program once, on copies; compile it if it is to be."""
         update, acting, count = self._update, self._acting, len(self._agents)
         assert update is not None
         stacks, on_gpu = self._stacks, self._stacks[0].is_cuda
         inputs = _stack([update.inputs(batch)] * count)
         for due, graph in update.graphs.items():
             given = [*update.rates(), *inputs, *_stack([graph.draw()] * count)]
-            function = compile_function(
-                self._functions[due], [entry.clone() for entry in (*stacks, *given)]
-            )
+            copies = [entry.clone() for entry in (*stacks, *given)]
+            if not self._compile:
+                self._functions[due](*copies)
+                continue
+            function = compile_function(self._functions[due], copies)
             self._functions[due] = _recorded(function, stacks, given) if on_gpu else function
-        if acting is not None:
+        if acting is not None and self._compile:
             assert self._act is not None
             weights = self._weights()
             seen = [

@@ -88,6 +88,7 @@ def trace(
         given = [tensor.detach() for tensor in state]
         drawn = [draw() for draw in draws]
         decompositions: dict[Any, Callable[..., Any]] = {
+            _aten.squeeze.dim: _squeeze,
             _aten.native_layer_norm.default: _layer_norm,
             _aten.addmm.default: _biased_product,
             _aten.baddbmm.default: _biased_product,
@@ -246,6 +247,11 @@ def _runs_of_draws(graph: torch.fx.Graph, device: torch.device) -> list[list[Nod
         else:
             runs.append([node])
     return runs
+
+
+def _squeeze(x: Tensor, dim: int) -> Tensor:
+    """``aten.squeeze``, which under vmap does not take the last dimension of a scalar."""
+    return NotImplemented if x.ndim else x.clone()
 
 
 def _biased_product(bias: Tensor, left: Tensor, right: Tensor, **factors: float) -> Tensor:

@@ -66,8 +66,6 @@ class UpdateGraph:
         self._report_size = torch.Size()
         self._noted: list[NestedKey] = []  # what the loss writes into its batch
         self._steps = [step for step, takes in zip(agent.steps, due.steps, strict=True) if takes]
-        if not self._steps:
-            raise NotImplementedError("there are updates in which no step is due")
         self._groups = [i for i, group in enumerate(layout.groups) if due.steps[group.step]]
         self._followers = [i for i, f in enumerate(layout.followers) if due.updaters[f.updater]]
         self.taking_part: dict[int, list[bool]] = {}

@@ -25,6 +25,7 @@ __all__ = ["RunFolder", "read_metrics"]
 
 _PACKAGES = ("maxentflow", "torch", "torchrl", "tensordict", "normflows", "gymnasium", "mujoco")
 _ENTRIES = ("agent", "env", "env_options", "agent_config", "custom", "trainer_config", "compile")
+_KINDS = {"env_options": dict, "agent_config": dict, "custom": list, "trainer_config": dict}
 
 
 class RunFolder:
@@ -120,7 +121,7 @@ class RunFolder:
         content = self._read_config()
         try:
             entries = {name: content[name] for name in _ENTRIES}
-            if not all(isinstance(entries[n], dict) for n in ("agent_config", "trainer_config")):
+            if not all(isinstance(entries[name], kind) for name, kind in _KINDS.items()):
                 raise TypeError
             return entries
         except (KeyError, TypeError) as error:

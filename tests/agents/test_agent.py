@@ -646,7 +646,7 @@ def test_steps_out_of_range_are_refused(options, message):
 
 
 def test_agents_whose_steps_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="'squares' needs at least one step"):
+    with pytest.raises(ValueError, match="'squares' needs a step that is due in every update"):
         squares()
     with pytest.raises(ValueError, match="Two steps of agent 'squares' share a parameter"):
         squares(FIRST, FIRST)

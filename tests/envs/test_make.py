@@ -65,7 +65,7 @@ def probe():
     gym.register(PROBE, entry_point=Probe)
     yield
     for name in [name for name in gym.registry if name.startswith("probe/")]:
-        del gym.registry[name]
+        gym.registry.pop(name, None)
 
 
 def plain(task):

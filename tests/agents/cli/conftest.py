@@ -25,7 +25,7 @@ def probe():
         gym.register(name, Line, max_episode_steps=limit, disable_env_checker=True)
     yield
     for name in (PROBE, "probe/Endless-v0"):
-        del gym.registry[name]
+        gym.registry.pop(name, None)
 
 
 @pytest.fixture

@@ -76,3 +76,12 @@ def test_as_a_program_in_a_terminal(tmp_path):
     assert child.wait(120) == 2
     assert shown.decode() == "maxentflow: tau must be in (0, 1], got 7.0.\r\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_leaves_is_no_error():
+    """As of ``maxentflow ... | head``."""
+    command = [sys.executable, "-m", "maxentflow.agents", "train", "meow", "--help"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    assert child.wait() == 141

@@ -278,5 +278,5 @@ def test_the_committed_runs_can_be_drawn(drawn, capsys):
     assert len(committed) > 20
     main(["plot", *map(str, committed), "--out", "never/written.png"])
     titles = {axes.get_title(): len(lines(axes)) for axes in drawn[0].axes}
-    assert titles.keys() == {"HalfCheetah-v4", "Hopper-v4"}
-    assert all(count > 2 for count in titles.values())
+    assert titles.keys() >= {"HalfCheetah-v4", "Hopper-v4"}
+    assert min(titles["HalfCheetah-v4"], titles["Hopper-v4"]) > 2

@@ -24,8 +24,8 @@ REFUSED = [
     (("train", "soft-q", "--env", "Pendulum-v1"), "continuous actions there are meow, sac, td3"),
     ((*TRAIN, "--env-options", "gravity", "3"), "unexpected keyword argument 'gravity'"),
     ((*TRAIN, "--env-options", "g", "banana"), "Task 'Pendulum-v1' cannot be used with {'g': "),
-    ((*TRAIN, "--env-options", "workers", "True"), "workers cannot be among the options"),
-    ((*TRAIN, "--env-options", "render_mode", "human"), "render_mode cannot be among the options"),
+    ((*TRAIN, "--env-options", "workers", "True"), "unexpected keyword argument 'workers'"),
+    ((*TRAIN, "--env-options", "render_mode", "human"), "Task 'Pendulum-v1' cannot be used with"),
     ((*TRAIN, "--env-options", "g"), "--env-options"),
     (
         (*TRAIN, "--flow", "adative"),
@@ -48,6 +48,7 @@ REFUSED = [
         (*TRAIN, "--replay-size", "100000000000000"),
         "not enough memory for a replay of 1000",
     ),
+    ((*TRAIN, "--replay-size", "1" + 30 * "0"), "not enough memory for a replay of 1000"),
     ((*TRAIN, "--temperature", "warm"), "--temperature"),
     ((*TRAIN, "--seed"), "--seed"),
     ((*TRAIN, "--temperature", "-1"), "temperature must be positive and finite, got -1.0"),
@@ -96,7 +97,7 @@ REFUSED = [
     (("plot",), "at least one run folder"),
     (("plot", f"{HERE}/nowhere"), "nowhere is not a run folder"),
     (("plot", RUN, f"{HERE}/nowhere"), "nowhere is not a run folder"),
-    (("plot", RUN, "--out", HERE), "it is a folder"),
+    (("plot", RUN, "--out", HERE), "Cannot write the figure"),
     (("plot", RUN, "--out", f"{RUN}/config.yaml/curves.png"), "Cannot write the figure"),
     (("plot", RUN, "--out", f"{HERE}/curves.nonsense"), "Cannot write the figure"),
 ]

@@ -144,6 +144,22 @@ def test_settings_that_a_checkpoint_brings_back_cannot_be_edited(
     assert contents(run) == before
 
 
+def test_python_too_is_refused_a_configuration_that_was_edited(run):
+    rewrite(run, agent_config={"temperature": 0.7}, env_options={"reward": 2})
+    with pytest.raises(ValueError, match=r"was changed: temperature, env_options must be as in"):
+        RunFolder(run).load_checkpoint()
+
+
+def test_an_edit_while_a_run_goes_on_is_found_out(run, refused):
+    folder = RunFolder(run)
+    state = folder.load_checkpoint()
+    experience = type("Nothing", (), {"state_dict": dict})()
+    folder.save_checkpoint(state, experience)
+    rewrite(run, agent_config={"tau": 0.7})
+    folder.save_checkpoint(state, experience)
+    assert "config.yaml was changed: tau must be" in refused("evaluate", run)
+
+
 # Damage
 
 
@@ -175,7 +191,7 @@ DAMAGES = {
     ),
     "a checkpoint without networks": (
         lambda run: torch.save({"agent": "meow"}, RunFolder(run).checkpoint_path),
-        "is not a checkpoint of this run",
+        "latest.pt is not a readable checkpoint of maxentflow",
     ),
     "a checkpoint that is a tensor": (
         lambda run: torch.save(torch.ones(3), RunFolder(run).checkpoint_path),
@@ -309,13 +325,6 @@ def entries(state, path=()):
             yield from entries(state[key], (*path, key))
 
 
-# Entries that a checkpoint can do without: torch's optimizers have defaults or begin anew
-SPARE = {
-    "amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused",
-    "decoupled_weight_decay", "initialized", "trainer_config", "compile", "custom",
-}  # fmt: skip
-
-
 def test_a_checkpoint_that_lacks_an_entry(tmp_path, capsys):
     """Whichever it is, there is a sentence; an evaluation needs nothing of the loop."""
     run = tmp_path / "run"
@@ -323,7 +332,9 @@ def test_a_checkpoint_that_lacks_an_entry(tmp_path, capsys):
     path, state = RunFolder(run).checkpoint_path, checkpoint(run)
     tried = 0
     for *above, key in entries(state):
-        if key in SPARE or above[-1:] in (["state"], ["report"]) or "trainer_config" in above:
+        if above[-1:] in (["state"], ["report"]) or key == "initialized":
+            continue
+        if above[:1] == ["optimizers"] and key != "param_groups":  # torch's own business
             continue
         damaged = copy.deepcopy(state)
         inner = damaged
@@ -337,4 +348,4 @@ def test_a_checkpoint_that_lacks_an_entry(tmp_path, capsys):
         if above[:1] == ["policy"] or (not above and key in ("agent", "updates", "policy")):
             assert stopped(COMMANDS["evaluate"](run)) == 2, (above, key)
         tried += 1
-    assert tried > 50
+    assert tried > 40

@@ -118,11 +118,11 @@ def test_updates_agree(name, settings):
 
 
 def test_turns_that_do_not_fall_together():
-    """The actor at every third update, an average at every second, within a chain."""
+    """The actor at every third update, an average at every second."""
 
     def make():
         agent = sac(every=3)
-        average = DelayedUpdate(UpdaterChain([WeightAverage(agent.policy, 0.5)]), 2)
+        average = DelayedUpdate(WeightAverage(agent.policy, 0.5), 2)
         return Agent("own", agent.policy, agent.loss, agent.steps, target_updaters=[average])
 
     prepared, plain = Prepared(make()), make()
@@ -508,10 +508,6 @@ REFUSED = {
     "average": (
         lambda a: with_updater(a, WeightAverage(meow(seed=1).policy, 0.5)),
         "WeightAverage follows parameters that no step changes",
-    ),
-    "every": (
-        lambda a: with_steps(a, [Step(("loss",), a.steps[0].optimizer, every=2)]),
-        "updates in which no step is due",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Plain values against annotations."""
+"""Settings from plain values, checked against annotations."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -8,7 +8,7 @@ import yaml
 
 from maxentflow import agents
 from maxentflow.agents import TrainerConfig, registry
-from maxentflow.agents.cli import plain
+from maxentflow.agents.cli.runs import settings
 
 
 @dataclass
@@ -63,7 +63,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("name", "value", "expected"), ACCEPTED)
 def test_accepted(name, value, expected):
-    (taken,) = plain.settings(Settings, {name: value}).values()
+    (taken,) = settings(Settings, {name: value}).values()
     assert taken == expected
     assert type(taken) is type(expected)
 
@@ -71,7 +71,7 @@ def test_accepted(name, value, expected):
 @pytest.mark.parametrize(("name", "value", "says"), REFUSED)
 def test_refused(name, value, says):
     with pytest.raises(ValueError, match=says):
-        plain.settings(Settings, {name: value})
+        settings(Settings, {name: value})
 
 
 @pytest.mark.parametrize("name", agents.registered())
@@ -86,6 +86,6 @@ def test_every_agents_settings_come_back(name, tmp_path):
     folder.create(agent, TrainerConfig.for_task(env_id, name), env_id)
     content = yaml.safe_load(folder.config_path.read_text())
     kind = registry.config_type(name)
-    assert kind(**plain.settings(kind, content["agent_config"])) == agent.config
-    trainer = plain.settings(TrainerConfig, content["trainer_config"])
+    assert kind(**settings(kind, content["agent_config"])) == agent.config
+    trainer = settings(TrainerConfig, content["trainer_config"])
     assert TrainerConfig(**trainer) == TrainerConfig.for_task(env_id, name)

@@ -1,0 +1,102 @@
+"""Whole runs by compiled code against the same runs without."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from maxentflow import agents
+from maxentflow.agents import compiled
+
+from ..common import make_trainer
+
+pytestmark = pytest.mark.xdist_group("compile")
+RUN = {"total_steps": 64, "warmup_steps": 24, "eval_every": 0, "checkpoint_every": 0}
+LINE = "The run goes on without; it learns the same, slower.\n"
+
+
+def trainer(name, seed=0, **changes):
+    run = {**RUN, **changes}
+    if name == "ppo":
+        run["warmup_steps"] = 0
+    return make_trainer(agent=name, seed=seed, **run)
+
+
+def assert_same_run(ours, theirs, tolerance=1e-3):
+    """The same numbers of everything, and weights to the rounding of some ten updates."""
+    state, expected = ours.state(), theirs.state()
+    assert (ours.step, ours.updates, ours.episodes) == (
+        theirs.step,
+        theirs.updates,
+        theirs.episodes,
+    )
+    assert ours.updates > 0
+    assert torch.equal(state["random_state"][0], expected["random_state"][0])
+    for part in ("policy", "behavior", "loss"):
+        torch.testing.assert_close(
+            dict(state[part]), dict(expected[part]), rtol=tolerance, atol=tolerance
+        )
+
+
+@pytest.mark.parametrize("name", agents.registered())
+def test_every_agent_trains_by_one_graph(traced_only, capsys, name):
+    ours, theirs = trainer(name), trainer(name)
+    ours.run(compiled.learner([ours.agent], compile=True))
+    theirs.run()
+    assert capsys.readouterr().err == ""  # it was compiled
+    assert_same_run(ours, theirs)
+
+
+@pytest.mark.parametrize("name", agents.registered())
+def test_seeds_of_every_agent_train_as_one_program(capsys, name):
+    together = [trainer(name, seed) for seed in (0, 1, 2)]
+    agents.train(together, compiled.learner([each.agent for each in together], compile=False))
+    assert capsys.readouterr().err == ""  # they were batched
+    for seed, ours in enumerate(together):
+        theirs = trainer(name, seed)
+        theirs.run()
+        assert_same_run(ours, theirs)
+
+
+def test_seeds_that_differ_train_one_after_the_other(capsys):
+    together = [trainer("meow", seed) for seed in (0, 1)]
+    together[1].agent.steps[0].optimizer.param_groups[0]["lr"] = 0.5
+    agents.train(together, compiled.learner([each.agent for each in together], compile=False))
+    error = capsys.readouterr().err
+    assert "differ in more than their weights: learning rates" in error
+    assert error.endswith(LINE)
+    theirs = trainer("meow", 1)
+    theirs.agent.steps[0].optimizer.param_groups[0]["lr"] = 0.5
+    theirs.run()
+    assert_same_run(together[1], theirs, tolerance=0.0)
+
+
+WITHOUT_COMPILER = """
+import torch
+from maxentflow import agents, envs
+from maxentflow.agents import compiled
+torch.manual_seed(0)
+env = envs.make("Pendulum-v1")
+agent = agents.make("meow", env, flow_options={"blocks": 1})
+config = agents.TrainerConfig(total_steps=40, warmup_steps=20, batch_size=16, eval_every=0)
+agents.Trainer(agent, env, config).run(compiled.learner([agent], compile=True))
+print(agent.updates)
+"""
+
+
+def test_without_a_compiler(tmp_path):
+    """In a process of its own, since torch remembers what compiler it found."""
+    cache = str(tmp_path / "nothing compiled yet")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COMPILER],
+        env={**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": cache},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "20\n"
+    (line,) = [line for line in done.stderr.splitlines(keepends=True) if "compile" in line]
+    assert line.startswith("The update of meow was not compiled: No working C++ compiler found")
+    assert line.endswith(LINE)
