@@ -123,10 +123,11 @@ class RandomStreams:
 
     def __init__(self, count: int) -> None:
         self._states = [random_state() for _ in range(count)]
+        self._nothing = nullcontext()
 
     def __getitem__(self, index: int) -> AbstractContextManager[None]:
         """A context in which torch's generators are those of one run, as they were left there."""
-        return nullcontext() if len(self._states) == 1 else self._own(index)
+        return self._nothing if len(self._states) == 1 else self._own(index)
 
     @contextmanager
     def _own(self, index: int) -> Iterator[None]:

@@ -6,6 +6,7 @@ Says ``ready`` when it has warmed up; then for every line that it reads it goes 
 writes its figures, in milliseconds, as one line of JSON.
 """
 
+import contextlib
 import copy
 import json
 import os
@@ -259,6 +260,7 @@ def parts(env_id: str) -> None:
     from maxentflow import agents, envs, flows
     from maxentflow.agents.compiled import CompiledLearner
     from maxentflow.agents.learner import RandomStreams
+    from maxentflow.agents.training.session import session
 
     torch.manual_seed(0)
     env = envs.make(env_id)
@@ -271,9 +273,9 @@ def parts(env_id: str) -> None:
     )
     trainer = agents.Trainer(agent, env, config, progress=False)
     trainer.run()
+    contextlib.ExitStack().enter_context(session(config.threads))  # as in a run
     for other in (twin, library):
         other.load_state_dict(copy.deepcopy(agent.state_dict()))
-    torch.set_flush_denormal(True)  # as in a run
     replay: Any = trainer.experience
     sample = partial(replay.buffer.sample, config.batch_size)
     products = MatrixProducts()
@@ -288,7 +290,8 @@ def parts(env_id: str) -> None:
     print(f"compiled in {time.perf_counter() - began:.0f} s")
     library.loss = torch.compile(library.loss)  # what torch and TorchRL offer
     library.target_updater = SoftUpdate(agent.loss, tau=agent.config.tau)
-    library.update(sample())
+    for _ in range(UPDATES):  # it is compiled more than once
+        library.update(sample())
 
     torchrl_replay = TensorDictReplayBuffer(
         storage=LazyTensorStorage(WARMUP), batch_size=config.batch_size

@@ -91,17 +91,17 @@ class WeightAverage(TargetNetUpdater):
         shared = {id(buffer): buffer for buffer in source.buffers()}
         self.module = copy.deepcopy(source, shared).requires_grad_(False)
         self.decay = decay
-        self._source = source
+        self._sources: list[Tensor] = list(source.parameters())
+        self._averages: list[Tensor] = list(self.module.parameters())
 
     def pairs(self) -> Pairs:
         """Every parameter of the module, with its average."""
-        return list(zip(self._source.parameters(), self.module.parameters(), strict=True))
+        return list(zip(self._sources, self._averages, strict=True))
 
     @torch.no_grad()
     def step(self) -> None:
         """Take the module's present weights into the average."""
-        sources, averages = zip(*self.pairs(), strict=True)
-        torch._foreach_lerp_(averages, sources, 1 - self.decay)
+        torch._foreach_lerp_(self._averages, self._sources, 1 - self.decay)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the averages are parameters of :attr:`module`."""

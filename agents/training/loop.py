@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tensordict import TensorDictBase
 from tqdm import tqdm
@@ -33,27 +33,23 @@ class NonFiniteError(FloatingPointError):
     """An observation, a reward, an action, a loss or a gradient was not finite."""
 
 
-@dataclass(frozen=True)
-class Act:
+class Act(NamedTuple):
     """Asks for the behaviour's actions."""
 
     observation: TensorDictBase
 
 
-@dataclass(frozen=True)
-class Wait:
+class Wait(NamedTuple):
     """Lets the other runs begin their steps too, before this one waits for its own to end."""
 
 
-@dataclass(frozen=True)
-class Update:
+class Update(NamedTuple):
     """Asks for an update from a batch; the answer is the loss's report."""
 
     batch: TensorDictBase
 
 
-@dataclass(frozen=True)
-class Synchronize:
+class Synchronize(NamedTuple):
     """Asks for the agent to be up to date, before it is evaluated or saved."""
 
 

@@ -113,6 +113,7 @@ class GymnasiumSimulator:
         self.action = _entry(env.single_action_space)
         self._env = env
         self._device = torch.device(device)
+        self._on_cpu = self._device.type == "cpu"
         own_limit = None if env.spec is None else env.spec.max_episode_steps
         self._limit = max_episode_steps if own_limit else max_episode_steps or STEP_LIMIT
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)
@@ -186,7 +187,7 @@ class GymnasiumSimulator:
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
-        return tensor if self._device.type == "cpu" else tensor.to(self._device)
+        return tensor if self._on_cpu else tensor.to(self._device)
 
 
 class TorchRLSimulator:
