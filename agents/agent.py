@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -234,7 +235,7 @@ class Agent:
         self.behavior.load_state_dict(state["behavior"])
         self.loss.load_state_dict(state["loss"])
         for step, optimizer in zip(self.steps, state["optimizers"], strict=True):
-            step.optimizer.load_state_dict(optimizer)
+            step.optimizer.load_state_dict(copy.deepcopy(optimizer))  # torch would share it
         self.target_updater.load_state_dict(state["target_updater"])
         for name, part in self.state.items():
             part.load_state_dict(state["state"][name])

@@ -149,4 +149,4 @@ def set_random_state(state: RandomState) -> None:
     """Set the states of torch's generators."""
     torch.set_rng_state(state[0])
     if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
+        torch.cuda.set_rng_state_all(state[1][: torch.cuda.device_count()])

@@ -2,10 +2,13 @@
 
     python benchmarks/learning.py train HalfCheetah-v4-meow 0   # one run, or the rest of it
     python benchmarks/learning.py train HalfCheetah-v4-meow-batched 0 1   # as one program
+    python benchmarks/learning.py solved                        # Pendulum-v1 and CartPole-v1
     python benchmarks/learning.py report                        # tables and figures of all runs
 
 Runs are kept in runs/benchmarks; report copies metrics and configurations of finished ones into
-learning/ next to this file, draws the figures there and writes summary.csv.
+learning/ next to this file, draws the figures there and writes summary.csv. solved evaluates the
+last policies of the small tasks on a hundred episodes, the same for all seeds, and writes
+solved.csv.
 """
 
 import csv
@@ -17,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maxentflow.agents import RunFolder
-from maxentflow.agents.cli import figures
+from maxentflow.agents import RunFolder, evaluate
+from maxentflow.agents.cli import figures, runs
 from maxentflow.agents.cli import main as maxentflow
 from maxentflow.agents.training.run_folder import read_metrics
 
@@ -106,6 +109,38 @@ def _folder(name: str, seed: int) -> Path:
     return RUNS / name / f"seed-{seed}"
 
 
+def solved() -> None:
+    rows = []
+    for name, experiment in EXPERIMENTS.items():
+        if not name.startswith(("Pendulum", "CartPole")):
+            continue
+        for seed in experiment.seeds:
+            folder = RunFolder(_folder(name, seed))
+            description = runs.read(folder)
+            env = runs.make_env(description, 10)
+            result = evaluate(runs.trained(description, folder, env).policy, env, episodes=100)
+            rows.append(
+                {
+                    "experiment": name,
+                    "seed": seed,
+                    "steps": experiment.steps,
+                    "episodes": 100,
+                    "mean_return": round(float(result.returns.mean()), 1),
+                    "sd_over_episodes": round(float(result.returns.std()), 1),
+                    "solved_from": experiment.must_reach,
+                }
+            )
+            print(rows[-1])
+    _write(RESULTS / "solved.csv", rows)
+
+
+def _write(path: Path, rows: list[dict[str, object]]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def report() -> None:
     RESULTS.mkdir(exist_ok=True)
     rows: list[dict[str, object]] = []
@@ -124,12 +159,9 @@ def report() -> None:
                 label = name.removeprefix(f"{task}-").replace("-", " ")
                 tasks.setdefault(task, []).append((folder, label))
                 rows.append({"experiment": name, "seed": seed, **summary(experiment, folder)})
-    with open(RESULTS / "summary.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    for task, runs in tasks.items():
-        folders, labels = zip(*runs, strict=True)
+    _write(RESULTS / "summary.csv", rows)
+    for task, labelled in tasks.items():
+        folders, labels = zip(*labelled, strict=True)
         figures.learning_curves(folders, RESULTS / f"{task}.png", labels)
     print((RESULTS / "summary.csv").read_text(), end="")
 
@@ -150,5 +182,7 @@ if __name__ == "__main__":
     command, *arguments = sys.argv[1:] or ["report"]
     if command == "train":
         train(arguments[0], [int(seed) for seed in arguments[1:]])
+    elif command == "solved":
+        solved()
     else:
         report()

@@ -89,14 +89,14 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if not self._is_array:
-            return self.env.step(action)
+            return _own(self.env.step(action))
         # In the precision in which it is kept; an index is a scalar, which can be a key.
         action = np.asarray(action, dtype=self._dtype)[()]
         if self._is_saved and self._kept == len(self._actions):
             self._make_room()
         if self._is_saved:
             self._actions[self._kept] = action
-        outcome = self.env.step(action)
+        outcome = _own(self.env.step(action))
         self._kept += self._is_saved
         return outcome
 
@@ -171,6 +171,14 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
         bit_generator = getattr(np.random, state["bit_generator"])()
         bit_generator.state = state
         self.unwrapped.np_random = np.random.Generator(bit_generator)
+
+
+def _own(outcome: tuple[Any, Any, bool, bool, dict[str, Any]]) -> Any:
+    """A step's outcome whose final observation the reset that follows cannot overwrite."""
+    observation, reward, terminated, truncated, info = outcome
+    if (terminated or truncated) and isinstance(observation, np.ndarray):
+        return observation.copy(), reward, terminated, truncated, info
+    return outcome
 
 
 def is_resumable(env: VectorEnv) -> bool:

@@ -60,7 +60,7 @@ class Description:
         config, rollout = self.trainer_config, agent.rollout
         updates = (config.total_steps - config.warmup_steps) * config.utd_ratio
         if rollout is not None:
-            steps = rollout.steps // config.num_envs * config.num_envs
+            steps = -(-rollout.steps // config.num_envs) * config.num_envs
             minibatches = rollout.epochs * (steps // rollout.minibatch_size)
             updates = config.total_steps // steps * minibatches
         return self.compile == "on" or (self.compile == "auto" and updates >= _WORTH_COMPILING)

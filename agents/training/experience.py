@@ -24,7 +24,11 @@ _ROUNDING = 1e-6  # of sums of update-to-data ratios
 
 
 class Experience(Protocol):
-    """Takes the steps of a run, and gives the batches that are due after each."""
+    """Takes the steps of a run, and gives the batches that are due after each.
+
+    If it has an attribute ``reads_agent`` that is true, the agent is brought up to date before
+    :meth:`batches` is called.
+    """
 
     def add(self, transitions: TensorDictBase) -> None:
         """Take one step of every environment.
@@ -178,6 +182,14 @@ class ReplayBuffer:
             if isinstance(self.buffer, TensorDictReplayBuffer):
                 self.buffer.update_tensordict_priority(batch)
 
+    @torch.no_grad()
+    def example(self) -> TensorDictBase | None:
+        """A batch, if there is enough for one; torch's generators are as they were."""
+        if len(self.buffer) < self._batch_size:
+            return None
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            return self.buffer.sample(self._batch_size)
+
     def state_dict(self) -> dict[str, Any]:
         return {"buffer": self.buffer.state_dict(), **self._state()}
 
@@ -239,6 +251,7 @@ class RolloutBuffer:
         rollout: how many, and how they are used. What an epoch leaves over of whole minibatches
             is left out of it; which transitions these are is random.
         num_envs: environments that are stepped together.
+        device: where the steps are.
 
     Example:
         >>> buffer = RolloutBuffer(Rollout(steps=6, epochs=2, minibatch_size=3), num_envs=2)
@@ -251,9 +264,10 @@ class RolloutBuffer:
         [3, 3, 3, 3]
     """
 
-    def __init__(self, rollout: Rollout, num_envs: int) -> None:
+    def __init__(self, rollout: Rollout, num_envs: int, device: str = "cpu") -> None:
         self._rollout = rollout
         self._num_envs = num_envs
+        self._device = device
         self._steps: list[TensorDictBase] = []
 
     def add(self, transitions: TensorDictBase) -> None:
@@ -263,7 +277,7 @@ class RolloutBuffer:
     def batches(self) -> Iterator[TensorDictBase]:
         """The minibatches of all epochs where the rollout is whole, else none."""
         rollout = self._rollout
-        if len(self._steps) * self._num_envs < rollout.steps:
+        if not self._is_whole():
             return
         data = torch.stack(self._steps, dim=1).contiguous()  # (num_envs, time)
         self._steps = []
@@ -277,11 +291,21 @@ class RolloutBuffer:
             for first in range(0, len(data) - size + 1, size):
                 yield data[order[first : first + size]]
 
+    @property
+    def reads_agent(self) -> bool:
+        """Whether the next batches depend on the agent, by the estimator of the rollout."""
+        return self._rollout.estimator is not None and self._is_whole()
+
+    def _is_whole(self) -> bool:
+        return len(self._steps) * self._num_envs >= self._rollout.steps
+
     def state_dict(self) -> dict[str, Any]:
         return {"steps": [step.to_dict() for step in self._steps]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._steps = [TensorDict(step, [self._num_envs]) for step in state["steps"]]
+        self._steps = [
+            TensorDict(step, [self._num_envs]).to(self._device) for step in state["steps"]
+        ]
 
 
 def experience(agent: Agent, simulator: Simulator, config: TrainerConfig) -> Experience:
@@ -296,7 +320,7 @@ def experience(agent: Agent, simulator: Simulator, config: TrainerConfig) -> Exp
                 f"Agent {agent.name!r} learns from what its own policy did: warmup_steps must be "
                 f"0, got {config.warmup_steps}."
             )
-        return RolloutBuffer(agent.rollout, simulator.num_envs)
+        return RolloutBuffer(agent.rollout, simulator.num_envs, config.device)
     replay = Replay(
         config.replay_size,
         simulator.num_envs,

@@ -22,7 +22,7 @@ from maxentflow.agents.learner import (
     set_random_state,
 )
 from maxentflow.agents.training.config import TrainerConfig
-from maxentflow.agents.training.experience import Experience
+from maxentflow.agents.training.experience import Experience, ReplayBuffer
 from maxentflow.agents.training.simulator import Simulator
 from maxentflow.agents.training.statistics import EpisodeStatistics
 
@@ -109,6 +109,8 @@ def training_loop(run: Run) -> Loop:
         run.statistics.add(transitions)
         run.experience.add(transitions)
         run.step += run.simulator.num_envs
+        if getattr(run.experience, "reads_agent", False):
+            yield Synchronize()
         for batch in run.experience.batches():
             run.report = yield Update(batch)
 
@@ -148,10 +150,19 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
     for index, run in enumerate(runs):
         with streams[index]:
             set_random_state(run.random_state)
-    prepared = False
+    stops = False
+
+    def interrupted() -> bool:
+        return stops  # for all runs at the same point of their loops
+
+    asked = [run.interrupted for run in runs]
+    for run in runs:
+        run.interrupted = interrupted
     answers: Sequence[Any] = [None] * len(runs)
     try:
+        learner, prepared = _resumed(learner, runs)
         while requests := _ask(loops, answers, streams):
+            stops = stops or any(ask() for ask in asked)
             first = requests[0]
             if isinstance(first, Act):
                 answers = learner.act([request.observation for request in requests], streams)
@@ -166,16 +177,22 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
                 answers = [None] * len(runs)
     except _StoppedError as stopped:
         learner.synchronize()
-        paths = []
+        paths: list[Path | None] = []
         for index, run in enumerate(runs):
             with streams[index]:
-                paths.append(run.save_stopped())
+                try:
+                    run.simulator.settle()
+                    paths.append(run.save_stopped())
+                except (OSError, ValueError) as error:  # the others are saved all the same
+                    tqdm.write(f"A state was not saved: {error}", sys.stderr)
+                    paths.append(None)
         run, path = runs[stopped.index], paths[stopped.index]
         saved = "" if path is None else f"; the state is in {path}"
         raise NonFiniteError(f"Stopped after {run.step} steps: {stopped}{saved}.") from stopped
     finally:
         learner.synchronize()
         for index, run in enumerate(runs):
+            run.interrupted = asked[index]
             with streams[index]:
                 run.random_state = random_state()
 
@@ -204,6 +221,19 @@ def _ask(loops: Sequence[Loop], answers: Sequence[Any], streams: RandomStreams) 
     if stopped:
         raise stopped[0]
     return requests
+
+
+def _resumed(learner: Learner, runs: Sequence[Run]) -> tuple[Learner, bool]:
+    """The learner, and whether it is ready: for runs that go on, before their first action."""
+    examples = [
+        run.experience.example()
+        for run in runs
+        if run.agent.updates and isinstance(run.experience, ReplayBuffer)
+    ]
+    batches = [example for example in examples if example is not None]
+    if len(batches) < len(runs):
+        return learner, False
+    return _prepared(learner, batches, runs), True
 
 
 def _prepared(learner: Learner, batches: Sequence[TensorDictBase], runs: Sequence[Run]) -> Learner:

@@ -201,6 +201,15 @@ class RunFolder:
             )
         return state
 
+    def begin(self) -> None:
+        """Note the configuration that a run goes on with.
+
+        Raises:
+            ValueError: there is none that can be read.
+        """
+        self.config()
+        _ = self._settings
+
     @cached_property
     def _settings(self) -> dict[str, Any]:
         return self._fixed()  # what is edited while a run goes on is not noted

@@ -64,6 +64,10 @@ class Simulator(Protocol):
         """End the step: the transitions, and the observations that the next one begins from."""
         ...
 
+    def settle(self) -> None:
+        """End a step that was begun, if there is one; what it leads to is lost."""
+        ...
+
     def state(self) -> Any:
         """All that later steps depend on: numbers, strings, lists, tensors."""
         ...
@@ -113,6 +117,7 @@ class GymnasiumSimulator:
         self.action = _entry(env.single_action_space)
         self._env = env
         self._device = torch.device(device)
+        self._pending = False
         self._on_cpu = self._device.type == "cpu"
         own_limit = None if env.spec is None else env.spec.max_episode_steps
         self._limit = max_episode_steps if own_limit else max_episode_steps or STEP_LIMIT
@@ -133,7 +138,9 @@ class GymnasiumSimulator:
         elif isinstance(space, gym.spaces.Discrete):
             action = torch.randint(int(space.n), shape).add_(int(space.start))
         else:
-            action = torch.as_tensor(self._env.action_space.sample())
+            space.seed(int(torch.randint(2**31, ())))  # so that a run is a function of its seed
+            samples = np.stack([space.sample() for _ in range(self.num_envs)])
+            action = torch.as_tensor(samples)
         return observation.set("action", action.to(self._device))
 
     def send(self, acted: TensorDictBase) -> None:
@@ -142,9 +149,11 @@ class GymnasiumSimulator:
         _check_finite("action", self._action)
         if isinstance(self._env, AsyncVectorEnv):
             self._env.step_async(self._action)
+            self._pending = True
 
     def receive(self) -> tuple[TensorDictBase, TensorDictBase]:
         if isinstance(self._env, AsyncVectorEnv):
+            self._pending = False
             outcome = self._env.step_wait()
         else:
             outcome = self._env.step(self._action)
@@ -173,6 +182,11 @@ class GymnasiumSimulator:
         }
         transitions = self._acted.set("next", TensorDict(following, [self.num_envs]))
         return transitions, self._observed(observation)
+
+    def settle(self) -> None:
+        if isinstance(self._env, AsyncVectorEnv) and self._pending:
+            self._pending = False
+            self._env.step_wait()
 
     def state(self) -> dict[str, Any]:
         return {"environments": envs.states(self._env), "lengths": self._lengths.tolist()}
@@ -233,6 +247,9 @@ class TorchRLSimulator:
         entries["terminated"] = nexts.get("terminated", nexts["done"])
         shown = TensorDict(entries, env.batch_size).reshape(self.num_envs).to(self._device)
         return acted.set("next", shown), self._shown(following)
+
+    def settle(self) -> None:
+        """Steps are taken at once."""
 
     def state(self) -> Any:
         raise ValueError(

@@ -242,7 +242,7 @@ class Trainer:
                     "The state of this environment cannot be saved: give the trainer no run "
                     "folder, or an environment of maxentflow.envs.make."
                 )
-            self.folder.config()  # refused now rather than at the first checkpoint
+            self.folder.begin()
             self._metrics = Metrics(self.folder, self._columns(), self.step)
         self._bar = tqdm(
             total=self.config.total_steps,
@@ -256,6 +256,8 @@ class Trainer:
         self._running = True
 
     def _end(self) -> None:
+        if not self._running:
+            return
         self._running = False
         self._seconds += self._clock.seconds()
         for part in (self._metrics, self._bar):

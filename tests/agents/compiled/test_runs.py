@@ -10,17 +10,23 @@ import torch
 from maxentflow import agents
 from maxentflow.agents import compiled
 
-from ..common import make_trainer
+from ..common import differences, make_trainer
 
 pytestmark = pytest.mark.xdist_group("compile")
-RUN = {"total_steps": 64, "warmup_steps": 24, "eval_every": 0, "checkpoint_every": 0}
+RUN = {
+    "total_steps": 64,
+    "warmup_steps": 24,
+    "eval_every": 0,
+    "log_every": 1_000,
+    "checkpoint_every": 0,
+}
 LINE = "The run goes on without; it learns the same, slower.\n"
 
 
 def trainer(name, seed=0, **changes):
     run = {**RUN, **changes}
     if name == "ppo":
-        run["warmup_steps"] = 0
+        run |= {"warmup_steps": 0, "settings": {"learning_rate": 0.01}}
     return make_trainer(agent=name, seed=seed, **run)
 
 
@@ -71,6 +77,20 @@ def test_seeds_that_differ_train_one_after_the_other(capsys):
     theirs.agent.steps[0].optimizer.param_groups[0]["lr"] = 0.5
     theirs.run()
     assert_same_run(together[1], theirs, tolerance=0.0)
+
+
+@pytest.mark.parametrize("name", ["meow", "sac", "soft-q"])
+def test_a_compiled_run_that_goes_on_is_the_run_bit_for_bit(traced_only, name):
+    """Also its first action, which comes before its first update."""
+    whole, first, second = (trainer(name, total_steps=steps) for steps in (64, 48, 64))
+    for run in (whole, first):
+        run.run(compiled.learner([run.agent], compile=True))
+    torch.manual_seed(99)
+    second.restore(first.state())
+    second.run(compiled.learner([second.agent], compile=True))
+    ours, theirs = second.state(), whole.state()
+    for part in ("policy", "loss", "experience", "random_state", "step", "updates"):
+        assert not differences(ours[part], theirs[part], part)
 
 
 WITHOUT_COMPILER = """

@@ -1,5 +1,7 @@
 """Runs in step with each other against the same runs alone."""
 
+import copy
+import signal
 from contextlib import nullcontext
 
 import numpy as np
@@ -198,3 +200,58 @@ def test_a_learner_brings_agents_up_to_date_before_they_are_read(count, spoilt, 
         assert not earlier or events[events.index("read") - 1] == "synchronize"
         events.remove("read")
     assert events[-1] == "synchronize"
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_signal_stops_all_runs_after_the_same_step(tmp_path, index):
+    """Whichever of them is stepping when it comes."""
+    together = [make_trainer(seed=seed, folder=tmp_path / str(seed)) for seed in SEEDS]
+    run = together[index]
+    step = run.env.step
+
+    def interrupted(action):
+        if run.step == 60:
+            signal.raise_signal(signal.SIGINT)
+        return step(action)
+
+    run.env.step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        train(together)
+    steps = {trainer.step for trainer in together}
+    assert len(steps) == 1
+    for seed, trainer in zip(SEEDS, together, strict=True):
+        saved = checkpoint(tmp_path / str(seed))
+        assert (saved["step"], saved["updates"]) == (trainer.step, trainer.updates)
+
+
+def test_an_action_that_is_not_finite_stops_runs_whose_workers_step(tmp_path):
+    together = [
+        make_trainer(seed=seed, folder=tmp_path / str(seed), num_envs=2, workers=True)
+        for seed in SEEDS[:2]
+    ]
+    act = together[0].agent.act
+
+    def spoilt(observation):
+        acted = act(observation)
+        if together[0].step == 50:
+            acted["action"] = acted["action"] * float("nan")
+        return acted
+
+    together[0].agent.act = spoilt
+    with pytest.raises(NonFiniteError, match="Stopped after 50 steps: action is nan"):
+        train(together)
+    for seed, trainer in zip(SEEDS[:2], together, strict=True):
+        assert checkpoint(tmp_path / str(seed), "stopped_50.pt")["step"] == 50
+        trainer.env.close()
+
+
+def test_a_state_can_be_gone_back_to_again_and_again():
+    """Torch's optimisers would go on writing into the state that they were given."""
+    trainer = make_trainer(total_steps=60)
+    trainer.run()
+    state = trainer.state()
+    kept = copy.deepcopy(state)
+    trainer.restore(state)
+    trainer.config.total_steps = 80
+    trainer.run()
+    assert not differences(state, kept)
