@@ -273,7 +273,8 @@ def parts(env_id: str) -> None:
     )
     trainer = agents.Trainer(agent, env, config, progress=False)
     trainer.run()
-    contextlib.ExitStack().enter_context(session(config.threads))  # as in a run
+    as_in_a_run = contextlib.ExitStack()  # left with the process
+    as_in_a_run.enter_context(session(config.threads))
     for other in (twin, library):
         other.load_state_dict(copy.deepcopy(agent.state_dict()))
     replay: Any = trainer.experience

@@ -96,7 +96,8 @@ def training_loop(run: Run) -> Loop:
     config = run.config
     if run.observation is None:
         run.observation = run.simulator.reset(config.seed)
-    while run.step < config.total_steps and not run.interrupted():
+    stops = False
+    while run.step < config.total_steps and not stops:
         if run.step < config.warmup_steps:
             acted = run.simulator.random_action(run.observation)
         else:
@@ -118,7 +119,8 @@ def training_loop(run: Run) -> Loop:
         if evaluates or _is_due(run, config.log_every):
             yield Synchronize()
             run.log(evaluates)
-        if _is_due(run, config.checkpoint_every or config.total_steps) or run.interrupted():
+        stops = bool(run.interrupted())
+        if stops or _is_due(run, config.checkpoint_every or config.total_steps):
             yield Synchronize()
             run.save()
 
@@ -150,19 +152,15 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
     for index, run in enumerate(runs):
         with streams[index]:
             set_random_state(run.random_state)
-    stops = False
-
-    def interrupted() -> bool:
-        return stops  # for all runs at the same point of their loops
-
     asked = [run.interrupted for run in runs]
-    for run in runs:
-        run.interrupted = interrupted
+    stops = False
+    if len(runs) > 1:  # all of them stop after the same step
+        for run in runs:
+            run.interrupted = lambda: stops
     answers: Sequence[Any] = [None] * len(runs)
     try:
         learner, prepared = _resumed(learner, runs)
         while requests := _ask(loops, answers, streams):
-            stops = stops or any(ask() for ask in asked)
             first = requests[0]
             if isinstance(first, Act):
                 answers = learner.act([request.observation for request in requests], streams)
@@ -175,6 +173,7 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
                 answers = learner.synchronize()
             else:
                 answers = [None] * len(runs)
+            stops = stops or any(ask() for ask in asked)
     except _StoppedError as stopped:
         learner.synchronize()
         paths: list[Path | None] = []
