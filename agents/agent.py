@@ -196,7 +196,9 @@ class Agent:
             step.optimizer.zero_grad()
         total.backward()
         norms = [step.grad_norm() for step in due]
-        check_finite(total, norms)
+        error = not_finite([total.item(), *(norm.item() for norm in norms)])
+        if error is not None:
+            raise error
         for step, norm in zip(due, norms, strict=True):
             step.descend(norm)
         self.target_updater.step()
@@ -264,17 +266,12 @@ def sum_of_losses(report: TensorDictBase, steps: Sequence[Step]) -> Tensor:
     return reduce(torch.add, losses)
 
 
-def check_finite(total: Tensor, norms: Sequence[Tensor]) -> None:
-    """Refuse a loss or the norms of gradients that are not finite.
-
-    Raises:
-        FloatingPointError: naming which.
-    """
-    if not math.isfinite(total.item()):
-        raise FloatingPointError(f"loss is {total.item()}")
-    for norm in norms:
-        if not math.isfinite(norm.item()):
-            raise FloatingPointError(f"gradient is {norm.item()}")
+def not_finite(verdict: Sequence[float]) -> FloatingPointError | None:
+    """What to raise for the sum of losses and the norms of gradients, if one is not finite."""
+    for name, value in zip(("loss", *["gradient"] * len(verdict)), verdict, strict=False):
+        if not math.isfinite(value):
+            return FloatingPointError(f"{name} is {value}")
+    return None
 
 
 def _structure(state: Mapping[str, Any]) -> dict[str, Any]:

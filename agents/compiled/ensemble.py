@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from maxentflow.agents.agent import Agent
+from maxentflow.agents.agent import Agent, not_finite
 from maxentflow.agents.compiled.acting import CompiledActing, own_buffers
 from maxentflow.agents.compiled.alike import check_alike
 from maxentflow.agents.compiled.cuda_graph import CudaGraph
@@ -20,7 +20,6 @@ from maxentflow.agents.compiled.update import (
     CompiledUpdate,
     explained,
     in_place,
-    not_finite,
 )
 from maxentflow.agents.compiled.watch import Watch, learning_rates, settle
 from maxentflow.agents.learner import EagerLearner, RandomStreams

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
-from maxentflow.agents.agent import Agent, sum_of_losses
+from maxentflow.agents.agent import Agent, not_finite, sum_of_losses
 from maxentflow.agents.compiled.cuda_graph import CudaGraph
 from maxentflow.agents.compiled.flat import Layout
 from maxentflow.agents.compiled.schedule import Due, Schedule
@@ -25,7 +24,6 @@ __all__ = [
     "explained",
     "form_of",
     "in_place",
-    "not_finite",
 ]
 
 
@@ -415,14 +413,6 @@ def explained(name: str) -> Iterator[None]:
         cause = getattr(error, "inner_exception", error)
         reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         raise CompilationError(f"The update of {name} was not compiled: {reason}.") from error
-
-
-def not_finite(verdict: Sequence[float]) -> FloatingPointError | None:
-    """What to raise for the sum of losses and the norms of gradients, if one is not finite."""
-    for name, value in zip(("loss", *["gradient"] * len(verdict)), verdict, strict=False):
-        if not math.isfinite(value):
-            return FloatingPointError(f"{name} is {value}")
-    return None
 
 
 def form_of(batch: TensorDictBase) -> dict[NestedKey, tuple[object, ...]]:

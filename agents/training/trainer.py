@@ -196,7 +196,7 @@ class Trainer:
         """
         run = self._run
         try:
-            self.restore_agent(state)
+            self.agent.load_state_dict(state)
             run.observation = run.simulator.restore(state["simulator"])
             if "files" in state["experience"] and self.folder is not None:
                 load = self.experience.load  # type: ignore[attr-defined]
@@ -210,10 +210,6 @@ class Trainer:
             run.random_state = state["random_state"][0], list(state["random_state"][1])
         except (KeyError, TypeError, AttributeError, OSError) as error:
             raise ValueError(f"The checkpoint is not one of this run: {error!r}.") from error
-
-    def restore_agent(self, state: Mapping[str, Any]) -> None:
-        """Take the agent from a state, and nothing of the loop."""
-        self.agent.load_state_dict(state)
 
     def _state(self) -> dict[str, Any]:
         run = self._run
