@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from maxentflow.agents.ppo import PpoConfig, ppo
     from maxentflow.agents.registry import config, make, register, registered
     from maxentflow.agents.sac import SacConfig, sac
+    from maxentflow.agents.settings import AgentConfig
     from maxentflow.agents.soft_q import SoftQConfig, soft_q
     from maxentflow.agents.td3 import Td3Config, td3
     from maxentflow.agents.training import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agent",
+    "AgentConfig",
     "CompilationError",
     "Evaluation",
     "MeowConfig",
@@ -67,6 +69,7 @@ _MODULES = {
     "ppo": ("PpoConfig", "ppo"),
     "registry": ("config", "make", "register", "registered"),
     "sac": ("SacConfig", "sac"),
+    "settings": ("AgentConfig",),
     "soft_q": ("SoftQConfig", "soft_q"),
     "td3": ("Td3Config", "td3"),
     "training": (

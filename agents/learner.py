@@ -59,8 +59,8 @@ class Learner(Protocol):
         """What :meth:`Agent.update` gives or raises, for each."""
         ...
 
-    def synchronize(self) -> Sequence[FloatingPointError | None]:
-        """Bring the agents up to date; say which had an update that was not finite."""
+    def synchronize(self) -> None:
+        """Bring the agents' own tensors up to date."""
         ...
 
 
@@ -100,8 +100,8 @@ class EagerLearner:
                     reports.append(error)
         return reports
 
-    def synchronize(self) -> list[FloatingPointError | None]:
-        return [None] * len(self._agents)
+    def synchronize(self) -> None:
+        """Nothing to do."""
 
 
 class RandomStreams:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import gymnasium as gym
 import torch
@@ -12,10 +12,11 @@ import tyro
 
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.checks import check_fraction, check_positive, continuous_sizes
 from maxentflow.agents.networks import averaged
 from maxentflow.agents.presets import preset
 from maxentflow.agents.registry import register
+from maxentflow.agents.settings import AgentConfig, FractionBelowOne, Positive, PositiveFraction
+from maxentflow.agents.spaces import continuous_sizes
 from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
 
 __all__ = ["MeowConfig", "meow"]
@@ -37,11 +38,9 @@ def _squashes() -> Iterable[str]:
 
 
 @dataclass
-class MeowConfig:
+class MeowConfig(AgentConfig):
     """Settings of MEow; defaults are the reference's but for average_decay, with the task's own
     where it tunes."""
-
-    training: ClassVar[Mapping[str, Any]] = {}
 
     flow: Annotated[str, _one_of(flows.registered)] = "additive"
     """Architecture."""
@@ -52,17 +51,15 @@ class MeowConfig:
     """Base distribution."""
     squash: Annotated[str, _one_of(_squashes)] = "tanh"
     """Last layer; the actions of a task lie in [-1, 1]."""
-    temperature: float = 0.2
+    temperature: Positive = 0.2
     """Entropy weight alpha, in units of reward."""
-    gamma: float = 0.99
-    """Discount factor."""
-    tau: float = 0.005
+    tau: PositiveFraction = 0.005
     """Fraction by which the target moves in an update."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Learning rate of Adam."""
-    max_grad_norm: float | None = 30.0
+    max_grad_norm: Positive | None = 30.0
     """Clip the gradient's norm; None for no clipping."""
-    average_decay: float = 0.995
+    average_decay: FractionBelowOne = 0.995
     """Decay, for each update, of the average of weights that the policy is evaluated and used
     with; 0, as in the reference, for the newest weights."""
     log_sigma: tuple[float, float] = (-5.0, -0.3)
@@ -71,16 +68,6 @@ class MeowConfig:
     """Reward shifts: 0 none, 1 LRS, 2 SCDQ (clipped double Q)."""
     dropout_per_head: bool = True
     """Draw a dropout mask for each head instead of one for both."""
-
-    def __post_init__(self) -> None:
-        check_fraction(gamma=self.gamma)
-        check_fraction("(]", tau=self.tau)
-        check_fraction("[)", average_decay=self.average_decay)
-        check_positive(
-            temperature=self.temperature,
-            learning_rate=self.learning_rate,
-            max_grad_norm=self.max_grad_norm,
-        )
 
     @classmethod
     def for_task(cls, env_id: str | None) -> MeowConfig:

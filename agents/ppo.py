@@ -15,67 +15,38 @@ from torchrl.objectives.value import GAE
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent, Rollout, Step
-from maxentflow.agents.checks import (
-    check_fraction,
-    check_hidden,
-    check_positive,
-    continuous_sizes,
-    discrete_sizes,
-)
 from maxentflow.agents.networks import categorical_actor, gaussian_actor, mlp
-from maxentflow.agents.presets import preset
 from maxentflow.agents.registry import register
+from maxentflow.agents.settings import AgentConfig, Count, Fraction, Positive, Widths
+from maxentflow.agents.spaces import continuous_sizes, discrete_sizes
 
 __all__ = ["PpoConfig", "ppo"]
 
 
 @dataclass
-class PpoConfig:
+class PpoConfig(AgentConfig):
     """Settings of PPO."""
 
     training: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "warmup_steps": 0}
 
-    gamma: float = 0.99
-    """Discount factor."""
-    gae_lambda: float = 0.95
+    gae_lambda: Fraction = 0.95
     """Lambda of the generalised advantage estimate."""
-    clip: float = 0.2
+    clip: Positive = 0.2
     """How far the ratio of probabilities may move from 1."""
-    entropy_coefficient: float = 0.0
+    entropy_coefficient: Fraction = 0.0
     """Weight of the entropy in the loss."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Learning rate of Adam."""
-    max_grad_norm: float | None = 0.5
+    max_grad_norm: Positive | None = 0.5
     """Clip the gradient's norm; None for no clipping."""
-    rollout_steps: int = 2_048
+    rollout_steps: Count = 2_048
     """Environment steps between learning phases, of all environments together."""
-    epochs: int = 10
+    epochs: Count = 10
     """Passes over a rollout."""
-    minibatch_size: int = 64
+    minibatch_size: Count = 64
     """Transitions in an update."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: Widths = (64, 64)
     """Hidden widths of actor and critic."""
-
-    def __post_init__(self) -> None:
-        check_fraction(
-            gamma=self.gamma,
-            gae_lambda=self.gae_lambda,
-            entropy_coefficient=self.entropy_coefficient,
-        )
-        check_hidden(self.hidden)
-        check_positive(
-            clip=self.clip,
-            learning_rate=self.learning_rate,
-            max_grad_norm=self.max_grad_norm,
-            rollout_steps=self.rollout_steps,
-            epochs=self.epochs,
-            minibatch_size=self.minibatch_size,
-        )
-
-    @classmethod
-    def for_task(cls, env_id: str | None) -> PpoConfig:
-        """The usual settings, with the task's discount."""
-        return cls(gamma=preset(env_id).gamma)
 
 
 @register("ppo", PpoConfig)

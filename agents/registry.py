@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import gymnasium as gym
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.names import BUILT_IN
+from maxentflow.agents.settings import AgentConfig
 
 __all__ = [
-    "AgentConfig",
     "config",
     "config_type",
     "make",
@@ -23,22 +23,6 @@ __all__ = [
     "registered",
     "unknown_name",
 ]
-
-
-class AgentConfig(Protocol):
-    """What an agent's configuration has beside its fields: a dataclass with defaults for a task.
-
-    Attributes:
-        training: fields of :class:`~maxentflow.agents.TrainerConfig` whose defaults the algorithm
-            chooses, such as ``{"num_envs": 8}``.
-    """
-
-    training: ClassVar[Mapping[str, Any]]
-
-    @classmethod
-    def for_task(cls, env_id: str | None) -> Any:
-        """The defaults for a gymnasium id."""
-        ...
 
 
 Build = Callable[..., Agent]
@@ -51,7 +35,7 @@ def register(name: str, config_type: type[AgentConfig]) -> Callable[[Build], Bui
 
     Args:
         name: what to call it.
-        config_type: a dataclass of its settings with ``for_task``, see :class:`AgentConfig`.
+        config_type: a dataclass of its settings.
 
     Example:
         >>> @dataclass

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -13,60 +12,40 @@ from torchrl.objectives import SACLoss
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.checks import (
-    check_fraction,
-    check_hidden,
-    check_positive,
-    continuous_sizes,
-)
 from maxentflow.agents.networks import averaged, gaussian_actor, q_networks
-from maxentflow.agents.presets import preset
 from maxentflow.agents.registry import register
+from maxentflow.agents.settings import (
+    AgentConfig,
+    FractionBelowOne,
+    Positive,
+    PositiveFraction,
+    Widths,
+)
+from maxentflow.agents.spaces import continuous_sizes
 from maxentflow.objectives import PolyakUpdate
 
 __all__ = ["SacConfig", "sac"]
 
 
 @dataclass
-class SacConfig:
+class SacConfig(AgentConfig):
     """Settings of SAC with a learned temperature."""
 
-    training: ClassVar[Mapping[str, Any]] = {}
-
-    gamma: float = 0.99
-    """Discount factor."""
-    tau: float = 0.005
+    tau: PositiveFraction = 0.005
     """Fraction by which the targets move in an update."""
-    actor_learning_rate: float = 3e-4
+    actor_learning_rate: Positive = 3e-4
     """Learning rate of the actor and the temperature."""
-    critic_learning_rate: float = 1e-3
+    critic_learning_rate: Positive = 1e-3
     """Learning rate of the critics."""
-    max_grad_norm: float | None = None
+    max_grad_norm: Positive | None = None
     """Clip the gradient's norm; None for no clipping."""
-    average_decay: float = 0.0
+    average_decay: FractionBelowOne = 0.0
     """Decay, for each update, of the average of weights that the policy is evaluated and used
     with; 0 for the newest weights."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: Widths = (256, 256)
     """Hidden widths of actor and critics."""
-    alpha_init: float = 1.0
+    alpha_init: Positive = 1.0
     """Temperature at the start."""
-
-    def __post_init__(self) -> None:
-        check_fraction(gamma=self.gamma)
-        check_fraction("(]", tau=self.tau)
-        check_fraction("[)", average_decay=self.average_decay)
-        check_hidden(self.hidden)
-        check_positive(
-            max_grad_norm=self.max_grad_norm,
-            actor_learning_rate=self.actor_learning_rate,
-            critic_learning_rate=self.critic_learning_rate,
-            alpha_init=self.alpha_init,
-        )
-
-    @classmethod
-    def for_task(cls, env_id: str | None) -> SacConfig:
-        """The usual settings, with the task's discount."""
-        return cls(gamma=preset(env_id).gamma)
 
 
 @register("sac", SacConfig)

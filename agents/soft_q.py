@@ -2,69 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import torch
 
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.checks import (
-    check_fraction,
-    check_hidden,
-    check_positive,
-    discrete_sizes,
-)
 from maxentflow.agents.networks import averaged
-from maxentflow.agents.presets import preset
 from maxentflow.agents.registry import register
+from maxentflow.agents.settings import (
+    AgentConfig,
+    Count,
+    FractionBelowOne,
+    Positive,
+    PositiveFraction,
+    Widths,
+)
+from maxentflow.agents.spaces import discrete_sizes
 from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
 
 __all__ = ["SoftQConfig", "soft_q"]
 
 
 @dataclass
-class SoftQConfig:
+class SoftQConfig(AgentConfig):
     """Settings of soft Q-learning."""
 
-    training: ClassVar[Mapping[str, Any]] = {}
-
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """Entropy weight alpha, in units of reward."""
-    gamma: float = 0.99
-    """Discount factor."""
-    tau: float = 0.02
+    tau: PositiveFraction = 0.02
     """Fraction by which the target moves in an update."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Learning rate of Adam."""
-    max_grad_norm: float | None = None
+    max_grad_norm: Positive | None = None
     """Clip the gradient's norm; None for no clipping."""
-    average_decay: float = 0.995
+    average_decay: FractionBelowOne = 0.995
     """Decay, for each update, of the average of weights that the policy is evaluated and used
     with; 0 for the newest weights."""
-    heads: int = 2
+    heads: Count = 2
     """Independent Q networks; the target takes their minimum."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: Widths = (256, 256)
     """Hidden widths."""
-
-    def __post_init__(self) -> None:
-        check_fraction(gamma=self.gamma)
-        check_fraction("(]", tau=self.tau)
-        check_fraction("[)", average_decay=self.average_decay)
-        check_hidden(self.hidden)
-        check_positive(
-            temperature=self.temperature,
-            learning_rate=self.learning_rate,
-            max_grad_norm=self.max_grad_norm,
-            heads=self.heads,
-        )
-
-    @classmethod
-    def for_task(cls, env_id: str | None) -> SoftQConfig:
-        """The usual settings, with the task's discount."""
-        return cls(gamma=preset(env_id).gamma)
 
 
 @register("soft-q", SoftQConfig)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -16,59 +15,33 @@ from torchrl.objectives import TD3Loss
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.checks import (
-    check_fraction,
-    check_hidden,
-    check_positive,
-    continuous_sizes,
-)
 from maxentflow.agents.networks import mlp, q_networks
-from maxentflow.agents.presets import preset
 from maxentflow.agents.registry import register
+from maxentflow.agents.settings import AgentConfig, Count, Positive, PositiveFraction, Widths
+from maxentflow.agents.spaces import continuous_sizes
 from maxentflow.objectives import DelayedUpdate, PolyakUpdate
 
 __all__ = ["Td3Config", "td3"]
 
 
 @dataclass
-class Td3Config:
+class Td3Config(AgentConfig):
     """Settings of TD3; defaults are those of its paper, with networks of 256 units."""
 
-    training: ClassVar[Mapping[str, Any]] = {}
-
-    gamma: float = 0.99
-    """Discount factor."""
-    tau: float = 0.005
+    tau: PositiveFraction = 0.005
     """Fraction by which the targets move towards the networks."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Learning rate of actor and critics."""
-    policy_delay: int = 2
+    policy_delay: Count = 2
     """Updates of the critics for each of the actor and the targets."""
-    exploration_noise: float = 0.1
+    exploration_noise: Positive = 0.1
     """Standard deviation of the noise that explores, in units of an action in [-1, 1]."""
-    target_noise: float = 0.2
+    target_noise: Positive = 0.2
     """Standard deviation of the noise on the target's action."""
-    target_noise_clip: float = 0.5
+    target_noise_clip: Positive = 0.5
     """Bound on that noise."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: Widths = (256, 256)
     """Hidden widths of actor and critics."""
-
-    def __post_init__(self) -> None:
-        check_fraction(gamma=self.gamma)
-        check_fraction("(]", tau=self.tau)
-        check_hidden(self.hidden)
-        check_positive(
-            learning_rate=self.learning_rate,
-            policy_delay=self.policy_delay,
-            exploration_noise=self.exploration_noise,
-            target_noise=self.target_noise,
-            target_noise_clip=self.target_noise_clip,
-        )
-
-    @classmethod
-    def for_task(cls, env_id: str | None) -> Td3Config:
-        """The usual settings, with the task's discount."""
-        return cls(gamma=preset(env_id).gamma)
 
 
 @register("td3", Td3Config)

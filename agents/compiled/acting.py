@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
 from maxentflow.agents.agent import Agent
-from maxentflow.agents.compiled.cuda_graph import CudaGraph
 from maxentflow.agents.compiled.flat import Layout
 from maxentflow.agents.compiled.trace import compile_function, trace
-from maxentflow.agents.compiled.update import form_of
+from maxentflow.agents.compiled.update import Function, form_of, recorded
 from maxentflow.agents.compiled.watch import constants
 
-__all__ = ["CompiledActing", "own_buffers"]
+__all__ = ["CompiledActing"]
 
 
 class CompiledActing:
@@ -30,8 +29,9 @@ class CompiledActing:
         observation: entries such as it is going to be given.
 
     Attributes:
-        graph: takes :attr:`state`, the observation's entries and the random numbers; gives a tuple
-            of the entries that are written.
+        buffers: those of the behaviour, such as a noise's scale, that are not the loss's.
+        graph: takes the layout's weights, these buffers, the observation's entries and the random
+            numbers; gives a tuple of the entries that are written.
         draw: draws these random numbers.
 
     Raises:
@@ -41,35 +41,25 @@ class CompiledActing:
     def __init__(self, agent: Agent, layout: Layout, observation: TensorDictBase) -> None:
         assert agent.behavior is not None
         self._agent = agent
-        self._layout = layout
         self._form = form_of(observation)
         self._size = observation.batch_size
         self._written: list[NestedKey] = []
-        self._buffers = own_buffers(agent, layout)
-        traced = trace(self._act, self.inputs(observation), self.state)
-        self.graph, self.draw = traced.graph, traced.draw
-        self._function: Callable[..., Sequence[Tensor]] = traced.graph
-        self._recorded: CudaGraph | None = None
-
-    @property
-    def state(self) -> list[Tensor]:
-        """What the graph reads beside its inputs."""
-        return [*self._layout.weights, *self._buffers]
+        self.buffers = _own_buffers(agent, layout)
+        state = [*layout.weights, *self.buffers]
+        traced = trace(self._act, self.inputs(observation), state)
+        self.graph, self.draw, self._state = traced.graph, traced.draw, state
+        self._function = self._launching(traced.graph)
 
     @torch.no_grad()
     def compile(self, observation: TensorDictBase) -> None:
         """Compile for observations such as this one."""
-        inputs = self.inputs(observation)
-        self._function = compile_function(self.graph, [*self.state, *inputs, *self.draw()])
-        if inputs[0].is_cuda:
-            self.record(observation)
+        arguments = [*self._state, *self.inputs(observation), *self.draw()]
+        compiled = compile_function(self.graph, arguments)
+        self._function = recorded(self._launching(compiled), self._state)
 
-    def record(self, observation: TensorDictBase) -> None:
-        """Make a CUDA graph of the compiled function, for observations such as this one."""
-        function, state = self._function, self.state
-        self._recorded = CudaGraph(
-            lambda given: function(*state, *given, *self.draw()), self.inputs(observation)
-        )
+    def _launching(self, function: Function) -> Function:
+        state, draw = self._state, self.draw
+        return lambda *given: function(*state, *given, *draw())
 
     def takes(self, observation: TensorDictBase) -> bool:
         """Whether an observation is of the form that was traced."""
@@ -82,12 +72,7 @@ class CompiledActing:
     @torch.no_grad()
     def __call__(self, observation: TensorDictBase) -> TensorDictBase:
         """Write into an observation what the behaviour writes, and give it back."""
-        inputs = self.inputs(observation)
-        if self._recorded is not None:
-            outputs: Sequence[Tensor] = self._recorded(inputs)
-        else:
-            outputs = self._function(*self.state, *inputs, *self.draw())
-        return self.write(observation, outputs)
+        return self.write(observation, self._function(*self.inputs(observation)))
 
     def write(self, observation: TensorDictBase, outputs: Sequence[Tensor]) -> TensorDictBase:
         """Write the outputs of the graph into an observation."""
@@ -105,8 +90,7 @@ class CompiledActing:
         return tuple(entries.values())
 
 
-def own_buffers(agent: Agent, layout: Layout) -> list[Tensor]:
-    """Buffers of the behaviour, such as a noise's scale, that are not the loss's."""
+def _own_buffers(agent: Agent, layout: Layout) -> list[Tensor]:
     assert agent.behavior is not None
     watched = {entry.data_ptr() for entry in constants(agent.loss, layout).values()}
     buffers = constants(agent.behavior, layout).values()

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
 from maxentflow.agents.agent import Agent, not_finite
-from maxentflow.agents.compiled.acting import CompiledActing, own_buffers
+from maxentflow.agents.compiled.acting import CompiledActing
 from maxentflow.agents.compiled.alike import check_alike
-from maxentflow.agents.compiled.cuda_graph import CudaGraph
-from maxentflow.agents.compiled.flat import Layout
-from maxentflow.agents.compiled.schedule import Due, Schedule
+from maxentflow.agents.compiled.schedule import Due
 from maxentflow.agents.compiled.trace import compile_function
 from maxentflow.agents.compiled.update import (
     CompiledUpdate,
+    Function,
     explained,
     in_place,
+    recorded,
 )
-from maxentflow.agents.compiled.watch import Watch, learning_rates, settle
 from maxentflow.agents.learner import EagerLearner, RandomStreams
 
 __all__ = ["Ensemble"]
-
-Function = Callable[..., Sequence[Tensor]]
-
-
-class _Member(NamedTuple):
-    agent: Agent
-    schedule: Schedule
-    layout: Layout
-    watch: Watch
 
 
 class Ensemble:
@@ -76,7 +65,6 @@ class Ensemble:
         >>> ensemble.prepare([batch, batch], [observation, observation])
         >>> reports = ensemble.update([batch.clone(), batch.clone()], RandomStreams(2))
         >>> ensemble.synchronize()
-        [None, None]
         >>> [agent.updates for agent in agents]
         [1, 1]
     """
@@ -85,71 +73,61 @@ class Ensemble:
         self._agents = list(agents)
         self._alone = EagerLearner(self._agents)
         self._compile = compile
-        self._update: CompiledUpdate | None = None
-        self._acting: CompiledActing | None = None
-        self._members: list[_Member] = []
+        self._updates: list[CompiledUpdate] = []
+        self._actings: list[CompiledActing] = []
         self._stacks: list[Tensor] = []
         self._functions: dict[Due, Function] = {}
         self._act: Function | None = None
         self._loaded = False  # the stacks hold the agents' tensors, or newer ones
         self._ahead = False  # newer ones
         self._counts_agree = True
-        self._failures: Tensor | None = None
 
     def prepare(
         self, batches: Sequence[TensorDictBase], observations: Sequence[TensorDictBase]
     ) -> None:
         """Stack the agents, and compile their program.
 
-        That the agents are alike is tried with random weights and entries, which are put back.
-        Where only the compiler fails, they go on as one program that is not compiled.
-
         Raises:
             CompilationError: an agent cannot be traced or compiled, or agents differ in more than
-                their weights: in settings, classes, buffers, or by what they compute.
+                their weights: in hyperparameters, or in what they compute.
         """
         self._write_back()
         batch, observation = batches[0], observations[0]
         devices = range(torch.cuda.device_count())
         with torch.random.fork_rng(devices), explained(self._agents[0].name):
-            update = CompiledUpdate(self._agents[0], batch)
-            members = [
-                _Member(self._agents[0], update.schedule, update.layout, update.watch),
-                *(_member(agent, batch) for agent in self._agents[1:]),
-            ]
-            check_alike(
-                update, [(m.agent, m.layout, m.watch) for m in members], batch, observation
-            )
+            updates = [CompiledUpdate(agent, batch) for agent in self._agents]
             try:
-                acting = CompiledActing(self._agents[0], update.layout, observation)
+                actings = [
+                    CompiledActing(agent, update.layout, observation)
+                    for agent, update in zip(self._agents, updates, strict=True)
+                ]
             except (NotImplementedError, RuntimeError):
-                acting = None  # a behaviour that looks at values acts as it is
-            self._update, self._acting, self._members = update, acting, members
+                actings = []  # behaviours that look at values act as they are
+            check_alike(updates, actings)
+            self._updates, self._actings = updates, actings
             self._stacks = [torch.stack(t) for t in zip(*self._tensors(), strict=True)]
-            self._functions = {due: self._batched(due) for due in update.graphs}
-            self._act = None if acting is None else torch.vmap(acting.graph)
-            self._try(batch, observation)
+            self._functions = {due: self._program(due, batch) for due in updates[0].graphs}
+            self._act = self._acting_program(observation) if actings else None
         self._loaded = False
 
     def act(
         self, observations: Sequence[TensorDictBase], streams: RandomStreams
     ) -> Sequence[TensorDictBase]:
-        acting, function = self._acting, self._act
-        if acting is None or function is None or not all(map(acting.takes, observations)):
+        if self._act is None or not all(map(self._actings[0].takes, observations)):
             self._write_back()
             return self._alone.act(observations, streams)
         self._load()
         draws = []
-        for index in range(len(observations)):
+        for index, acting in enumerate(self._actings):
             with streams[index]:
                 draws.append(acting.draw())
-        inputs = _stack([acting.inputs(observation) for observation in observations])
-        with torch.no_grad():
-            outputs = function(*self._weights(), *inputs, *_stack(draws))
-        return [
-            acting.write(observation, each)
-            for observation, each in zip(observations, zip(*outputs, strict=True), strict=True)
+        inputs = [
+            each.inputs(seen) for each, seen in zip(self._actings, observations, strict=True)
         ]
+        with torch.no_grad():
+            outputs = self._act(*self._own_buffers(), *_stack(inputs), *_stack(draws))
+        acted = zip(self._actings, observations, zip(*outputs, strict=True), strict=True)
+        return [acting.write(observation, each) for acting, observation, each in acted]
 
     def update(
         self, batches: Sequence[TensorDictBase], streams: RandomStreams
@@ -158,55 +136,43 @@ class Ensemble:
         if due is None:
             self._write_back()
             return self._alone.update(batches, streams)
-        update = self._update
-        assert update is not None
-        graph, draws = update.graphs[due], []
-        for index in range(len(batches)):
+        draws = []
+        for index, update in enumerate(self._updates):
             with streams[index]:
-                draws.append(graph.draw())
-        inputs = _stack([update.inputs(batch) for batch in batches])
+                draws.append(update.graphs[due].draw())
+        inputs = _stack([u.inputs(batch) for u, batch in zip(self._updates, batches, strict=True)])
         with torch.no_grad():
-            outputs = self._functions[due](*self._stacks, *update.rates(), *inputs, *_stack(draws))
+            outputs = self._functions[due](*self._updates[0].rates(), *inputs, *_stack(draws))
         self._ahead = True
-        errors = self._look_at(outputs[-1])
+        errors = map(not_finite, outputs[-1].tolist())
         reports: list[TensorDictBase | FloatingPointError] = []
-        for index, row in enumerate(zip(*outputs, strict=True)):
-            graph.note(batches[index], row)
-            error = errors[index]
+        rows = zip(self._updates, batches, errors, zip(*outputs, strict=True), strict=True)
+        for update, batch, error, row in rows:
+            update.graphs[due].note(batch, row)
             if error is None:
-                self._members[index].schedule.advance()
-            reports.append(graph.report(row) if error is None else error)
+                update.schedule.advance()
+            reports.append(update.graphs[due].report(row) if error is None else error)
         return reports
 
-    def synchronize(self) -> list[FloatingPointError | None]:
-        """Bring the agents' own tensors up to date; say which had an update that was not finite.
+    def synchronize(self) -> None:
+        """Bring the agents' own tensors up to date.
 
         Raises:
             RuntimeError: a parameter was moved, cast or frozen.
         """
         self._write_back()
-        if self._failures is None:
-            return [None] * len(self._agents)
-        counts, self._failures = self._failures.tolist(), None
-        errors: list[FloatingPointError | None] = []
-        for count, member in zip(counts, self._members, strict=True):
-            member.schedule.advance(-count)
-            error = FloatingPointError("loss or gradient is not finite")
-            errors.append(error if count else None)
-        return errors
 
     def _due(self, batches: Sequence[TensorDictBase]) -> Due | None:
         """What is due in all agents, if the program takes their next update."""
-        update = self._update
-        if update is None or not all(map(update.takes, batches)):
+        if not self._updates or not all(map(self._updates[0].takes, batches)):
             return None
         self._load()
-        due, rates = update.schedule.due(), learning_rates(self._agents[0])
+        due, rates = self._updates[0].schedule.due(), self._updates[0].learning_rates()
         alike = all(
-            member.watch.is_current()
-            and member.schedule.due() == due
-            and learning_rates(member.agent) == rates
-            for member in self._members
+            update.watch.is_current()
+            and update.schedule.due() == due
+            and update.learning_rates() == rates
+            for update in self._updates
         )
         return due if alike and self._counts_agree else None
 
@@ -219,9 +185,8 @@ class Ensemble:
                 self._stacks, zip(*self._tensors(), strict=True), strict=True
             ):
                 torch.stack(tensors, out=stack)
-            assert self._update is not None
             self._counts_agree = all(
-                member.layout.counts_agree(self._update.taking_part) for member in self._members
+                update.layout.counts_agree(update.taking_part) for update in self._updates
             )
             self._loaded = True
 
@@ -236,76 +201,45 @@ class Ensemble:
         self._loaded = self._ahead = False
 
     def _check_places(self) -> None:
-        for member in self._members:
-            member.layout.refresh()
+        for update in self._updates:
+            update.layout.refresh()
 
     def _tensors(self) -> list[list[Tensor]]:
-        return [member.layout.tensors for member in self._members]
+        return [update.layout.tensors for update in self._updates]
 
-    def _weights(self) -> list[Tensor]:
-        """The stacks that acting reads, and the buffers of its own."""
-        count = len(self._members[0].layout.groups)
-        buffers = [own_buffers(member.agent, member.layout) for member in self._members]
-        return [*self._stacks[:count], *self._stacks[4 * count :], *_stack(buffers)]
+    def _own_buffers(self) -> list[Tensor]:
+        return _stack([acting.buffers for acting in self._actings])
 
-    def _batched(self, due: Due) -> Function:
-        """One update of all, on stacks of everything but the learning rates."""
-        update = self._update
-        assert update is not None
-        graph, stacked, shared = update.graphs[due], len(self._stacks), len(update.rates())
+    def _program(self, due: Due, batch: TensorDictBase) -> Function:
+        """One update of all, from learning rates and stacks of inputs and random numbers."""
+        update, stacks, count = self._updates[0], self._stacks, len(self._agents)
+        graph, rates = update.graphs[due], update.rates()
 
         def advance(*arguments: Tensor) -> tuple[list[Tensor], list[Tensor]]:
             axes: list[int | None] = [0] * len(arguments)
-            axes[stacked : stacked + shared] = [None] * shared
+            axes[len(stacks) : len(stacks) + len(rates)] = [None] * len(rates)
             return torch.vmap(graph.advance, in_dims=tuple(axes))(*arguments)
 
-        return in_place(advance, graph.changed)
+        given = [*rates, *_stack([[*update.inputs(batch), *graph.draw()]] * count)]
+        return self._tried(in_place(advance, graph.changed), stacks, given)
+
+    def _acting_program(self, observation: TensorDictBase) -> Function:
+        """The actions of all, from stacks of buffers, inputs and random numbers."""
+        acting, count = self._actings[0], len(self._updates[0].layout.groups)
+        state = [*self._stacks[:count], *self._stacks[4 * count :]]
+        rows = [[*acting.inputs(observation), *acting.draw()]] * len(self._agents)
+        given = [*self._own_buffers(), *_stack(rows)]
+        return self._tried(torch.vmap(acting.graph), state, given)
 
     @torch.no_grad()
-    def _try(self, batch: TensorDictBase, observation: TensorDictBase) -> None:
-        """Run the program once, on copies; compile it if it is to be."""
-        update, acting, count = self._update, self._acting, len(self._agents)
-        assert update is not None
-        stacks, on_gpu = self._stacks, self._stacks[0].is_cuda
-        inputs = _stack([update.inputs(batch)] * count)
-        for due, graph in update.graphs.items():
-            given = [*update.rates(), *inputs, *_stack([graph.draw()] * count)]
-            copies = [entry.clone() for entry in (*stacks, *given)]
-            if not self._compile:
-                self._functions[due](*copies)
-                continue
-            function = compile_function(self._functions[due], copies)
-            self._functions[due] = _recorded(function, stacks, given) if on_gpu else function
-        if acting is not None and self._compile:
-            assert self._act is not None
-            weights = self._weights()
-            seen = [
-                *_stack([acting.inputs(observation)] * count),
-                *_stack([acting.draw()] * count),
-            ]
-            function = compile_function(self._act, [*weights, *seen])
-            self._act = _recorded(function, weights, seen) if on_gpu else function
-
-    def _look_at(self, verdicts: Tensor) -> list[FloatingPointError | None]:
-        """What is not finite in each agent; on a GPU, which is not waited for, asked later."""
-        if verdicts.is_cuda:
-            failed = (~verdicts.isfinite().all(-1)).int()
-            self._failures = failed if self._failures is None else self._failures + failed
-            return [None] * len(verdicts)
-        return list(map(not_finite, verdicts.tolist()))
-
-
-def _member(agent: Agent, batch: TensorDictBase) -> _Member:
-    schedule = Schedule(agent)
-    layout = Layout(agent, schedule.updaters)
-    settle(agent, layout, batch)
-    return _Member(agent, schedule, layout, Watch(agent, schedule.updaters, layout))
-
-
-def _recorded(function: Function, state: Sequence[Tensor], rest: Sequence[Tensor]) -> Function:
-    """A compiled function as a CUDA graph, on a state that stays where it is."""
-    graph = CudaGraph(lambda given: function(*state, *given), rest)
-    return lambda *arguments: graph(arguments[len(state) :])
+    def _tried(self, function: Function, state: list[Tensor], given: list[Tensor]) -> Function:
+        """A function on a state that stays where it is, compiled, or run once on copies."""
+        copies = [entry.clone() for entry in (*state, *given)]
+        if not self._compile:
+            function(*copies)
+            return lambda *arguments: function(*state, *arguments)
+        compiled = compile_function(function, copies)
+        return recorded(lambda *arguments: compiled(*state, *arguments), state)
 
 
 def _stack(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:

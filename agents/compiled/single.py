@@ -20,8 +20,7 @@ class CompiledLearner:
 
     Batches and observations of other forms, and updates with settings that changed since, see
     :class:`CompiledUpdate`, go to the agent as it is; a behaviour that cannot be traced acts as it
-    is. Results agree to rounding. On a GPU an update is not waited for: one that was not finite
-    changes nothing, and :meth:`synchronize` tells.
+    is. Results agree to rounding.
 
     Args:
         agent: it stays usable on its own.
@@ -93,5 +92,5 @@ class CompiledLearner:
             except FloatingPointError as error:
                 return [error]
 
-    def synchronize(self) -> list[FloatingPointError | None]:
-        return [None if self._update is None else self._update.failure()]
+    def synchronize(self) -> None:
+        """The agent is always up to date."""

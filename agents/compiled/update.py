@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import CudaGraphModule
 from torch import Tensor
 
 from maxentflow.agents.agent import Agent, not_finite, sum_of_losses
-from maxentflow.agents.compiled.cuda_graph import CudaGraph
 from maxentflow.agents.compiled.flat import Layout
 from maxentflow.agents.compiled.schedule import Due, Schedule
 from maxentflow.agents.compiled.trace import compile_function, stored, trace
-from maxentflow.agents.compiled.watch import Hyperparameters, Watch, learning_rates, settle
+from maxentflow.agents.compiled.watch import Hyperparameters, Watch, settle
 from maxentflow.agents.learner import CompilationError
 
 __all__ = [
@@ -24,7 +24,10 @@ __all__ = [
     "explained",
     "form_of",
     "in_place",
+    "recorded",
 ]
+
+Function = Callable[..., Sequence[Tensor]]
 
 
 class UpdateGraph:
@@ -38,7 +41,9 @@ class UpdateGraph:
         batch: transitions such as updates are going to be given.
 
     Attributes:
+        differentiated: what the loss reports and notes, and the gradients, as a traced graph.
         draw: draws the random numbers of an update, from torch's generator.
+        noted: the entries that the loss writes into its batch.
         changed: which of the layout's tensors an update changes.
         taking_part: for each group that is due, which of its parameters learn.
 
@@ -62,13 +67,13 @@ class UpdateGraph:
         self._size = batch.batch_size
         self._report_keys: list[NestedKey] = []
         self._report_size = torch.Size()
-        self._noted: list[NestedKey] = []  # what the loss writes into its batch
+        self.noted: list[NestedKey] = []
         self._steps = [step for step, takes in zip(agent.steps, due.steps, strict=True) if takes]
         self._groups = [i for i, group in enumerate(layout.groups) if due.steps[group.step]]
         self._followers = [i for i, f in enumerate(layout.followers) if due.updaters[f.updater]]
         self.taking_part: dict[int, list[bool]] = {}
         loss = trace(self._differentiate, [batch[key] for key in self._keys], layout.weights)
-        self._loss, self.draw = loss.graph, loss.draw
+        self.differentiated, self.draw = loss.graph, loss.draw
         count = len(layout.groups)
         self.changed = [
             *(part * count + index for part in range(4) for index in self._groups),
@@ -91,8 +96,8 @@ class UpdateGraph:
         )
         followers = arguments[4 * count : total]
         rates, inputs = arguments[total : total + count], arguments[total + count :]
-        results = list(self._loss(*vectors, *followers, *inputs))
-        split = len(self._report_keys) + len(self._noted)
+        results = list(self.differentiated(*vectors, *followers, *inputs))
+        split = len(self._report_keys) + len(self.noted)
         outputs, gradients = results[:split], dict(zip(self._groups, results[split:], strict=True))
         summed = sum_of_losses(self.report(outputs), self._steps)
         norms = self._norms(gradients)
@@ -140,13 +145,8 @@ class UpdateGraph:
 
     def note(self, batch: TensorDictBase, outputs: Sequence[Tensor]) -> None:
         """Write into a batch what the loss notes there, such as priorities."""
-        for key, entry in zip(self._noted, outputs[len(self._report_keys) :], strict=False):
+        for key, entry in zip(self.noted, outputs[len(self._report_keys) :], strict=False):
             batch.set(key, entry)
-
-    @property
-    def noted(self) -> list[NestedKey]:
-        """The entries that the loss writes into its batch."""
-        return self._noted
 
     def _norms(self, gradients: dict[int, Tensor]) -> dict[int, Tensor]:
         """The gradient's norm of each step, from those of its groups."""
@@ -163,9 +163,9 @@ class UpdateGraph:
         self._report_keys = list(report.keys(True, True))
         self._report_size = report.batch_size
         known = {_path(key) for key in self._keys}
-        self._noted = [key for key in batch.keys(True, True) if _path(key) not in known]
+        self.noted = [key for key in batch.keys(True, True) if _path(key) not in known]
         entries = [report[key] for key in self._report_keys]
-        entries += [batch[key] for key in self._noted]
+        entries += [batch[key] for key in self.noted]
         groups = [self._layout.groups[index] for index in self._groups]
         gradients = iter(
             torch.autograd.grad(
@@ -271,31 +271,24 @@ class CompiledUpdate:
         self.taking_part = self._check_traces()
         self._counts_agree = self.layout.counts_agree(self.taking_part)
         self._noted = next(iter(self.graphs.values())).noted
-        self._functions: dict[Due, Callable[..., Sequence[Tensor]]] = {
-            due: in_place(graph.advance, graph.changed) for due, graph in self.graphs.items()
+        self._functions = {
+            due: self._launching(graph, in_place(graph.advance, graph.changed))
+            for due, graph in self.graphs.items()
         }
-        self._recorded: dict[Due, CudaGraph] = {}
-        self._failures: Tensor | None = None
 
     @torch.no_grad()
     def compile(self, batch: TensorDictBase) -> None:
         """Compile for batches such as this one; no state is changed."""
         for due, graph in self.graphs.items():
             arguments = [*self.layout.tensors, *self.given(batch), *graph.draw()]
-            self._functions[due] = compile_function(
+            compiled = compile_function(
                 in_place(graph.advance, graph.changed), [entry.clone() for entry in arguments]
             )
-        if self.layout.tensors[0].is_cuda:
-            self.record(batch)
+            self._functions[due] = recorded(self._launching(graph, compiled), self.layout.tensors)
 
-    def record(self, batch: TensorDictBase) -> None:
-        """Make CUDA graphs of the compiled functions, for batches such as this one."""
-        given = self.given(batch)
-        self._recorded = {due: CudaGraph(self._launch(due), given) for due in self.graphs}
-
-    def _launch(self, due: Due) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
-        function, draw = self._functions[due], self.graphs[due].draw
-        return lambda given: function(*self.layout.tensors, *given, *draw())
+    def _launching(self, graph: UpdateGraph, function: Function) -> Function:
+        tensors, draw = self.layout.tensors, graph.draw
+        return lambda *given: function(*tensors, *given, *draw())
 
     def accepts(self, batch: TensorDictBase) -> bool:
         """Whether the agent's next update, from this batch, is one that was traced.
@@ -322,29 +315,16 @@ class CompiledUpdate:
             batch: one that it :meth:`accepts`.
 
         Raises:
-            FloatingPointError: the loss or a gradient is not finite; nothing has changed then. On
-                a GPU, which is not waited for, :meth:`failure` tells later.
+            FloatingPointError: the loss or a gradient is not finite; nothing has changed then.
         """
         due = self.schedule.due()
         graph = self.graphs[due]
-        given = self.given(batch)
-        if self._recorded:
-            outputs: Sequence[Tensor] = self._recorded[due](given)
-        else:
-            outputs = self._functions[due](*self.layout.tensors, *given, *graph.draw())
+        outputs = self._functions[due](*self.given(batch))
         graph.note(batch, outputs)
-        self._look_at(outputs[-1])
+        if (error := not_finite(outputs[-1].tolist())) is not None:
+            raise error
         self.schedule.advance()
         return graph.report(outputs)
-
-    def failure(self) -> FloatingPointError | None:
-        """What was not finite since this was last asked, where updates are not waited for."""
-        count = 0 if self._failures is None else int(self._failures)
-        self._failures = None
-        if count == 0:
-            return None
-        self.schedule.advance(-count)
-        return FloatingPointError("loss or gradient is not finite")
 
     def given(self, batch: TensorDictBase) -> list[Tensor]:
         """Arguments of an update beside the layout's tensors and the random numbers."""
@@ -354,9 +334,14 @@ class CompiledUpdate:
         """The entries of a batch, as the update takes them."""
         return [batch[key] for key in self._form]
 
+    def learning_rates(self) -> list[float]:
+        """Those of each group of the optimisers."""
+        steps = self._agent.steps
+        return [float(group["lr"]) for step in steps for group in step.optimizer.param_groups]
+
     def rates(self) -> list[Tensor]:
         """The learning rate of each group at present."""
-        sizes = learning_rates(self._agent)
+        sizes = self.learning_rates()
         if sizes != self._sizes:  # to bring them to a GPU would wait for it
             self._sizes = sizes
             self._rates = [
@@ -364,13 +349,6 @@ class CompiledUpdate:
                 for size, group in zip(sizes, self.layout.groups, strict=True)
             ]
         return self._rates
-
-    def _look_at(self, verdict: Tensor) -> None:
-        if verdict.is_cuda:
-            failed = ~verdict.isfinite().all()
-            self._failures = failed.int() if self._failures is None else self._failures + failed
-        elif (error := not_finite(verdict.tolist())) is not None:
-            raise error
 
     def _check_traces(self) -> dict[int, list[bool]]:
         """See that the traces can follow each other; give which parameters of each group learn."""
@@ -394,6 +372,14 @@ def in_place(
         return outputs
 
     return wrapped
+
+
+def recorded(function: Function, state: Sequence[Tensor]) -> Function:
+    """A compiled function as a CUDA graph, if what it closes over is on a GPU.
+
+    Its first two calls run it as it is; the second records it.
+    """
+    return CudaGraphModule(function) if state[0].is_cuda else function
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from maxentflow.agents.agent import Agent
 from maxentflow.agents.compiled.flat import Layout
 from maxentflow.agents.compiled.trace import versions
 
-__all__ = ["Hyperparameters", "Watch", "constants", "learning_rates", "settle"]
+__all__ = ["Hyperparameters", "Watch", "constants", "settle"]
 
 _PLAIN = str, float, int, bool, tuple, type(None)
 
@@ -104,11 +104,6 @@ def settle(agent: Agent, layout: Layout, batch: TensorDictBase) -> None:
         for buffer, value in zip(buffers, values, strict=True):
             buffer.data.copy_(value)
         raise NotImplementedError("its loss writes into its buffers")
-
-
-def learning_rates(agent: Agent) -> list[float]:
-    """Those of each group of the optimisers."""
-    return [float(group["lr"]) for step in agent.steps for group in step.optimizer.param_groups]
 
 
 def constants(module: Module, layout: Layout) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from maxentflow.agents import registry
 from maxentflow.agents.presets import preset
+from maxentflow.agents.settings import Count, NotNegative, Positive, check
 
 __all__ = ["TrainerConfig"]
 
@@ -15,57 +16,39 @@ __all__ = ["TrainerConfig"]
 class TrainerConfig:
     """Settings of a run that no algorithm owns. Steps are environment steps."""
 
-    seed: int = 0
+    seed: NotNegative = 0
     """Seed of the environments; the command line seeds torch with it too."""
-    total_steps: int = 1_000_000
+    total_steps: Count = 1_000_000
     """Length of the run."""
-    warmup_steps: int = 5_000
+    warmup_steps: NotNegative = 5_000
     """Uniformly random steps before the first update."""
-    max_episode_steps: int | None = None
+    max_episode_steps: Count | None = None
     """Truncate episodes of training after so many steps, if the task itself does not before."""
-    num_envs: int = 1
+    num_envs: Count = 1
     """Copies of the environment, stepped together."""
     workers: bool = False
     """Step each copy in a process of its own."""
-    utd_ratio: float = 1.0
+    utd_ratio: Positive = 1.0
     """Updates for each step of an environment (update-to-data ratio)."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Transitions in an update."""
-    replay_size: int = 1_000_000
+    replay_size: Count = 1_000_000
     """Transitions that are kept."""
-    eval_every: int = 10_000
+    eval_every: NotNegative = 10_000
     """Steps between evaluations; 0 for none."""
-    eval_episodes: int = 10
+    eval_episodes: Count = 10
     """Episodes of an evaluation."""
-    log_every: int = 1_000
+    log_every: Count = 1_000
     """Steps between rows of the metrics."""
-    checkpoint_every: int = 10_000
+    checkpoint_every: NotNegative = 10_000
     """Steps between checkpoints; 0 for one at the end only."""
-    threads: int = 1
+    threads: Count = 1
     """Threads that torch computes with; small networks gain little from more."""
     device: str = "cpu"
     """Where networks and replay are."""
 
     def __post_init__(self) -> None:
-        positive = (
-            "total_steps",
-            "max_episode_steps",
-            "num_envs",
-            "batch_size",
-            "replay_size",
-            "eval_episodes",
-            "log_every",
-            "threads",
-        )
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        for name in ("seed", "warmup_steps", "eval_every", "checkpoint_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if not 0 < self.utd_ratio < float("inf"):
-            raise ValueError(f"utd_ratio must be positive and finite, got {self.utd_ratio}.")
+        check(self)
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32, got {self.seed}.")
         if self.replay_size < self.batch_size:

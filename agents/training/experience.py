@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
-from torchrl.data import PrioritizedSampler, TensorDictReplayBuffer
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import TensorDictReplayBuffer
 from torchrl.envs.transforms import MultiStepTransform
 
 from maxentflow.agents.agent import Agent, Rollout
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.replay import Replay
 from maxentflow.agents.training.simulator import Simulator
+from maxentflow.agents.training.torchrl_buffer import TorchRLBuffer
 
 __all__ = ["Experience", "ReplayBuffer", "RolloutBuffer", "UpdateSchedule", "experience"]
 
@@ -105,16 +104,14 @@ class UpdateSchedule:
 class ReplayBuffer:
     """Random batches from the steps so far: of our replay, or of a TorchRL buffer.
 
-    A buffer of TorchRL keeps the entries of the first step that it is given. Its priorities are
-    updated from what the loss writes into a batch, and it draws from torch's own generator, where
-    TorchRL's default is NumPy's.
+    Priorities of a TorchRL buffer are updated from what the loss writes into a batch.
 
     Args:
         buffer: what keeps transitions.
         batch_size: transitions in a batch.
         schedule: when updates are due.
-        n_step: puts the steps of each environment together, before a TorchRL buffer takes them.
-            An end of the episode counts in all of them; TorchRL's default overlooks it.
+        n_step: puts the steps of each environment together, before a TorchRL buffer takes them;
+            see :class:`~maxentflow.agents.training.torchrl_buffer.TorchRLBuffer`.
 
     Raises:
         ValueError: the n-step transform is inside of the buffer, which would take environments for
@@ -141,36 +138,18 @@ class ReplayBuffer:
         *,
         n_step: MultiStepTransform | None = None,
     ) -> None:
-        if isinstance(buffer, Replay):
-            if n_step is not None:
-                raise ValueError("n_step needs a buffer of TorchRL, got our replay.")
-        elif any(isinstance(part, MultiStepTransform) for part in buffer.transform):
-            raise ValueError("Give MultiStepTransform as n_step, not as the buffer's transform.")
+        if isinstance(buffer, Replay) and n_step is not None:
+            raise ValueError("n_step needs a buffer of TorchRL, got our replay.")
         self.buffer = buffer
+        self._store = buffer if isinstance(buffer, Replay) else TorchRLBuffer(buffer, n_step)
         self._batch_size = batch_size
         self._schedule = schedule
         self._waiting = 0  # steps since the last batches
-        self._keys: list[NestedKey] = []
-        self._n_step = n_step
-        self._window: list[TensorDictBase] = []  # steps that more are to be put together with
-        self._begin()
 
     def add(self, transitions: TensorDictBase) -> None:
         """Take one step of every environment."""
         self._waiting += len(transitions)
-        if isinstance(self.buffer, Replay):
-            self.buffer.add(transitions)
-            return
-        # A warm-up's random actions have no log-probability.
-        self._keys = self._keys or list(transitions.keys(True, True))
-        steps = transitions.select(*self._keys)
-        if self._n_step is None:
-            self.buffer.extend(steps)
-            return
-        self._window = [*self._window, steps][-self._n_step.n_steps :]
-        combined = self._combine.inv(steps.unsqueeze(-1))
-        if combined is not None:
-            self.buffer.extend(combined.reshape(-1))
+        self._store.add(transitions)
 
     def batches(self) -> Iterator[TensorDictBase]:
         """The batches to update from now."""
@@ -179,8 +158,7 @@ class ReplayBuffer:
         for _ in range(due):
             batch = self.buffer.sample(self._batch_size)
             yield batch
-            if isinstance(self.buffer, TensorDictReplayBuffer):
-                self.buffer.update_tensordict_priority(batch)
+            self._store.learned(batch)
 
     @torch.no_grad()
     def example(self) -> TensorDictBase | None:
@@ -191,11 +169,11 @@ class ReplayBuffer:
             return self.buffer.sample(self._batch_size)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"buffer": self.buffer.state_dict(), **self._state()}
+        return {**self._store.state_dict(), "schedule": self._schedule.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.buffer.load_state_dict(state["buffer"])
-        self._load_state(state)
+        self._store.load_state_dict(state)
+        self._schedule.load_state_dict(state["schedule"])
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the transitions into a folder: our replay those that are new, a buffer of TorchRL
@@ -204,44 +182,12 @@ class ReplayBuffer:
         Returns:
             What :meth:`load` needs, with ``"files"``, the names of what it reads.
         """
-        if isinstance(self.buffer, Replay):
-            return {"files": self.buffer.save(folder), **self._state()}
-        path = Path(tempfile.mkdtemp(prefix="buffer-", dir=folder))
-        self.buffer.dumps(path)
-        return {"files": [path.name], **self._state()}
+        return {**self._store.save(folder), "schedule": self._schedule.state_dict()}
 
     def load(self, saved: dict[str, Any], folder: Path) -> None:
         """Take back what :meth:`save` has written."""
-        if isinstance(self.buffer, Replay):
-            self.buffer.load(saved["files"], folder)
-        else:
-            self.buffer.loads(folder / saved["files"][0])
-        self._load_state(saved)
-
-    def _begin(self) -> None:
-        """Get ready for steps after those of the window."""
-        if self._n_step is not None:
-            self._combine = copy.deepcopy(self._n_step)
-            self._combine.done_keys = []
-            if self._window:
-                self._combine.inv(torch.stack(self._window, dim=1))
-        if isinstance(self.buffer, TensorDictReplayBuffer):
-            sampler = self.buffer.sampler
-            if isinstance(sampler, PrioritizedSampler) and sampler.device.type == "cpu":
-                self.buffer.set_rng(torch.default_generator)
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "schedule": self._schedule.state_dict(),
-            "keys": list(self._keys),
-            "window": [step.to_dict() for step in self._window],
-        }
-
-    def _load_state(self, state: dict[str, Any]) -> None:
-        self._schedule.load_state_dict(state["schedule"])
-        self._keys = list(state["keys"])
-        self._window = [TensorDict(step).auto_batch_size_(1) for step in state["window"]]
-        self._begin()
+        self._store.load(saved, folder)
+        self._schedule.load_state_dict(saved["schedule"])
 
 
 class RolloutBuffer:

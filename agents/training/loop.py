@@ -169,9 +169,9 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
                 if not prepared:
                     learner, prepared = _prepared(learner, batches, runs), True
                 answers = learner.update(batches, streams)
-            elif isinstance(first, Synchronize):
-                answers = learner.synchronize()
             else:
+                if isinstance(first, Synchronize):
+                    learner.synchronize()
                 answers = [None] * len(runs)
             stops = stops or any(ask() for ask in asked)
     except _StoppedError as stopped:

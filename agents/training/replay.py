@@ -257,11 +257,11 @@ class Replay:
         self._folder, self._files = None, []
         self._load_chunks(state["chunks"])
 
-    def save(self, folder: Path) -> list[str]:
+    def save(self, folder: Path) -> dict[str, Any]:
         """Write what was added since the last call into a new file of a folder.
 
         Returns:
-            The names of all files that :meth:`load` needs.
+            ``"files"``: the names of all that :meth:`load` needs.
         """
         if folder != self._folder:
             self._folder, self._files = folder, []
@@ -272,16 +272,19 @@ class Replay:
             name = f"{first:012d}-{self.added:012d}.pt"
             save_atomically(self.chunk(first), folder / name)
             self._files.append(name)
-        return list(self._files)
+        return {"files": list(self._files)}
 
-    def load(self, names: Sequence[str], folder: Path) -> None:
+    def load(self, saved: Mapping[str, Any], folder: Path) -> None:
         """Take back what :meth:`save` has written.
 
         Raises:
             ValueError: a file cannot be read, or the sizes differ.
         """
-        self._load_chunks([_read(folder / name) for name in names])
-        self._folder, self._files = folder, list(names)
+        self._load_chunks([_read(folder / name) for name in saved["files"]])
+        self._folder, self._files = folder, list(saved["files"])
+
+    def learned(self, batch: TensorDictBase) -> None:
+        """Nothing to do: there are no priorities."""
 
     def _end_episode(self, row: int, final: Tensor) -> None:
         if not self._free:

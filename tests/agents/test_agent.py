@@ -172,10 +172,13 @@ OUT_OF_RANGE = [
             "exploration_noise",
             "target_noise",
             "target_noise_clip",
-            "policy_delay",
             "clip",
-            "epochs",
         )
+        for value in NOT_POSITIVE
+    ),
+    *(
+        ({name: value}, f"{name} must be at least 1, got {value}")
+        for name in ("policy_delay", "epochs", "minibatch_size", "rollout_steps")
         for value in NOT_POSITIVE
     ),
 ]

@@ -59,7 +59,7 @@ REFUSED = [
     ((*TRAIN, "--total-steps", "0"), "total_steps must be at least 1, got 0"),
     ((*TRAIN, "--num-envs", "0"), "num_envs must be at least 1, got 0"),
     ((*TRAIN, "--compile", "maybe"), "'maybe' for argument '--compile'. Expected one of ('auto',"),
-    ((*TRAIN, "--seed", "-1"), "seed must not be negative, got -1"),
+    ((*TRAIN, "--seed", "-1"), "seed must be at least 0, got -1"),
     ((*TRAIN, "--seed", "99999999999999999999"), "seed must be below 2**32"),
     ((*TRAIN, "--seeds", "1,one"), "--seeds must be whole numbers and commas, got '1,one'"),
     ((*TRAIN, "--seeds", "1,1"), "--seeds names a seed twice: 1,1"),

@@ -163,7 +163,7 @@ def test_agents_are_as_they_were_until_they_are_synchronized():
     pair.update()
     for agent, state in zip(pair.together, before, strict=True):
         assert not changes(state, agent.state_dict())
-    assert pair.learners[0].synchronize() == [None, None, None]
+    pair.learners[0].synchronize()
     for agent, state in zip(pair.together, before, strict=True):
         assert changes(state, agent.state_dict())
 
@@ -297,14 +297,17 @@ def with_average(decay):
 
 
 DIFFERENT = {
-    "bounds": (lambda: (bounded((-5.0, -0.3)), bounded((-5.0, 2.0), 1)), "differ in more"),
-    "permutation": (lambda: (permuted(0), permuted(1)), "differ in more"),
+    "bounds": (lambda: (bounded((-5.0, -0.3)), bounded((-5.0, 2.0), 1)), "the loss has"),
+    "permutation": (
+        lambda: (permuted(0), permuted(1)),
+        r"a constant of the loss, of shape \(6,\)",
+    ),
     "temperature": (
         with_attribute(lambda agent: agent.loss, "temperature", 3.0),
-        r"loss\.temperature",
+        r"the loss has '.*0\.5.*' in one, '.*3\.0.*' in another",
     ),
-    "mode": (lambda: (meow(), eval_mode(meow(seed=1))), r"loss\.training"),
-    "discount": (changed("meow", gamma=0.5), r"loss\._?value_estimator\.gamma"),
+    "mode": (lambda: (meow(), eval_mode(meow(seed=1))), "the loss has"),
+    "discount": (changed("meow", gamma=0.5), "a constant of the loss|the loss has"),
     "learning rate": (changed("meow", rate=0.5), "learning rates"),
     "clipping": (changed("sac", max_grad_norm=1.0), r"hyperparameters \(steps\)"),
     "tau": (changed("td3", tau=0.5), r"hyperparameters \(fractions\)"),
@@ -312,8 +315,8 @@ DIFFERENT = {
     "class": (lambda: (meow(), sac(seed=1)), "differ in more"),
     "architecture": (lambda: (meow(), meow(seed=1, blocks=2)), "differ in more"),
     "width": (lambda: (meow(), meow(seed=1, hidden=(9,))), "differ in more"),
-    "closure": (lambda: (scaled(1.0), scaled(2.0)), "the loss's report with the same weights"),
-    "target noise": (lambda: (td3(), noisier(td3(seed=1))), r"loss\.policy_noise"),
+    "closure": (lambda: (scaled(1.0), scaled(2.0)), r"the loss has"),
+    "target noise": (lambda: (td3(), noisier(td3(seed=1))), "the loss has"),
 }
 
 

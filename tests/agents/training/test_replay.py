@@ -152,14 +152,14 @@ def test_files_hold_each_transition_once(tmp_path, num_envs, capacity):
     written, transitions = {}, []
     for seed, steps in enumerate([3, 4, 4, 0, 7, 1, 12, 4, 3]):
         transitions += play(replay, steps, seed=seed)
-        names = replay.save(tmp_path)
+        names = replay.save(tmp_path)["files"]
         for path in tmp_path.iterdir():
             # Never written again, so what was once there stays.
             assert written.setdefault(path.name, path.stat().st_mtime_ns) == (
                 path.stat().st_mtime_ns
             )
         other = Replay(capacity * num_envs, num_envs, VECTOR, ACTION)
-        other.load(names, tmp_path)
+        other.load({"files": names}, tmp_path)
         assert_holds(other, transitions[-capacity * num_envs :])
         # No more files are needed than hold what is kept, and a bit of one.
         kept = [torch.load(tmp_path / name) for name in names]
@@ -175,13 +175,13 @@ def test_a_loaded_replay_goes_on_with_its_files(tmp_path):
     """It adds a file to those that are there, over one that an earlier life has left."""
     replay = Replay(50, 1, VECTOR, ACTION)
     transitions = play(replay, 20)
-    names = replay.save(tmp_path)
+    names = replay.save(tmp_path)["files"]
     lost = Replay(50, 1, VECTOR, ACTION)
-    lost.load(names, tmp_path)
+    lost.load({"files": names}, tmp_path)
     play(lost, 10, seed=1)
     lost.save(tmp_path)  # and died before its checkpoint named the file
     other = Replay(50, 1, VECTOR, ACTION)
-    other.load(names, tmp_path)
+    other.load({"files": names}, tmp_path)
     transitions += play(other, 10, seed=2)
     again = Replay(50, 1, VECTOR, ACTION)
     again.load(other.save(tmp_path), tmp_path)
@@ -193,9 +193,9 @@ def test_files_with_a_gap_are_refused(tmp_path):
     replay = Replay(50, 1, VECTOR, ACTION)
     for _ in range(3):
         play(replay, 5)
-        names = replay.save(tmp_path)
+        names = replay.save(tmp_path)["files"]
     with pytest.raises(ValueError, match="replay has a gap"):
-        replay.load([names[0], names[2]], tmp_path)
+        replay.load({"files": [names[0], names[2]]}, tmp_path)
 
 
 def test_draws_are_uniform():

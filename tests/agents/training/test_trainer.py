@@ -519,7 +519,7 @@ def test_settings_that_must_be_positive(name, value):
 @pytest.mark.parametrize("name", ["seed", "warmup_steps", "eval_every", "checkpoint_every"])
 def test_settings_that_must_not_be_negative(name):
     assert getattr(TrainerConfig(**{name: 0}), name) == 0
-    with pytest.raises(ValueError, match=f"^{name} must not be negative, got -1"):
+    with pytest.raises(ValueError, match=f"^{name} must be at least 0, got -1"):
         TrainerConfig(**{name: -1})
 
 

@@ -1,53 +1,10 @@
-"""Checks of an agent's settings and of the spaces that it acts in."""
+"""Sizes of the spaces that an agent acts in."""
 
 from __future__ import annotations
 
 import gymnasium as gym
 
-__all__ = [
-    "check_fraction",
-    "check_hidden",
-    "check_positive",
-    "continuous_sizes",
-    "discrete_sizes",
-]
-
-
-def check_positive(**settings: float | None) -> None:
-    """Refuse settings that are not positive and finite; ``None`` passes.
-
-    Raises:
-        ValueError: naming the first that is not.
-    """
-    for name, value in settings.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be positive and finite, got {value}.")
-
-
-def check_fraction(ends: str = "[]", **settings: float) -> None:
-    """Refuse settings that do not lie between 0 and 1.
-
-    Args:
-        ends: a bracket for each end, ``[`` and ``]`` where it is included, ``(`` and ``)`` where
-            it is not.
-
-    Raises:
-        ValueError: naming the first that does not.
-    """
-    for name, value in settings.items():
-        inside = 0 <= value <= 1
-        if not inside or (ends[0] == "(" and value == 0) or (ends[1] == ")" and value == 1):
-            raise ValueError(f"{name} must be in {ends[0]}0, 1{ends[1]}, got {value}.")
-
-
-def check_hidden(hidden: tuple[int, ...]) -> None:
-    """Refuse widths of hidden layers below 1.
-
-    Raises:
-        ValueError: one is.
-    """
-    if min(hidden, default=1) < 1:
-        raise ValueError(f"hidden must be widths of at least 1, got {hidden}.")
+__all__ = ["continuous_sizes", "discrete_sizes"]
 
 
 def continuous_sizes(env: gym.vector.VectorEnv, agent: str) -> tuple[int, int]:
