@@ -138,7 +138,8 @@ def test_a_flow_counts_the_normaliser_in_the_value(name: str) -> None:
         AffineCoupling(2, CONTEXT_DIM, hidden=HIDDEN, max_log_scale=0.5),
     ]
     flow = EnergyBasedFlow(base, layers, temperature=0.5).double().eval()
-    assert normalisation_error(flow, action_grid(2, squash=False), batch=(2,)) <= 1e-7
+    grid, observations = action_grid(2, squash=False), uniform(2, CONTEXT_DIM, bound=2)
+    assert normalisation_error(flow, grid, observations) <= 1e-7
 
 
 @over_bases

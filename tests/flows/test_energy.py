@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -76,16 +77,19 @@ def test_the_policy_is_normalised_and_v_is_the_soft_maximum_of_q(
     even = {"log_sigma": (-1.0, -0.3), "noise": 0.1}
     case = data.draw(flow_cases(name, dims=st.just(dim), batches=batches, **even))
     flow, _, observations = case
-    smooth_grid = action_grid(dim, case.ends_in_squash)
+    tolerance = 1e-6 if name in SMOOTH else 1e-9
     for observation in observations:
-        grid = smooth_grid if name in SMOOTH else latent_grid(flow, observation)
+        if name in SMOOTH:
+            grid = action_grid(dim, case.ends_in_squash)
+        else:
+            grid = latent_grid(flow, observation)
         with torch.no_grad():
             q, v = flow.q_and_value(grid.action, observation)
             integral = grid.log_integral((q - v) / flow.temperature).exp()
             soft_maximum = flow.temperature * grid.log_integral(q / flow.temperature)
             assert integral.shape == (flow.heads,)
-            assert largest(integral - 1) <= 1e-6
-            assert largest(flow.value(observation) - soft_maximum) <= 1e-6 * flow.temperature
+            assert largest(integral - 1) <= tolerance
+            assert largest(flow.value(observation) - soft_maximum) <= tolerance * flow.temperature
 
 
 @over_flows
@@ -367,16 +371,13 @@ class TestSinglePrecision:
             assert value.isfinite().all()
 
     @over_registered
-    @pytest.mark.parametrize("noise", [0.0, 0.3])
-    @pytest.mark.parametrize("dim", [1, 2, 3])
     @pytest.mark.parametrize(("squash", "size"), [("tanh", 1.0), ("none", 50.0)])
-    def test_actions_at_the_ends(
-        self, name: str, noise: float, dim: int, squash: str, size: float
-    ) -> None:
-        torch.manual_seed(dim)
-        flow = perturb(build(name, dim, 3, temperature=0.25, squash=squash), noise)
-        corners = torch.cartesian_prod(*[torch.tensor([-size, 0.0, size])] * dim)
-        self.finite(flow, corners.reshape(-1, dim))
+    def test_actions_at_the_ends(self, name: str, squash: str, size: float) -> None:
+        for dim, noise in itertools.product((1, 2, 3), (0.0, 0.3)):
+            torch.manual_seed(dim)
+            flow = perturb(build(name, dim, 3, temperature=0.25, squash=squash), noise)
+            corners = torch.cartesian_prod(*[torch.tensor([-size, 0.0, size])] * dim)
+            self.finite(flow, corners.reshape(-1, dim))
 
     @over_registered
     def test_latents_of_fifty_under_the_squash(self, name: str) -> None:
@@ -482,16 +483,16 @@ class TestRefusals:
             EnergyBasedFlow(StandardNormal(2), layers, temperature=1.0, shift=shift)
 
     @over_registered
-    @pytest.mark.parametrize("method", ["value", "sample", "mode"])
     @pytest.mark.parametrize("shape", [(), (4,), (3, 1)])
-    def test_observations_of_another_size(
-        self, name: str, method: str, shape: tuple[int, ...]
-    ) -> None:
-        with pytest.raises(ValueError, match=r"observation must have shape \(\*batch, 3\), got"):
-            getattr(make_flow(name, 2, 3), method)(torch.zeros(shape))
+    def test_observations_of_another_size(self, name: str, shape: tuple[int, ...]) -> None:
+        flow = make_flow(name, 2, 3)
+        for method in (flow.value, flow.sample, flow.mode):
+            with pytest.raises(
+                ValueError, match=r"observation must have shape \(\*batch, 3\), got"
+            ):
+                method(torch.zeros(shape))
 
     @over_registered
-    @pytest.mark.parametrize("method", ["q_value", "q_and_value", "log_prob"])
     @pytest.mark.parametrize(
         ("action", "observation", "message"),
         [
@@ -501,12 +502,9 @@ class TestRefusals:
         ],
     )
     def test_actions_and_observations_of_another_size(
-        self,
-        name: str,
-        method: str,
-        action: tuple[int, ...],
-        observation: tuple[int, ...],
-        message: str,
+        self, name: str, action: tuple[int, ...], observation: tuple[int, ...], message: str
     ) -> None:
-        with pytest.raises(ValueError, match=message):
-            getattr(make_flow(name, 2, 3), method)(torch.zeros(action), torch.zeros(observation))
+        flow = make_flow(name, 2, 3)
+        for method in (flow.q_value, flow.q_and_value, flow.log_prob):
+            with pytest.raises(ValueError, match=message):
+                method(torch.zeros(action), torch.zeros(observation))

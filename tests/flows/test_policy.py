@@ -13,8 +13,7 @@ from maxentflow.flows import CategoricalEnergy, Dropout, FlowPolicy, options, re
 from .cases import HIDDEN, largest, make_flow, perturb, uniform
 
 over_registered = pytest.mark.parametrize("name", registered())
-over_batches = pytest.mark.parametrize("batch", [(), (5,), (2, 3)])
-
+BATCHES = [(), (5,), (2, 3)]
 DETERMINISTIC = (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
 
 
@@ -28,10 +27,11 @@ def observations(*batch: int) -> TensorDict:
 
 
 @over_registered
-@over_batches
-@pytest.mark.parametrize("kind", [None, InteractionType.RANDOM])
+@pytest.mark.parametrize(
+    ("kind", "batch"), zip((None, InteractionType.RANDOM, None), BATCHES, strict=True)
+)
 def test_random_acting_samples(
-    name: str, batch: tuple[int, ...], kind: InteractionType | None
+    name: str, kind: InteractionType | None, batch: tuple[int, ...]
 ) -> None:
     policy, data = make_policy(name), observations(*batch)
     with set_interaction_type(kind):
@@ -47,10 +47,9 @@ def test_random_acting_samples(
 
 
 @over_registered
-@over_batches
-@pytest.mark.parametrize("kind", DETERMINISTIC)
+@pytest.mark.parametrize(("kind", "batch"), zip(DETERMINISTIC, BATCHES, strict=True))
 def test_deterministic_acting_takes_the_mode(
-    name: str, batch: tuple[int, ...], kind: InteractionType
+    name: str, kind: InteractionType, batch: tuple[int, ...]
 ) -> None:
     policy, data = make_policy(name), observations(*batch)
     with set_interaction_type(kind):

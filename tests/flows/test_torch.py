@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maxentflow.flows import EnergyBasedFlow, registered
+from maxentflow.flows import EnergyBasedFlow, options, registered
 
 from .cases import FLOWS, largest, make_flow, perturb, uniform
 
 over_flows = pytest.mark.parametrize("name", FLOWS)
 over_registered = pytest.mark.parametrize("name", registered())
+over_dropout = pytest.mark.parametrize(
+    "name", [name for name in registered() if "dropout" in options(name)]
+)
 
 
 class Call(nn.Module):
@@ -138,19 +141,20 @@ def test_a_functional_call_runs_on_the_parameters_it_is_given(
 
 
 @over_registered
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiled_whole_it_gives_the_same(
-    name: str, backend: str, action: Tensor, observation: Tensor
-) -> None:
+def test_compiled_whole_it_gives_the_same(name: str, action: Tensor, observation: Tensor) -> None:
     torch.compiler.reset()
     flow = make(name)
-    compiled = torch.compile(flow.q_and_value, backend=backend, fullgraph=True)
-    expected = flow.q_and_value(action, observation)
-    for value, eager in zip(compiled(action, observation), expected, strict=True):
-        assert largest(value - eager) <= 1e-12
+    compiled = torch.compile(flow.q_and_value, backend="aot_eager", fullgraph=True)
+    parameters = list(flow.parameters())
+    results = [
+        (q, v, *torch.autograd.grad((q.square() + v).sum(), parameters))
+        for q, v in (compiled(action, observation), flow.q_and_value(action, observation))
+    ]
+    for value, eager in zip(*results, strict=True):
+        assert largest(value - eager) <= 1e-12 * (1 + largest(eager))
 
 
-@over_registered
+@over_dropout
 def test_training_with_dropout_compiles_whole(
     name: str, action: Tensor, observation: Tensor
 ) -> None:

@@ -43,7 +43,7 @@ def make_model(name="additive", *, heads=2, dtype=torch.float64):
     """A small model in evaluation mode whose parameters are all random, shift heads included."""
     if name == "plain":
         return PlainModel(heads).to(dtype).eval()
-    small = {"hidden": (8,), "dropout": 0.5}
+    small = {"hidden": (8,), "blocks": 1, "dropout": 0.5}
     flow = flows.build(
         name,
         ACTION_DIM,

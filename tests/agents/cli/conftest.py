@@ -36,18 +36,24 @@ def without_conclusion(monkeypatch):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, probe):
-    """A small run, made once."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maxentflow.agents.cli.train.conclude", lambda *_: None)
-        main(words(folder))
-    return folder
+    """Gives the folder of an agent's small run, made when it is first asked for."""
+    folders = {}
+
+    def get(agent="meow"):
+        if agent not in folders:
+            folders[agent] = tmp_path_factory.mktemp("finished") / "run"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("maxentflow.agents.cli.train.conclude", lambda *_: None)
+                main(words(folders[agent], agent))
+        return folders[agent]
+
+    return get
 
 
 @pytest.fixture
 def run(finished, tmp_path):
-    """A copy of the finished run, to be damaged."""
-    return shutil.copytree(finished, tmp_path / "run")
+    """A copy of the finished run of meow, to be damaged."""
+    return shutil.copytree(finished(), tmp_path / "run")
 
 
 @pytest.fixture

@@ -13,7 +13,10 @@ from maxentflow.agents import MeowConfig, registry
 from maxentflow.agents.cli import main
 from maxentflow.agents.names import BUILT_IN
 
-HEAVY = ("torch", "torchrl", "tensordict", "matplotlib", "tyro", "gymnasium", "scipy", "yaml")
+HEAVY = (
+    *("torch", "torchrl", "tensordict", "matplotlib", "tyro", "gymnasium", "scipy", "yaml"),
+    "mujoco",
+)
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["train"], ["train", "--help"]])

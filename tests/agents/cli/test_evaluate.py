@@ -14,7 +14,7 @@ from .tiny import MULTIGOAL, PROBE, contents, words
 
 
 @pytest.fixture(scope="module")
-def multigoal(tmp_path_factory, finished):
+def multigoal(tmp_path_factory):
     folder = tmp_path_factory.mktemp("multigoal") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("maxentflow.agents.cli.train.conclude", lambda *_: None)

@@ -31,14 +31,13 @@ def command(request):
 
 
 @pytest.mark.parametrize("agent", ["meow", "td3"])
-def test_going_on_is_as_never_having_stopped(tmp_path, agent):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    main(words(whole, agent))
+def test_going_on_is_as_never_having_stopped(tmp_path, finished, agent):
+    parts = tmp_path / "parts"
     main(words(parts, agent, total_steps=45))
     main(["train", agent, "--resume", str(parts), "--total-steps", "60"])
     # but for the rows at the first end
     rows = [row for row in metrics(parts) if row["step"] != "45"]
-    assert rows == metrics(whole)
+    assert rows == metrics(finished(agent))
 
 
 def test_a_new_length_is_written_down(run):
@@ -133,10 +132,9 @@ def test_a_run_of_a_script_goes_on(tmp_path, command):
     ],
 )
 def test_settings_that_a_checkpoint_brings_back_cannot_be_edited(
-    tmp_path, refused, command, agent, setting
+    tmp_path, finished, refused, command, agent, setting
 ):
-    run = tmp_path / "run"
-    main(words(run, agent))
+    run = shutil.copytree(finished(agent), tmp_path / "run")
     rewrite(run, agent_config=setting)
     before = contents(run)
     message = f"config.yaml was changed: {next(iter(setting))} must be as in the checkpoint"

@@ -329,9 +329,9 @@ def test_a_disk_that_is_full_when_going_on(run, capsys, options):
     [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")],
 )
 def test_a_signal_ends_the_run_with_its_state_saved(
-    tmp_path, monkeypatch, capsys, without_conclusion, number, code, says
+    tmp_path, monkeypatch, capsys, finished, without_conclusion, number, code, says
 ):
-    folder, whole = tmp_path / "run", tmp_path / "whole"
+    folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         when_at(patch, "_log", 40, lambda: os.kill(os.getpid(), number))
         assert stopped(words(folder)) == code
@@ -340,8 +340,7 @@ def test_a_signal_ends_the_run_with_its_state_saved(
     )
     assert checkpoint(folder)["step"] == 40
     main(["train", "--resume", str(folder)])
-    main(words(whole))
-    assert metrics(folder) == metrics(whole)
+    assert metrics(folder) == metrics(finished())
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch, capsys):

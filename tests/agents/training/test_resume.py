@@ -12,6 +12,9 @@ import pytest
 
 from ..common import checkpoint, comparable, differences, make_trainer, metrics, resumed
 
+# In one process: whole runs to compare with, and a server of children that has loaded torch.
+pytestmark = pytest.mark.xdist_group("resume")
+
 PRELOADED = ("tests.agents.common", "torch.utils.tensorboard", "tensorboard.summary")
 KILLED, INTERRUPTED, TERMINATED = -signal.SIGKILL, 130, 143
 LENGTHS = {
