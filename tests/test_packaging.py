@@ -61,25 +61,6 @@ def test_wheel_brings_the_four_packages(installed: Path, tmp_path: Path) -> None
     assert "usage: maxentflow" in run(script, "--help", cwd=tmp_path)
 
 
-def test_flows_load_neither_torchrl_nor_simulators() -> None:
-    code = (
-        "import sys, maxentflow.flows; "
-        "print([n for n in ('torchrl', 'gymnasium', 'mujoco') if n in sys.modules])"
-    )
-    assert run(sys.executable, "-c", code).strip() == "[]"
-
-
-SLOW_TO_IMPORT = ("torch", "torchrl", "tensordict", "gymnasium", "matplotlib", "scipy", "mujoco")
-
-
-def test_the_usage_loads_nothing_slow() -> None:
-    code = (
-        "import sys; from maxentflow.agents.cli import main; main(['--help']); "
-        f"print([name for name in {SLOW_TO_IMPORT} if name in sys.modules])"
-    )
-    assert run(sys.executable, "-c", code).strip().endswith("[]")
-
-
 def test_tools_that_only_read_the_tree_find_the_packages(tmp_path: Path) -> None:
     """Mypy, from an environment without the package, as an IDE does."""
     script = tmp_path / "script.py"
