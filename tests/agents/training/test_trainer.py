@@ -209,7 +209,7 @@ def test_a_task_that_is_not_finite_stops_the_run(tmp_path, count, spoilt, value)
     assert checkpoint(tmp_path)["step"] == 30
     assert [row["step"] for row in metrics(tmp_path)] == ["10", "20", "30"]
     stopped = checkpoint(tmp_path, "stopped_32.pt")
-    (chunk,) = stopped["experience"]["buffer"]["chunks"]
+    (chunk,) = stopped["experience"]["chunks"]
     assert stopped["step"] == len(chunk["reward"]) == 32
     assert not differences(dict(stopped["loss"]), dict(snapshots[-1]))
     assert len(snapshots) == 12

@@ -1,0 +1,71 @@
+"""Every public name has a docstring with an example, and stands in the reference."""
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "_ext"))
+
+import api
+
+NO_EXAMPLE = {
+    "AgentConfig": "abstract",
+    "Base": "abstract",
+    "Layer": "abstract",
+    "Elementwise": "abstract",
+    "DensityModel": "a protocol",
+    "SoftValueModel": "a protocol",
+    "Experience": "a protocol",
+    "ClosedFormValue": "made by EnergyBasedFlow.value_module",
+    "Evaluation": "made by evaluate",
+    "CompilationError": "an exception",
+    "NonFiniteError": "an exception",
+    "MeowConfig": "settings: see meow",
+    "SacConfig": "settings: see sac",
+    "Td3Config": "settings: see td3",
+    "SoftQConfig": "settings: see soft_q",
+    "PpoConfig": "settings: see ppo",
+    "TrainerConfig": "settings: see Trainer",
+    "Step": "in the example of Agent",
+    "Rollout": "in the example of RolloutBuffer",
+    "RunFolder": "in the example of Trainer",
+    "record_video": "writes a film",
+}
+"""Public names whose docstring needs no example, and why."""
+
+
+def public() -> dict[str, object]:
+    """Everything that is public, by its full name."""
+    return {
+        f"{package}.{name}": getattr(importlib.import_module(package), name)
+        for package in api.PACKAGES
+        for name in importlib.import_module(package).__all__
+    }
+
+
+CALLED = {name: entry for name, entry in public().items() if callable(entry)}
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_docstring(name):
+    entry = CALLED[name]
+    docstring = vars(entry).get("__doc__") if inspect.isclass(entry) else entry.__doc__
+    assert docstring, "no docstring"
+    short = name.rpartition(".")[2]
+    assert (">>>" in docstring) != (short in NO_EXAMPLE), "no example, or exempt without need"
+
+
+@pytest.mark.xdist_group("site")
+def test_reference_has_every_public_name(site):
+    documented = site.documented()
+    names = public()
+    places: dict[int, set[str]] = {}
+    for name, entry in names.items():
+        places.setdefault(id(entry), set()).add(name)
+    missing = [name for name, entry in names.items() if not places[id(entry)] & documented]
+    modules = {name for name in missing if inspect.ismodule(names[name])}
+    assert sorted(modules - documented) == []
+    assert sorted(set(missing) - modules) == []
