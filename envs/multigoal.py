@@ -57,7 +57,7 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         "max_episode_steps": 40,
     }
     """Training defaults: the paper's, which leaves open when episodes are truncated; see
-    benchmarks/README.md."""
+    docs/measurements/learning.md."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 

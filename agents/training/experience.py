@@ -35,7 +35,7 @@ class Experience(Protocol):
         Args:
             transitions: batch size ``(num_envs,)``: what the behaviour read and wrote, and
                 ``"next"`` with ``"observation"``, ``"reward"``, ``"done"``, ``"terminated"`` and
-                ``"truncated"``.
+                ``"truncated"``. Random actions of a warm-up bring no more than ``"action"``.
         """
         ...
 

@@ -1,0 +1,265 @@
+"""The figures of these pages, from the CSVs in benchmarks/.
+
+python docs/measurements/figures.py
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+HERE = Path(__file__).parent
+BENCHMARKS = HERE.parents[1] / "benchmarks"
+OURS, PEERS = "#0072B2", "#BBBBBB"
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+
+LOOPS = {
+    "maxentflow MEow, compiled": "MEow, compiled",
+    "SBX SAC": "SBX SAC (JAX)",
+    "stable-baselines3 SAC": "stable-baselines3 SAC",
+    "maxentflow MEow": "MEow, uncompiled",
+    "TorchRL SAC": "TorchRL's SAC recipe",
+    "reference MEow": "the paper's MEow code",
+}
+PARTS = ("update", "act", "sample", "store", "physics")
+LIBRARIES = {
+    "maxentflow": ("maxentflow", "o", COLORS[0]),
+    "zuko": ("zuko", "s", COLORS[1]),
+    "normflows": ("normflows", "^", COLORS[2]),
+}
+DENSITIES = ("eight-gaussians", "two-moons", "checkerboard", "pinwheel", "two-spirals")
+EXPERIMENTS = {
+    "HalfCheetah-v4": {
+        "meow": "MEow, loss alone compiled",
+        "meow-one-graph": "MEow, update as one graph",
+        "meow-batched": "MEow, seeds as one program",
+        "meow-affine": "MEow, affine coupling",
+        "meow-newest": "MEow, newest weights",
+        "meow-newest-one-mask": "MEow, newest weights, one mask",
+        "meow-8-envs": "MEow, 8 environments",
+        "meow-32-envs": "MEow, 32 environments",
+        "sac": "SAC",
+    },
+    "Hopper-v4": {
+        "meow": "MEow, loss alone compiled",
+        "meow-one-graph": "MEow, update as one graph",
+        "meow-newest": "MEow, newest weights",
+    },
+}
+PUBLISHED = {"HalfCheetah-v4": 6_000, "Hopper-v4": 3_050}  # MEow at as many steps
+FAMILIES = (
+    "additive",
+    "affine",
+    "spline",
+    "mixture-cdf",
+    "maf",
+    "iaf",
+    "maf-spline",
+    "glow",
+    "residual",
+)
+
+
+def read(name: str) -> list[dict[str, str]]:
+    with open(BENCHMARKS / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def save(figure: Any, name: str) -> None:
+    figure.savefig(HERE / name, dpi=100)
+    plt.close(figure)
+
+
+def plain(axes: Any) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def steps() -> None:
+    """Milliseconds of a training step, by library and task."""
+    rows = [row for row in read("speed.csv") if row["figure"] == "training step"]
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.2), layout="constrained", sharey=True)
+    places = np.arange(len(LOOPS))[::-1]
+    for axes, env in zip(panels, ("Hopper-v4", "Humanoid-v4"), strict=True):
+        found = {
+            row["who"]: float(row["median_ms"])
+            for row in rows
+            if row["env"] == env and row["threads"] == "1"
+        }
+        values = [found[who] for who in LOOPS]
+        colors = [OURS if who.startswith("maxentflow") else PEERS for who in LOOPS]
+        held = axes.barh(places, values, color=colors)
+        axes.bar_label(held, [f"{value:.1f}" for value in values], padding=3)
+        axes.set(title=f"{env}, one thread", xlabel="ms a training step (lower is better)")
+        axes.set(yticks=places, yticklabels=LOOPS.values())
+        axes.margins(x=0.12)
+        plain(axes)
+    save(figure, "steps.png")
+
+
+def parts() -> None:
+    """Where the time of a compiled training step goes."""
+    rows = [row for row in read("speed.csv") if row["who"] == "maxentflow MEow, compiled"]
+    cases = [(env, threads) for env in ("Hopper-v4", "Humanoid-v4") for threads in ("1", "2")]
+    figure, axes = plt.subplots(figsize=(7.2, 2.6), layout="constrained")
+    left = np.zeros(len(cases))
+    for color, part in zip(COLORS, PARTS, strict=False):
+        values = np.array(
+            [
+                next(
+                    float(row["median_ms"])
+                    for row in rows
+                    if (row["env"], row["threads"], row["figure"]) == (*case, part)
+                )
+                for case in cases
+            ]
+        )
+        axes.barh(range(len(cases)), values, left=left, color=color, label=part)
+        left += values
+    labels = [f"{env}, {threads} thread{'s' * (threads == '2')}" for env, threads in cases]
+    axes.set(yticks=range(len(cases)), yticklabels=labels, xlabel="ms of a training step")
+    axes.invert_yaxis()
+    axes.legend(frameon=False, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    plain(axes)
+    save(figure, "parts.png")
+
+
+def density() -> None:
+    """Held-out log-likelihood by architecture and library, less the best of each density."""
+    figure, panels = plt.subplots(1, 5, figsize=(11.5, 3.6), layout="constrained", sharey=True)
+    fits = pooled()
+    for axes, name in zip(panels, DENSITIES, strict=True):
+        for index, (library, (label, marker, color)) in enumerate(LIBRARIES.items()):
+            shown = [
+                (fits[library, family, name], place)
+                for place, family in enumerate(FAMILIES)
+                if (library, family, name) in fits
+            ]
+            values, places = zip(*shown, strict=True)
+            shift = 0.2 * (index - 1)
+            axes.plot(
+                values, np.array(places) + shift, marker, color=color, markersize=5, label=label
+            )
+        axes.set(title=name, yticks=range(len(FAMILIES)), yticklabels=FAMILIES)
+        axes.grid(axis="x", alpha=0.3)
+        plain(axes)
+    panels[0].invert_yaxis()
+    figure.supxlabel("held-out log-likelihood in nats (higher is better)", fontsize="medium")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    save(figure, "density.png")
+
+
+def pooled() -> dict[tuple[str, str, str], float]:
+    """The means of all seeds; of a case with a fresh sample of seeds, of that alone."""
+    groups: dict[tuple[str, str, str], dict[int, tuple[int, float]]] = {}
+    for row in read("density.csv"):
+        if row["conditional"] == "False":
+            case = row["library"], row["family"], row["density"]
+            fit = int(row["seeds"]), float(row["log_likelihood"])
+            groups.setdefault(case, {})[int(row["first_seed"])] = fit
+    return {case: mean([of[16]] if 16 in of else of.values()) for case, of in groups.items()}
+
+
+def mean(fits: Any) -> float:
+    counts, values = np.array(list(fits)).T
+    return float((counts * values).sum() / counts.sum())
+
+
+def returns() -> None:
+    """Every seed's return, by experiment."""
+    rows = read("learning/summary.csv")
+    figure, panels = plt.subplots(
+        1, 2, figsize=(10.5, 3.6), layout="constrained", width_ratios=(3, 2)
+    )
+    for axes, (env, experiments) in zip(panels, EXPERIMENTS.items(), strict=True):
+        for place, key in enumerate(experiments):
+            values = [
+                float(row["mean_return"]) for row in rows if row["experiment"] == f"{env}-{key}"
+            ]
+            axes.plot(values, len(values) * [place], "o", color=OURS, alpha=0.7)
+            axes.plot(np.mean(values), place, "|", color="black", markersize=14)
+        axes.axvline(PUBLISHED[env], color="#D55E00", linestyle="--", label="MEow, published")
+        axes.set(yticks=range(len(experiments)), yticklabels=experiments.values(), title=env)
+        axes.set(xlabel="return (dots: seeds, bar: mean)", xlim=(0, 1.2 * PUBLISHED[env]))
+        axes.invert_yaxis()
+        axes.legend(frameon=False, loc="center left", fontsize="small")
+        axes.grid(axis="x", alpha=0.3)
+        plain(axes)
+    save(figure, "returns.png")
+
+
+def architectures() -> None:
+    """MEow with each architecture on two small tasks: every seed."""
+    rows = read("architectures.csv")
+    panels_of: Sequence[tuple[str, str, str, float]] = (
+        ("maxentflow/MultiGoal-v0", "reached", "MultiGoal: episodes that end at a goal", 100),
+        ("maxentflow/MultiGoal-v0", "least_goal", "MultiGoal: at the least frequent goal", 100),
+        ("Pendulum-v1", "return", "Pendulum-v1: return after 5,000 steps", 1),
+    )
+    figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.4), layout="constrained", sharey=True)
+    for axes, (task, column, title, factor) in zip(panels, panels_of, strict=True):
+        for place, family in enumerate(FAMILIES):
+            values = [
+                factor * float(row[column])
+                for row in rows
+                if (row["task"], row["flow"]) == (task, family)
+            ]
+            axes.plot(values, len(values) * [place], "o", color=OURS, alpha=0.6)
+        axes.set_title(title, fontsize="medium")
+        axes.set(yticks=range(len(FAMILIES)), yticklabels=FAMILIES)
+        axes.set_xlabel("%" if factor == 100 else "return (-150 is solved)")
+        axes.grid(axis="x", alpha=0.3)
+        plain(axes)
+    panels[1].axvline(25, color="#D55E00", linestyle="--", label="even")
+    panels[1].legend(frameon=False, fontsize="small")
+    panels[0].invert_yaxis()
+    save(figure, "architectures.png")
+
+
+def environments() -> None:
+    """Steps a second by the number of environments, and of seeds."""
+    rows = read("environments.csv")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.2), layout="constrained")
+    settings = (
+        ("0.0625", "False", "ratio 1/16, in the process", COLORS[0], "-"),
+        ("0.0625", "True", "ratio 1/16, a process each", COLORS[0], "--"),
+        ("1.0", "False", "ratio 1, in the process", COLORS[1], "-"),
+        ("1.0", "True", "ratio 1, a process each", COLORS[1], "--"),
+    )
+    several, alone = rows[:24], rows[24:]  # the second part: seeds as one program
+    for ratio, workers, label, color, style in settings:
+        curve = {
+            int(row["num_envs"]): float(row["steps_per_second"])
+            for row in several
+            if (row["utd_ratio"], row["workers"], row["threads"]) == (ratio, workers, "2")
+        }
+        left.plot(list(curve), list(curve.values()), style, marker="o", color=color, label=label)
+    left.set(xscale="log", yscale="log", xlabel="environments", ylabel="steps a second")
+    for axis, ticks in ((left.xaxis, [1, 2, 4, 8, 16, 32]), (left.yaxis, [200, 500, 1000, 2000])):
+        axis.set_ticks(ticks, [f"{tick:,}" for tick in ticks])
+        axis.set_ticks([], minor=True)
+    left.legend(frameon=False, fontsize="small")
+    for threads, color in (("1", COLORS[2]), ("2", COLORS[3])):
+        curve = {
+            int(row["seeds"]): float(row["steps_per_second"])
+            for row in alone
+            if row["threads"] == threads
+        }
+        label = f"{threads} thread{'s' * (threads == '2')}"
+        right.plot(list(curve), list(curve.values()), marker="o", color=color, label=label)
+    right.set(xlabel="seeds as one program", ylabel="steps a second, all seeds", ylim=(0, None))
+    right.set(xticks=[1, 2, 3, 4, 5])
+    right.legend(frameon=False, fontsize="small")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        plain(axes)
+    save(figure, "environments.png")
+
+
+if __name__ == "__main__":
+    for draw in (steps, parts, density, returns, architectures, environments):
+        draw()
