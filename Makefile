@@ -1,9 +1,10 @@
-# Both commands build .venv on first use.
-.PHONY: train test bench install clean
+# Every command builds .venv on first use.
+.PHONY: train test docs docs-serve notebooks bench install clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+PORT ?= 8000
 PACKAGES := flows objectives envs agents
 
 train: $(VENV)/installed
@@ -15,6 +16,16 @@ test: $(VENV)/installed
 	$(BIN)/mypy $(PACKAGES:%=-p maxentflow.%)
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+docs: $(VENV)/installed
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+	@echo "Open docs/_build/html/index.html, or run make docs-serve."
+
+docs-serve: docs
+	$(BIN)/python -m http.server --directory docs/_build/html $(PORT)
+
+notebooks: $(VENV)/installed
+	$(BIN)/python examples/execute.py
 
 # REFERENCE=path of a checkout of the paper's public code measures that too.
 bench: $(VENV)/installed
@@ -29,8 +40,8 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all,dev,docs,notebooks]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info docs/_build docs/tutorials

@@ -64,7 +64,15 @@ def check(settings: Any) -> None:
 
 @dataclass
 class AgentConfig:
-    """Base of the settings of agents."""
+    """Base of the settings of agents.
+
+    Example:
+        >>> @dataclass
+        ... class MyConfig(AgentConfig):
+        ...     tau: PositiveFraction = 0.005
+        >>> MyConfig.for_task("maxentflow/MultiGoal-v0")
+        MyConfig(gamma=0.9, tau=0.005)
+    """
 
     training: ClassVar[Mapping[str, Any]] = {}
     """Fields of TrainerConfig whose defaults the algorithm chooses, such as num_envs."""

@@ -62,7 +62,7 @@ class ClosedFormValue(nn.Module):
 class EnergyBasedFlow(nn.Module):
     r"""One flow that is the soft Q, the soft value and the policy of maximum-entropy RL.
 
-    Let g(·|s) invert the layers, from action to latent, and let the base's log-density be
+    Let :math:`g(\cdot|s)` invert the layers, from action to latent, and let the base's log-density be
     :math:`u(z, s) - c(s)`. With layers split into linear ones, whose determinant is a function of
     the state alone, and the rest,
 

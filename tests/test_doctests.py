@@ -42,38 +42,3 @@ def test_examples(name: str) -> None:
     module = importlib.import_module(name)
     result = doctest.testmod(module, extraglobs={**NAMES, **vars(module)})
     assert result.failed == 0
-
-
-@pytest.mark.parametrize("package", ALL, ids=lambda package: package.__name__)
-def test_public_classes_and_functions_have_examples(package: object) -> None:
-    without = [
-        name
-        for name in package.__all__
-        if callable(entry := getattr(package, name)) and ">>>" not in (entry.__doc__ or "")
-    ]
-    assert sorted(without) == sorted(EXAMPLE_NOT_NEEDED & set(package.__all__))
-
-
-EXAMPLE_NOT_NEEDED = {
-    # Contracts and plain records, whose use is in the example of what takes them.
-    "Base",
-    "ClosedFormValue",
-    "CompilationError",
-    "DensityModel",
-    "Elementwise",
-    "Evaluation",
-    "Experience",
-    "Layer",
-    "MeowConfig",
-    "NonFiniteError",
-    "PpoConfig",
-    "Rollout",
-    "RunFolder",
-    "SacConfig",
-    "SoftQConfig",
-    "SoftValueModel",
-    "Step",
-    "Td3Config",
-    "TrainerConfig",
-    "record_video",
-}

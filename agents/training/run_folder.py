@@ -42,6 +42,19 @@ class RunFolder:
 
     Args:
         path: the folder; :meth:`create` makes it.
+
+    Example:
+        >>> import tempfile
+        >>> from maxentflow import agents, envs
+        >>> env = envs.make("maxentflow/MultiGoal-v0")
+        >>> agent = agents.make("meow", env)
+        >>> config = TrainerConfig(total_steps=40, warmup_steps=32, batch_size=16, eval_every=0)
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     folder = RunFolder(f"{place}/run")
+        ...     folder.create(agent, config, envs.task_id(env))
+        ...     agents.Trainer(agent, env, config, folder, progress=False).run()
+        ...     folder.load_checkpoint()["step"]
+        40
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "_ext"))
 import api
 
 NO_EXAMPLE = {
-    "AgentConfig": "abstract",
     "Base": "abstract",
     "Layer": "abstract",
     "Elementwise": "abstract",
@@ -31,7 +30,6 @@ NO_EXAMPLE = {
     "TrainerConfig": "settings: see Trainer",
     "Step": "in the example of Agent",
     "Rollout": "in the example of RolloutBuffer",
-    "RunFolder": "in the example of Trainer",
     "record_video": "writes a film",
 }
 """Public names whose docstring needs no example, and why."""

@@ -25,7 +25,7 @@ from .common import (
 )
 
 pytestmark = pytest.mark.xdist_group("compile")
-SEEDS = 0, 1, 2
+SEEDS = 0, 1
 
 
 def team(name, **settings):
@@ -198,7 +198,7 @@ def test_other_forms_go_on_one_by_one():
 def test_learning_rates_that_change_for_all_and_for_one():
     pair = Pair("meow")
     pair.update()
-    for count in (3, 1):
+    for count in (2, 1):
         for agents in (pair.together, pair.alone):
             for agent in agents[:count]:
                 agent.steps[0].optimizer.param_groups[0]["lr"] *= 0.1
@@ -217,7 +217,7 @@ def test_an_update_that_is_not_finite_counts_for_the_others(name):
     before = pair.update(spoilt)
     assert isinstance(before[1], FloatingPointError)
     pair.learners[0].synchronize()
-    assert [agent.updates for agent in pair.together] == [2, 1, 2]
+    assert [agent.updates for agent in pair.together] == [2, 1]
     for agent in pair.together:
         counts = [s["step"].item() for s in agent.steps[0].optimizer.state.values()]
         assert set(counts) == {float(agent.updates)}
