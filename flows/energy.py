@@ -62,9 +62,9 @@ class ClosedFormValue(nn.Module):
 class EnergyBasedFlow(nn.Module):
     r"""One flow that is the soft Q, the soft value and the policy of maximum-entropy RL.
 
-    Let :math:`g(\cdot|s)` invert the layers, from action to latent, and let the base's log-density be
-    :math:`u(z, s) - c(s)`. With layers split into linear ones, whose determinant is a function of
-    the state alone, and the rest,
+    Let :math:`g(\cdot|s)` invert the layers, from action to latent, and let the base's log-density
+    be :math:`u(z, s) - c(s)`. With layers split into linear ones, whose determinant is a function
+    of the state alone, and the rest,
 
     .. math::
         Q_h(s, a) &= \alpha \Big( u(g(a|s), s)
