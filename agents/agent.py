@@ -65,7 +65,7 @@ class Step:
         return update % self.every == 0
 
     def parameters(self) -> list[Tensor]:
-        """What its optimiser changes."""
+        """What its optimiser changes, of any shapes."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def grad_norm(self) -> Tensor:
@@ -73,7 +73,7 @@ class Step:
         return get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
 
     def descend(self, norm: Tensor) -> None:
-        """Clip the gradient, whose norm is given, and step the optimiser."""
+        """Clip the gradient, whose norm is given, shape ``()``, and step the optimiser."""
         if self.max_grad_norm is not None:
             clip_grads_with_norm_(self.parameters(), self.max_grad_norm, norm)
         self.optimizer.step()

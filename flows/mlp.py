@@ -109,7 +109,7 @@ class Dropout(nn.Dropout):
     CPU. Here two are drawn for a whole mask; the rest is integer arithmetic on many entries at
     once, which fuses with its surroundings when compiled. The probability is rounded to a multiple
     of 2**-16, and kept units are scaled by the rounded probability's own inverse, so that the
-    expectation stays exact.
+    expectation stays exact. Any shape goes in, and comes out.
 
     Args:
         p: probability of dropping a unit, in [0, 1).

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -67,3 +68,26 @@ def test_reference_has_every_public_name(site):
     modules = {name for name in missing if inspect.ismodule(names[name])}
     assert sorted(modules - documented) == []
     assert sorted(set(missing) - modules) == []
+
+
+SHAPES = re.compile(r"shape|``\(|broadcast")
+
+
+def takes_tensors(function: object) -> bool:
+    notes = inspect.get_annotations(function)
+    return any(re.search(r"\bTensor\b", str(note)) for note in notes.values())
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_shapes(name):
+    """What takes or gives tensors says in which shapes, itself or in the class it derives from."""
+    entry = CALLED[name]
+    if not inspect.isclass(entry):
+        assert not takes_tensors(entry) or SHAPES.search(entry.__doc__)
+        return
+    own = [base for base in entry.__mro__ if base.__module__.startswith("maxentflow")]
+    for method, function in vars(entry).items():
+        if not method.startswith("_") and inspect.isfunction(function) and takes_tensors(function):
+            said = [getattr(getattr(base, method, None), "__doc__", "") or "" for base in own]
+            said += [base.__doc__ or "" for base in own]
+            assert SHAPES.search("".join(said)), method
