@@ -21,8 +21,8 @@ class ClosedFormValue(nn.Module):
     .. math:: V_h(s) = \alpha \Big( c(s) + \sum_{\text{linear}} \log|\det J(s)| + b_h(s) \Big)
 
     where the determinants are those of the layers' latent-to-action direction
-    (Chao et al. 2024, arXiv:2405.13629, eq. 13). Shares its parameters with the flow it came from;
-    a target network copies this and nothing else. Made by :meth:`EnergyBasedFlow.value_module`.
+    (Chao et al. 2024, arXiv:2405.13629, eq. 13). Shares its parameters with the flow it came from.
+    Made by :meth:`EnergyBasedFlow.value_module`.
     """
 
     def __init__(

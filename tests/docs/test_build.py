@@ -1,6 +1,8 @@
 """The site builds without a warning, and reads nothing from elsewhere."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -36,3 +38,9 @@ def test_every_notebook_is_a_page(site):
     assert {path.stem for path in (site.folder / "tutorials").glob("*.html")} == names
     gallery = (site.folder / "tutorials.html").read_text()
     assert all(f'href="tutorials/{name}.html"' in gallery for name in names)
+
+
+def test_pages_of_architectures_are_as_their_script_writes_them():
+    script = DOCS / "architectures" / "figures.py"
+    done = subprocess.run([sys.executable, script, "pages", "--check"], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()

@@ -393,7 +393,7 @@ class TestSinglePrecision:
 
 
 class TestValueModule:
-    """What a target network copies: all that V reads, nothing else."""
+    """All that V reads, nothing else."""
 
     @over_registered
     def test_it_holds_what_the_value_depends_on(self, name: str) -> None:
