@@ -183,6 +183,7 @@ class SoftBellmanLoss(LossModule):
         value_network = _MinimumValue(shared_copy(model)).eval()
         target = dict(self.named_children())["target_network_params"]  # without TorchRL's warning
         cast(TensorDictParams, target).to_module(value_network)
+        value_network.requires_grad_(False)  # as the target is
         self.__dict__["value_network"] = value_network
         self._forward_value_estimator_keys()
         self.train()

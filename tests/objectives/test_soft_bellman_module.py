@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictParams
 from torch import nn
 from torchrl.objectives import SoftUpdate
 
@@ -53,6 +53,21 @@ def test_the_target_is_a_copy_of_the_model(name):
         if source.requires_grad
     )
     assert copied == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_parameters_are_installed_to_compute_a_loss(monkeypatch, name):
+    """Both networks hold theirs; to install the target's took 5% of an update."""
+    loss = make_loss(make_model(name))
+    optimizer, updater = torch.optim.Adam(loss.parameters()), SoftUpdate(loss, tau=0.5)
+    other = make_loss(make_model(name))
+    monkeypatch.setattr(TensorDictParams, "to_module", None)
+    for _ in range(2):
+        loss(make_batch(32))["loss"].backward()
+        optimizer.step()
+        updater.step()
+    loss.load_state_dict(other.state_dict())
+    loss(make_batch(32))
 
 
 @pytest.mark.parametrize("name", MODELS)
