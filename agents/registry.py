@@ -37,15 +37,20 @@ def register(name: str, config_type: type[AgentConfig]) -> Callable[[Build], Bui
         name: what to call it.
         config_type: a dataclass of its settings.
 
+    Raises:
+        ValueError: ``config_type`` does not derive from ``AgentConfig``.
+
     Example:
         >>> @dataclass
-        ... class HotConfig(MeowConfig):
-        ...     temperature: float = 10.0
-        >>> @register("hot-meow", HotConfig)
-        ... def hot_meow(env, config, *, device):
+        ... class PlainConfig(MeowConfig):
+        ...     heads: int = 1
+        >>> @register("plain-meow", PlainConfig)
+        ... def plain_meow(env, config, *, device):
         ...     return meow(env, config, device=device)
-        >>> _ = _AGENTS.pop("hot-meow")  # this was only an example
+        >>> _ = _AGENTS.pop("plain-meow")  # this was only an example
     """
+    if not issubclass(config_type, AgentConfig):
+        raise ValueError(f"Settings of an agent derive from AgentConfig, got {config_type}.")
 
     def add(build: Build) -> Build:
         _AGENTS[name] = build, config_type

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, get_args, get_type_hints
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    NamedTuple,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from maxentflow.agents.presets import preset
 
@@ -28,6 +39,13 @@ class Accepts(NamedTuple):
     test: Callable[[Any], bool]
     rule: str
 
+    def takes(self, value: Any) -> bool:
+        """Whether a value passes; one of another type does not."""
+        try:
+            return self.test(value)
+        except TypeError:
+            return False
+
 
 Positive = Annotated[float, Accepts(lambda x: 0 < x < math.inf, "positive and finite")]
 Fraction = Annotated[float, Accepts(lambda x: 0 <= x <= 1, "in [0, 1]")]
@@ -43,7 +61,7 @@ Widths = Annotated[
 def check(settings: Any) -> None:
     """Refuse a dataclass with a value that the annotation of its field does not accept.
 
-    ``None`` passes.
+    A field without a rule has the one that a class it derives from gives it.
 
     Raises:
         ValueError: naming the first such field.
@@ -54,12 +72,37 @@ def check(settings: Any) -> None:
         Traceback (most recent call last):
         ValueError: gamma must be in [0, 1], got 2.0.
     """
-    for name, hint in get_type_hints(type(settings), include_extras=True).items():
-        value = getattr(settings, name)
-        for part in (hint, *get_args(hint)):  # of X | None, X
-            for note in getattr(part, "__metadata__", ()):
-                if isinstance(note, Accepts) and value is not None and not note.test(value):
-                    raise ValueError(f"{name} must be {note.rule}, got {value}.")
+    rules = _rules(type(settings))
+    for name in (entry.name for entry in fields(settings)):
+        if name in rules and hasattr(settings, name):
+            value, hint = getattr(settings, name), rules[name]
+            if value is None and type(None) in get_args(hint):
+                continue
+            for rule in _accepts(hint):
+                if not rule.takes(value):
+                    raise ValueError(f"{name} must be {rule.rule}, got {value}.")
+
+
+def _rules(kind: type) -> dict[str, Any]:
+    """The hint of each field that has a rule."""
+    found: dict[str, Any] = {}
+    for owner in reversed(kind.__mro__):
+        try:
+            hints = get_type_hints(owner, include_extras=True)
+        except NameError:  # of a class in a function, which names what is known there only
+            continue
+        found |= {name: hint for name, hint in hints.items() if any(_accepts(hint))}
+    return found
+
+
+def _accepts(hint: Any) -> Iterator[Accepts]:
+    """The rules in a type hint, also in those of a union."""
+    if get_origin(hint) is Annotated:
+        yield from (note for note in hint.__metadata__ if isinstance(note, Accepts))
+        yield from _accepts(hint.__origin__)
+    elif get_origin(hint) in (Union, UnionType):
+        for part in get_args(hint):
+            yield from _accepts(part)
 
 
 @dataclass
@@ -77,7 +120,7 @@ class AgentConfig:
     training: ClassVar[Mapping[str, Any]] = {}
     """Fields of TrainerConfig whose defaults the algorithm chooses, such as num_envs."""
 
-    gamma: Fraction = 0.99
+    gamma: Fraction = field(default=0.99, kw_only=True)
     """Discount factor."""
 
     def __post_init__(self) -> None:

@@ -20,8 +20,9 @@ __all__ = ["CompiledActing"]
 class CompiledActing:
     """What :meth:`Agent.act` does, with the random numbers that it would draw.
 
-    The behaviour's newest parameters and buffers count at every call. Plain attributes of its
-    modules, their modes among them, are those of the moment it is made.
+    Whatever is written into the behaviour's parameters and buffers counts at every call. Buffers
+    that are replaced, and plain attributes of its modules, their modes among them, are those of
+    the moment it is made.
 
     Args:
         agent: which acts.
@@ -55,7 +56,7 @@ class CompiledActing:
         """Compile for observations such as this one."""
         arguments = [*self._state, *self.inputs(observation), *self.draw()]
         compiled = compile_function(self.graph, arguments)
-        self._function = recorded(self._launching(compiled), self._state)
+        self._function = recorded(self._launching(compiled), self._state, self.inputs(observation))
 
     def _launching(self, function: Function) -> Function:
         state, draw = self._state, self.draw

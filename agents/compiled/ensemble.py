@@ -92,6 +92,7 @@ class Ensemble:
                 their weights: in hyperparameters, or in what they compute.
         """
         self._write_back()
+        self._updates, self._act = [], None
         batch, observation = batches[0], observations[0]
         devices = range(torch.cuda.device_count())
         with torch.random.fork_rng(devices), explained(self._agents[0].name):
@@ -104,10 +105,14 @@ class Ensemble:
             except (NotImplementedError, RuntimeError):
                 actings = []  # behaviours that look at values act as they are
             check_alike(updates, actings)
-            self._updates, self._actings = updates, actings
-            self._stacks = [torch.stack(t) for t in zip(*self._tensors(), strict=True)]
-            self._functions = {due: self._program(due, batch) for due in updates[0].graphs}
-            self._act = self._acting_program(observation) if actings else None
+            tensors = [update.layout.tensors for update in updates]
+            stacks = [torch.stack(column) for column in zip(*tensors, strict=True)]
+            first, count = updates[0], len(updates[0].layout.groups)
+            functions = {due: self._program(first, stacks, due, batch) for due in first.graphs}
+            weights = [*stacks[:count], *stacks[4 * count :]]
+            act = self._acting_program(actings, weights, observation) if actings else None
+        self._updates, self._actings, self._stacks = updates, actings, stacks
+        self._functions, self._act = functions, act
         self._loaded = False
 
     def act(
@@ -125,7 +130,8 @@ class Ensemble:
             each.inputs(seen) for each, seen in zip(self._actings, observations, strict=True)
         ]
         with torch.no_grad():
-            outputs = self._act(*self._own_buffers(), *_stack(inputs), *_stack(draws))
+            buffers = _stack([acting.buffers for acting in self._actings])
+            outputs = self._act(*buffers, *_stack(inputs), *_stack(draws))
         acted = zip(self._actings, observations, zip(*outputs, strict=True), strict=True)
         return [acting.write(observation, each) for acting, observation, each in acted]
 
@@ -207,12 +213,10 @@ class Ensemble:
     def _tensors(self) -> list[list[Tensor]]:
         return [update.layout.tensors for update in self._updates]
 
-    def _own_buffers(self) -> list[Tensor]:
-        return _stack([acting.buffers for acting in self._actings])
-
-    def _program(self, due: Due, batch: TensorDictBase) -> Function:
+    def _program(
+        self, update: CompiledUpdate, stacks: list[Tensor], due: Due, batch: TensorDictBase
+    ) -> Function:
         """One update of all, from learning rates and stacks of inputs and random numbers."""
-        update, stacks, count = self._updates[0], self._stacks, len(self._agents)
         graph, rates = update.graphs[due], update.rates()
 
         def advance(*arguments: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -220,16 +224,17 @@ class Ensemble:
             axes[len(stacks) : len(stacks) + len(rates)] = [None] * len(rates)
             return torch.vmap(graph.advance, in_dims=tuple(axes))(*arguments)
 
-        given = [*rates, *_stack([[*update.inputs(batch), *graph.draw()]] * count)]
+        row = [*update.inputs(batch), *graph.draw()]
+        given = [*rates, *_stack([row] * len(self._agents))]
         return self._tried(in_place(advance, graph.changed), stacks, given)
 
-    def _acting_program(self, observation: TensorDictBase) -> Function:
+    def _acting_program(
+        self, actings: list[CompiledActing], weights: list[Tensor], observation: TensorDictBase
+    ) -> Function:
         """The actions of all, from stacks of buffers, inputs and random numbers."""
-        acting, count = self._actings[0], len(self._updates[0].layout.groups)
-        state = [*self._stacks[:count], *self._stacks[4 * count :]]
-        rows = [[*acting.inputs(observation), *acting.draw()]] * len(self._agents)
-        given = [*self._own_buffers(), *_stack(rows)]
-        return self._tried(torch.vmap(acting.graph), state, given)
+        row = [*actings[0].inputs(observation), *actings[0].draw()]
+        given = [*_stack([acting.buffers for acting in actings]), *_stack([row] * len(actings))]
+        return self._tried(torch.vmap(actings[0].graph), weights, given)
 
     @torch.no_grad()
     def _tried(self, function: Function, state: list[Tensor], given: list[Tensor]) -> Function:
@@ -239,7 +244,7 @@ class Ensemble:
             function(*copies)
             return lambda *arguments: function(*state, *arguments)
         compiled = compile_function(function, copies)
-        return recorded(lambda *arguments: compiled(*state, *arguments), state)
+        return recorded(lambda *arguments: compiled(*state, *arguments), state, given)
 
 
 def _stack(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:

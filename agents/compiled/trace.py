@@ -87,6 +87,11 @@ def trace(
         draws = _lift(traced, state, device)
         given = [tensor.detach() for tensor in state]
         drawn = [draw() for draw in draws]
+        for tensor in drawn:
+            if tensor.device != device:
+                raise NotImplementedError(
+                    f"It draws random numbers on {tensor.device}, the rest is on {device}."
+                )
         decompositions: dict[Any, Callable[..., Any]] = {
             _aten.squeeze.dim: _squeeze,
             _aten.native_layer_norm.default: _layer_norm,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ __all__ = [
     "explained",
     "form_of",
     "in_place",
+    "record",
     "recorded",
 ]
 
@@ -41,7 +43,7 @@ class UpdateGraph:
         batch: transitions such as updates are going to be given.
 
     Attributes:
-        differentiated: what the loss reports and notes, and the gradients, as a traced graph.
+        graph: the trace: what the loss reports and notes, and the gradients.
         draw: draws the random numbers of an update, from torch's generator.
         noted: the entries that the loss writes into its batch.
         changed: which of the layout's tensors an update changes.
@@ -73,7 +75,7 @@ class UpdateGraph:
         self._followers = [i for i, f in enumerate(layout.followers) if due.updaters[f.updater]]
         self.taking_part: dict[int, list[bool]] = {}
         loss = trace(self._differentiate, [batch[key] for key in self._keys], layout.weights)
-        self.differentiated, self.draw = loss.graph, loss.draw
+        self.graph, self.draw = loss.graph, loss.draw
         count = len(layout.groups)
         self.changed = [
             *(part * count + index for part in range(4) for index in self._groups),
@@ -96,7 +98,7 @@ class UpdateGraph:
         )
         followers = arguments[4 * count : total]
         rates, inputs = arguments[total : total + count], arguments[total + count :]
-        results = list(self.differentiated(*vectors, *followers, *inputs))
+        results = list(self.graph(*vectors, *followers, *inputs))
         split = len(self._report_keys) + len(self.noted)
         outputs, gradients = results[:split], dict(zip(self._groups, results[split:], strict=True))
         summed = sum_of_losses(self.report(outputs), self._steps)
@@ -117,7 +119,8 @@ class UpdateGraph:
             spread = (1 - beta2**taken).to(rate).rsqrt()
             clip = torch.ones_like(rate)
             if max_norm is not None:
-                clip = (max_norm / (norms[step] + 1e-6)).clamp(max=1.0)
+                norm = norms[step]
+                clip = torch.where(norm > max_norm, max_norm / (norm + 1e-6), 1.0)
             shrink = 1 - rate * weight_decay
             size, spread, clip, shrink = stored(torch.stack([size, spread, clip, shrink])).unbind()
             gradient = gradient * clip
@@ -284,7 +287,9 @@ class CompiledUpdate:
             compiled = compile_function(
                 in_place(graph.advance, graph.changed), [entry.clone() for entry in arguments]
             )
-            self._functions[due] = recorded(self._launching(graph, compiled), self.layout.tensors)
+            self._functions[due] = recorded(
+                self._launching(graph, compiled), self.layout.tensors, self.given(batch)
+            )
 
     def _launching(self, graph: UpdateGraph, function: Function) -> Function:
         tensors, draw = self.layout.tensors, graph.draw
@@ -374,12 +379,28 @@ def in_place(
     return wrapped
 
 
-def recorded(function: Function, state: Sequence[Tensor]) -> Function:
-    """A compiled function as a CUDA graph, if what it closes over is on a GPU.
+def recorded(function: Function, state: Sequence[Tensor], given: Sequence[Tensor]) -> Function:
+    """A compiled function as a CUDA graph, if what it closes over is on a GPU."""
+    return record(function, state, given) if state[0].is_cuda else function
 
-    Its first two calls run it as it is; the second records it.
+
+def record(function: Function, state: Sequence[Tensor], given: Sequence[Tensor]) -> Function:
+    """A function as a CUDA graph, recorded for arguments such as these; its state is put back.
+
+    TensorDict's module runs what it is given in its first two calls, and records the second.
     """
-    return CudaGraphModule(function) if state[0].is_cuda else function
+    logger = logging.getLogger("tensordict")
+    level, before = logger.level, [tensor.clone() for tensor in state]
+    logger.setLevel(logging.WARNING)  # it tells of each recording
+    try:
+        graph = CudaGraphModule(function, device=state[0].device)
+        for _ in range(2):
+            graph(*given)
+    finally:
+        logger.setLevel(level)
+        for tensor, old in zip(state, before, strict=True):
+            tensor.copy_(old)
+    return graph
 
 
 @contextmanager

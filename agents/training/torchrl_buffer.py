@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from torchrl.data import PrioritizedSampler, TensorDictReplayBuffer
+from torchrl.data import PrioritizedSampler, ReplayBuffer, TensorDictReplayBuffer
 from torchrl.envs.transforms import MultiStepTransform
 
 __all__ = ["TorchRLBuffer"]
@@ -31,9 +31,7 @@ class TorchRLBuffer:
             points in time.
     """
 
-    def __init__(
-        self, buffer: TensorDictReplayBuffer, n_step: MultiStepTransform | None = None
-    ) -> None:
+    def __init__(self, buffer: ReplayBuffer, n_step: MultiStepTransform | None = None) -> None:
         if any(isinstance(part, MultiStepTransform) for part in buffer.transform):
             raise ValueError("Give MultiStepTransform as n_step, not as the buffer's transform.")
         self._buffer = buffer
@@ -64,7 +62,8 @@ class TorchRLBuffer:
 
     def learned(self, batch: TensorDictBase) -> None:
         """Take the priorities that an update wrote into its batch."""
-        self._buffer.update_tensordict_priority(batch)
+        if isinstance(self._buffer, TensorDictReplayBuffer):  # a plain one has no priorities
+            self._buffer.update_tensordict_priority(batch)
 
     def state_dict(self) -> dict[str, Any]:
         return {"buffer": self._buffer.state_dict(), **self._state()}

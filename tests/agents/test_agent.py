@@ -1,7 +1,7 @@
 """Agents by name, and one update against Adam written out by hand."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from functools import partial
 
 import gymnasium as gym
@@ -262,7 +262,7 @@ def test_an_agent_of_ones_own_by_name(env, monkeypatch):
     monkeypatch.setattr(registry, "_AGENTS", dict(registry._AGENTS))
 
     @dataclass
-    class PlainConfig:
+    class PlainConfig(agents.AgentConfig):
         max_grad_norm: float | None = None
         size: int = 1
 
@@ -277,6 +277,47 @@ def test_an_agent_of_ones_own_by_name(env, monkeypatch):
     assert agents.registered() == (*NAMES, "plain")
     config, device = agents.make("plain", env, device="meta", max_grad_norm=2.0)
     assert (config, device) == (PlainConfig(2.0, len("Pendulum-v1")), "meta")
+
+
+def test_settings_that_are_no_agents_are_refused():
+    @dataclass
+    class Loose:
+        size: int = 1
+
+    with pytest.raises(ValueError, match=r"derive from AgentConfig, got .*Loose"):
+        agents.register("loose", Loose)
+
+
+@dataclass
+class Derived(agents.MeowConfig):
+    temperature: float = 0.5  # the rule of MeowConfig still holds
+    pair: tuple[float, float] = (1.0, 1.0)
+    note: InitVar[str] = ""
+    later: float = field(init=False)
+
+    def __post_init__(self, note):
+        super().__post_init__()
+        self.later = 1.0
+
+
+def test_rules_of_settings_are_inherited():
+    assert Derived("affine", note="own").flow == "affine"
+    with pytest.raises(ValueError, match=r"^temperature must be positive and finite, got -1.0\.$"):
+        Derived(temperature=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gamma": None}, r"gamma must be in \[0, 1\], got None"),
+        ({"tau": "fast"}, r"tau must be in \(0, 1\], got fast"),
+        ({"temperature": None}, "temperature must be positive and finite, got None"),
+    ],
+)
+def test_settings_of_another_type_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        agents.MeowConfig(**settings)
+    assert agents.MeowConfig(max_grad_norm=None).max_grad_norm is None
 
 
 @pytest.mark.parametrize("name", NAMES)

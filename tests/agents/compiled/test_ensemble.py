@@ -248,6 +248,59 @@ def bounded(bounds, seed=0):
     return of_flow(flow.double())
 
 
+def split(place, seed=0):
+    """SAC whose actor's parameters are divided between its two steps at a place."""
+    agent = sac(seed=seed, max_grad_norm=0.1)
+    critic, actor = (step.optimizer for step in agent.steps)
+    groups = [*critic.param_groups, *actor.param_groups]
+    for optimizer, own in ((critic, groups[:place]), (actor, groups[place:])):
+        optimizer.param_groups = own
+        for group in own:
+            group.update(lr=0.01, eps=1e-8)
+    return agent
+
+
+def with_constant(constant, seed=0):
+    """A behaviour that adds a tensor to its action."""
+    agent = meow(seed=seed)
+    newest = agent.behavior
+
+    class Shifted(torch.nn.Module):
+        in_keys, out_keys = newest.in_keys, newest.out_keys
+
+        def __init__(self):
+            super().__init__()
+            self.newest = newest
+
+        def forward(self, observation):
+            acted = self.newest(observation)
+            return acted.set("action", acted["action"] + constant)
+
+    agent.behavior = Shifted()
+    return agent
+
+
+def drawing(rows, seed=0):
+    """A behaviour with a noise for each of so many rows."""
+    agent = meow(seed=seed)
+    newest = agent.behavior
+
+    class Noisy(torch.nn.Module):
+        in_keys, out_keys = newest.in_keys, newest.out_keys
+
+        def __init__(self):
+            super().__init__()
+            self.newest = newest
+
+        def forward(self, observation):
+            acted = self.newest(observation)
+            noise = torch.randn(rows, ACTION_DIM, dtype=torch.float64)
+            return acted.set("action", acted["action"] + noise)
+
+    agent.behavior = Noisy()
+    return agent
+
+
 def permuted(seed):
     torch.manual_seed(seed)
     layers = [
@@ -316,8 +369,26 @@ DIFFERENT = {
     "architecture": (lambda: (meow(), meow(seed=1, blocks=2)), "differ in more"),
     "width": (lambda: (meow(), meow(seed=1, hidden=(9,))), "differ in more"),
     "closure": (lambda: (scaled(1.0), scaled(2.0)), r"the loss has"),
+    "constant's dtype": (
+        lambda: (with_constant(torch.tensor(0.5)), with_constant(torch.tensor(0.5).double(), 1)),
+        "differ in more",
+    ),
+    "random numbers": (
+        lambda: (drawing(1), drawing(4, 1)),
+        "differ in more than their weights: (the behaviour has|the shapes of the random)",
+    ),
+    "steps of groups": (
+        lambda: (split(1), split(2, 1)),
+        "which step or target updater|hyperparameters",
+    ),
     "target noise": (lambda: (td3(), noisier(td3(seed=1))), "the loss has"),
 }
+
+
+def test_agents_with_constants_that_are_nan_are_alike():
+    nan = torch.full((ACTION_DIM,), float("nan"), dtype=torch.float64)
+    pair = with_constant(nan), with_constant(nan.clone(), 1)
+    Ensemble(pair, compile=False).prepare([random_batch()] * 2, [observed()] * 2)
 
 
 def eval_mode(agent):

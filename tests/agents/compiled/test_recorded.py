@@ -6,7 +6,7 @@ import torch
 from maxentflow.agents.compiled import acting as acting_module
 from maxentflow.agents.compiled import update as update_module
 from maxentflow.agents.compiled.acting import CompiledActing
-from maxentflow.agents.compiled.update import CompiledUpdate, recorded
+from maxentflow.agents.compiled.update import CompiledUpdate, record, recorded
 
 from .common import MAKERS, assert_close, observed, random_batch, snapshot
 
@@ -14,7 +14,7 @@ from .common import MAKERS, assert_close, observed, random_batch, snapshot
 class Recorded:
     """Refuses what a recording could not follow: other inputs than tensors in fixed shapes."""
 
-    def __init__(self, function):
+    def __init__(self, function, device):
         self.function = function
         self.calls = 0
         self.shapes = None
@@ -30,8 +30,9 @@ class Recorded:
 @pytest.mark.parametrize("name", MAKERS)
 def test_launches_are_updates_and_actions(monkeypatch, as_traced, name):
     """The vectors stay where they are, whatever is loaded, so that one recording serves."""
+    monkeypatch.setattr(update_module, "CudaGraphModule", Recorded)
     for module in (update_module, acting_module):
-        monkeypatch.setattr(module, "recorded", lambda function, state: Recorded(function))
+        monkeypatch.setattr(module, "recorded", record)
     agent, plain = (MAKERS[name]() for _ in range(2))
     batch, observation = random_batch(), observed()
     update = CompiledUpdate(agent, batch)
@@ -51,9 +52,35 @@ def test_launches_are_updates_and_actions(monkeypatch, as_traced, name):
         assert_close(report.to_dict(), expected.to_dict(), 1e-10)
         assert_close(acted.to_dict(), expected_acted.to_dict(), 1e-10)
     assert [tensor.data_ptr() for tensor in update.layout.tensors] == places
-    assert acting._function.calls == 4
-    assert sum(function.calls for function in update._functions.values()) == 4
+    assert acting._function.calls == 2 + 4
+    functions = update._functions.values()
+    assert sum(function.calls for function in functions) == 2 * len(functions) + 4
+
+
+def test_recording_puts_the_state_back(monkeypatch):
+    monkeypatch.setattr(update_module, "CudaGraphModule", Recorded)
+    state = torch.zeros(2)
+    graph = record(lambda step: [state.add_(step).clone()], [state], [torch.ones(2)])
+    assert state.tolist() == [0.0, 0.0]
+    assert graph(torch.ones(2))[0].tolist() == [1.0, 1.0]
+
+
+def test_a_recording_that_fails_leaves_the_state(monkeypatch):
+    """It fails while a run gets ready, which then goes on without."""
+
+    class Failing(Recorded):
+        def __call__(self, *given):
+            outputs = super().__call__(*given)
+            if self.calls == 2:
+                raise RuntimeError("cannot be recorded")
+            return outputs
+
+    monkeypatch.setattr(update_module, "CudaGraphModule", Failing)
+    state = torch.zeros(2)
+    with pytest.raises(RuntimeError, match="cannot be recorded"):
+        record(lambda step: [state.add_(step).clone()], [state], [torch.ones(2)])
+    assert state.tolist() == [0.0, 0.0]
 
 
 def test_nothing_is_recorded_without_a_gpu():
-    assert recorded(torch.add, [torch.zeros(1)]) is torch.add
+    assert recorded(torch.add, [torch.zeros(1)], [torch.zeros(1)]) is torch.add

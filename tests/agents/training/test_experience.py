@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import torchrl.data
 from tensordict import TensorDict
 from torchrl.data import (
     LazyMemmapStorage,
@@ -63,6 +64,14 @@ def trees(monkeypatch):
 
 def uniform(storage=LazyTensorStorage):
     return TensorDictReplayBuffer(storage=storage(500), batch_size=BATCH)
+
+
+def test_a_plain_buffer_of_torchrl_has_no_priorities():
+    plain = torchrl.data.ReplayBuffer(storage=LazyTensorStorage(500), batch_size=BATCH)
+    experience = ReplayBuffer(plain, BATCH, UpdateSchedule(0, 1.0))
+    for _ in range(3):
+        experience.add(TensorDict(observation=torch.zeros(BATCH, 3), batch_size=[BATCH]))
+        assert len(list(experience.batches())) == BATCH
 
 
 def prioritized():
