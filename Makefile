@@ -1,5 +1,5 @@
 # Every command builds .venv on first use.
-.PHONY: train test docs docs-serve notebooks bench install clean
+.PHONY: train test test-all docs docs-serve notebooks bench install clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,11 @@ test: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES:%=-p maxentflow.%)
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+
+# With what takes longest: the site in a browser, more compilations.
+test-all: test
+	$(BIN)/pytest -n 2 --dist loadgroup -m slow
 
 docs: $(VENV)/installed
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html

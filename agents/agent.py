@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.objectives import LossModule
 from torchrl.objectives.utils import TargetNetUpdater
@@ -70,8 +70,7 @@ class Step:
 
     def grad_norm(self) -> Tensor:
         """The norm of the gradient, shape ``()``."""
-        gradients = [p.grad.flatten() for p in self.parameters() if p.grad is not None]
-        return torch.linalg.vector_norm(torch.cat(gradients)) if gradients else torch.zeros(())
+        return get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
 
     def descend(self, norm: Tensor) -> None:
         """Clip the gradient, whose norm is given, shape ``()``, and step the optimiser."""

@@ -5,7 +5,7 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("site")
+pytestmark = [pytest.mark.xdist_group("site"), pytest.mark.slow]
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [

@@ -401,7 +401,16 @@ def noisier(agent):
     return agent
 
 
-@pytest.mark.parametrize(("make", "message"), DIFFERENT.values(), ids=DIFFERENT.keys())
+USUAL = {"bounds", "permutation", "learning rate", "tau", "class", "closure", "steps of groups"}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(*case, id=name, marks=[] if name in USUAL else pytest.mark.slow)
+        for name, case in DIFFERENT.items()
+    ],
+)
 def test_agents_that_differ_in_more_than_their_weights_are_refused(make, message):
     pair = make()
     before = [snapshot(agent) for agent in pair]

@@ -1,9 +1,5 @@
 """Whole runs by compiled code against the same runs without."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -21,6 +17,10 @@ RUN = {
     "checkpoint_every": 0,
 }
 LINE = "The run goes on without; it learns the same, slower.\n"
+
+
+def others(*names):
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def trainer(name, seed=0, **changes):
@@ -55,9 +55,9 @@ def test_every_agent_trains_by_one_graph(traced_only, capsys, name):
     assert_same_run(ours, theirs)
 
 
-@pytest.mark.parametrize("name", agents.registered())
+@pytest.mark.parametrize("name", ["meow", *others(*agents.registered()[1:])])
 def test_seeds_of_every_agent_train_as_one_program(capsys, name):
-    together = [trainer(name, seed) for seed in (0, 1, 2)]
+    together = [trainer(name, seed) for seed in (0, 1)]
     agents.train(together, compiled.learner([each.agent for each in together], compile=False))
     assert capsys.readouterr().err == ""  # they were batched
     for seed, ours in enumerate(together):
@@ -79,7 +79,7 @@ def test_seeds_that_differ_train_one_after_the_other(capsys):
     assert_same_run(together[1], theirs, tolerance=0.0)
 
 
-@pytest.mark.parametrize("name", ["meow", "sac", "soft-q"])
+@pytest.mark.parametrize("name", ["meow", *others("sac", "soft-q")])
 def test_a_compiled_run_that_goes_on_is_the_run_bit_for_bit(traced_only, name):
     """Also its first action, which comes before its first update."""
     whole, first, second = (trainer(name, total_steps=steps) for steps in (64, 48, 64))
@@ -91,32 +91,3 @@ def test_a_compiled_run_that_goes_on_is_the_run_bit_for_bit(traced_only, name):
     ours, theirs = second.state(), whole.state()
     for part in ("policy", "loss", "experience", "random_state", "step", "updates"):
         assert not differences(ours[part], theirs[part], part)
-
-
-WITHOUT_COMPILER = """
-import torch
-from maxentflow import agents, envs
-from maxentflow.agents import compiled
-torch.manual_seed(0)
-env = envs.make("Pendulum-v1")
-agent = agents.make("meow", env, flow_options={"blocks": 1})
-config = agents.TrainerConfig(total_steps=40, warmup_steps=20, batch_size=16, eval_every=0)
-agents.Trainer(agent, env, config).run(compiled.learner([agent], compile=True))
-print(agent.updates)
-"""
-
-
-def test_without_a_compiler(tmp_path):
-    """In a process of its own, since torch remembers what compiler it found."""
-    cache = str(tmp_path / "nothing compiled yet")
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_COMPILER],
-        env={**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": cache},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "20\n"
-    (line,) = [line for line in done.stderr.splitlines(keepends=True) if "compile" in line]
-    assert line.startswith("The update of meow was not compiled: No working C++ compiler found")
-    assert line.endswith(LINE)

@@ -149,7 +149,9 @@ def test_a_behaviour_that_cannot_be_traced_acts_as_it_is(traced_only):
 # The compiler
 
 
-@pytest.mark.parametrize(("flow", "threads"), [("additive", 1), ("affine", 2)])
+@pytest.mark.parametrize(
+    ("flow", "threads"), [("additive", 1), pytest.param("affine", 2, marks=pytest.mark.slow)]
+)
 def test_updates_and_actions_by_the_compiler_agree(flow, threads):
     """Affine coupling writes into latents that are expanded, one copy for each head's mask, and
     the gradient of what it selects once wrote outside its buffer where there were two threads."""
