@@ -260,8 +260,8 @@ def split(place, seed=0):
     return agent
 
 
-def with_constant(constant, seed=0):
-    """A behaviour that adds a tensor to its action."""
+def shifted(shift, seed=0):
+    """A behaviour that adds something to its action."""
     agent = meow(seed=seed)
     newest = agent.behavior
 
@@ -274,31 +274,18 @@ def with_constant(constant, seed=0):
 
         def forward(self, observation):
             acted = self.newest(observation)
-            return acted.set("action", acted["action"] + constant)
+            return acted.set("action", acted["action"] + shift())
 
     agent.behavior = Shifted()
     return agent
 
 
+def with_constant(constant, seed=0):
+    return shifted(lambda: constant, seed)
+
+
 def drawing(rows, seed=0):
-    """A behaviour with a noise for each of so many rows."""
-    agent = meow(seed=seed)
-    newest = agent.behavior
-
-    class Noisy(torch.nn.Module):
-        in_keys, out_keys = newest.in_keys, newest.out_keys
-
-        def __init__(self):
-            super().__init__()
-            self.newest = newest
-
-        def forward(self, observation):
-            acted = self.newest(observation)
-            noise = torch.randn(rows, ACTION_DIM, dtype=torch.float64)
-            return acted.set("action", acted["action"] + noise)
-
-    agent.behavior = Noisy()
-    return agent
+    return shifted(lambda: torch.randn(rows, ACTION_DIM, dtype=torch.float64), seed)
 
 
 def permuted(seed):
