@@ -13,6 +13,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from tables import table
 
 from maxentflow import agents
 from maxentflow.agents.cli import main
@@ -118,15 +119,8 @@ def _section(words: list[str]) -> nodes.section:
     section += nodes.paragraph("", said.about)
     for group in said.groups:
         section += nodes.rubric("", group.title.capitalize().replace("-config options", ""))
-        section += _table(group.options)
+        section += table(HEADER, WIDTHS, (_cells(*option) for option in group.options))
     return section
-
-
-def _table(options: list[tuple[str, str]]) -> nodes.table:
-    columns = nodes.tgroup("", *(nodes.colspec(colwidth=width) for width in WIDTHS), cols=3)
-    columns += nodes.thead("", _row(*([nodes.Text(title)] for title in HEADER)))
-    columns += nodes.tbody("", *(_row(*_cells(*option)) for option in options))
-    return nodes.table("", columns, classes=["settings"])
 
 
 def _cells(flag: str, meaning: str) -> tuple[list[nodes.Node], ...]:
@@ -137,10 +131,6 @@ def _cells(flag: str, meaning: str) -> tuple[list[nodes.Node], ...]:
         for part in re.split(r"(--[a-z][a-z-]*)", text)
     ]
     return [nodes.literal("", flag)], shown, words
-
-
-def _row(*cells: list[nodes.Node]) -> nodes.row:
-    return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", *cell)) for cell in cells))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

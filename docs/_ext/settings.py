@@ -11,6 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
+from tables import table
 
 HEADER = ("Setting", "Type", "Default", "What it is")
 WIDTHS = (20, 20, 15, 45)
@@ -74,23 +75,12 @@ class SettingsDirective(SphinxDirective):
             raise self.error(f"settings: {error}") from error
         for owner in config.__mro__[:-1]:
             self.env.note_dependency(ModuleAnalyzer.for_module(owner.__module__).srcname)
-        return [_table(rows)]
+        return [table(HEADER, WIDTHS, map(_cells, rows))]
 
 
-def _table(rows: list[Setting]) -> nodes.table:
-    group = nodes.tgroup("", *(nodes.colspec(colwidth=width) for width in WIDTHS), cols=4)
-    group += nodes.thead("", _row([nodes.Text(title) for title in HEADER]))
-    group += nodes.tbody("", *(_row(_cells(row)) for row in rows))
-    return nodes.table("", group, classes=["settings"])
-
-
-def _cells(row: Setting) -> list[nodes.Node]:
-    code = [nodes.literal("", text) for text in (row.name, row.type, row.default)]
-    return [*code, nodes.Text(row.help)]
-
-
-def _row(cells: list[nodes.Node]) -> nodes.row:
-    return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells))
+def _cells(row: Setting) -> list[list[nodes.Node]]:
+    code = [[nodes.literal("", text)] for text in (row.name, row.type, row.default)]
+    return [*code, [nodes.Text(row.help)]]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
