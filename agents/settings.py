@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from types import UnionType
 from typing import (
     Annotated,
@@ -13,6 +14,7 @@ from typing import (
     NamedTuple,
     Self,
     Union,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -72,7 +74,7 @@ def check(settings: Any) -> None:
         Traceback (most recent call last):
         ValueError: gamma must be in [0, 1], got 2.0.
     """
-    rules = _rules(type(settings))
+    rules = _rules(cast(Hashable, type(settings)))  # mypy denies that classes are
     for name in (entry.name for entry in fields(settings)):
         if name in rules and hasattr(settings, name):
             value, hint = getattr(settings, name), rules[name]
@@ -83,6 +85,7 @@ def check(settings: Any) -> None:
                     raise ValueError(f"{name} must be {rule.rule}, got {value}.")
 
 
+@cache
 def _rules(kind: type) -> dict[str, Any]:
     """The hint of each field that has a rule."""
     found: dict[str, Any] = {}
