@@ -122,7 +122,10 @@ class Agent:
         behavior: what explores; the policy by default.
         target_updaters: what follows every update, in this order.
         rollout: how much on-policy data an update takes; ``None`` to learn from a replay buffer.
-        state: whatever else has state, by name; it is saved with the rest.
+        state: whatever else has state, by name; it is saved with the rest. A part with a method
+            ``observe(transitions)`` is called with every step before it is stored, see
+            :meth:`observe`; buffers of modules here may change from one update to the next.
+        stored: entries of the steps to keep beside those that every agent learns from.
         config: the dataclass that the agent was made from.
         custom: names of parts given by the caller, which ``config`` alone does not rebuild.
         updates: how many there have been.
@@ -153,6 +156,7 @@ class Agent:
     target_updaters: Sequence[TargetNetUpdater] = ()
     rollout: Rollout | None = None
     state: Mapping[str, HasState] = field(default_factory=dict)
+    stored: tuple[str, ...] = ()
     config: Any = None
     custom: tuple[str, ...] = ()
     updates: int = field(default=0, init=False)
@@ -178,6 +182,19 @@ class Agent:
         assert self.behavior is not None
         with set_exploration_type(ExplorationType.RANDOM):
             return self.behavior(observation)
+
+    def observe(self, transitions: TensorDictBase) -> None:
+        """Take in one step of every environment, before it is stored.
+
+        Running scales follow it, and entries that random actions of a warm-up lack are added.
+
+        Args:
+            transitions: batch size ``(num_envs,)``, as an experience takes them.
+        """
+        for part in self.state.values():
+            observe = getattr(part, "observe", None)
+            if observe is not None:
+                observe(transitions)
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """Take the steps that are due from a batch of transitions, then update the targets.

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import torch
 import tyro
+from torch import nn
 
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent, Step
 from maxentflow.agents.networks import averaged
 from maxentflow.agents.presets import preset
 from maxentflow.agents.registry import register
-from maxentflow.agents.settings import AgentConfig, FractionBelowOne, Positive, PositiveFraction
+from maxentflow.agents.settings import (
+    AgentConfig,
+    FractionBelowOne,
+    Positive,
+    PositiveFraction,
+    Widths,
+)
 from maxentflow.agents.spaces import continuous_sizes
 from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
 
@@ -39,8 +46,7 @@ def _squashes() -> Iterable[str]:
 
 @dataclass
 class MeowConfig(AgentConfig):
-    """Settings of MEow; defaults are the reference's but for average_decay, with the task's own
-    where it tunes."""
+    """Settings of MEow, the same for every task but for its discount."""
 
     flow: Annotated[str, _one_of(flows.registered)] = "additive"
     """Architecture."""
@@ -51,8 +57,21 @@ class MeowConfig(AgentConfig):
     """Base distribution."""
     squash: Annotated[str, _one_of(_squashes)] = "tanh"
     """Last layer; the actions of a task lie in [-1, 1]."""
-    temperature: Positive = 0.2
-    """Entropy weight alpha, in units of reward."""
+    normalize_observations: bool = True
+    """Standardise observations by their running mean and variance."""
+    normalize_rewards: bool = True
+    """Divide rewards by the running scale of discounted returns."""
+    temperature: Positive = 0.01
+    """Entropy weight alpha, in units of (scaled) reward; where it is learned, at first."""
+    target_entropy: float | None = -0.5
+    """Entropy of each entry of the action, in nats, that the temperature is learned towards; None
+    for a temperature that stays."""
+    temperature_learning_rate: Positive = 1e-3
+    """Learning rate of the temperature's logarithm."""
+    normalized: bool = True
+    """Learn V as the shift alone; if not, the scale's log-determinant is counted in it."""
+    raw_actions: bool = True
+    """Keep the action before the squash with each transition, so that Q is exact there too."""
     tau: PositiveFraction = 0.005
     """Fraction by which the target moves in an update."""
     learning_rate: Positive = 1e-3
@@ -62,19 +81,45 @@ class MeowConfig(AgentConfig):
     average_decay: FractionBelowOne = 0.995
     """Decay, for each update, of the average of weights that the policy is evaluated and used
     with; 0, as in the reference, for the newest weights."""
-    log_sigma: tuple[float, float] = (-5.0, -0.3)
+    log_sigma: tuple[float, float] = (-5.0, 1.0)
     """Lowest and highest log-sigma of the state-conditioned scale."""
+    initial_log_sigma: float | None = -0.25
+    """Log-sigma at first; the middle of its bounds for None."""
     heads: int = 2
     """Reward shifts: 0 none, 1 LRS, 2 SCDQ (clipped double Q)."""
+    shift_hidden: Widths = (256, 256)
+    """Hidden widths of the shifts."""
+    shift_norm: bool = True
+    """Layer norm in the shifts."""
+    activation: str = "silu"
+    """Activation in all networks."""
+    init: Literal["near_zero", "reference"] = "near_zero"
+    """Initial weights: networks that start near zero, or the reference's."""
+    dropout: FractionBelowOne = 0.0
+    """Dropout in the networks of the flow's layers."""
     dropout_per_head: bool = True
     """Draw a dropout mask for each head instead of one for both."""
 
     @classmethod
-    def for_task(cls, env_id: str | None) -> MeowConfig:
-        """The paper's settings for a gymnasium id, general ones for a task it does not have."""
+    def paper(cls, env_id: str | None) -> MeowConfig:
+        """The configuration of Chao et al. 2024, with what it tunes for each of its tasks; the
+        policy is an average of weights all the same."""
         task = preset(env_id)
         return cls(
-            temperature=task.temperature, gamma=task.gamma, tau=task.tau, log_sigma=task.log_sigma
+            normalize_observations=False,
+            normalize_rewards=False,
+            temperature=task.temperature,
+            target_entropy=None,
+            normalized=False,
+            raw_actions=False,
+            gamma=task.gamma,
+            tau=task.tau,
+            log_sigma=task.log_sigma,
+            initial_log_sigma=None,
+            shift_norm=False,
+            activation="swish",
+            init="reference",
+            dropout=0.1,
         )
 
 
@@ -91,7 +136,7 @@ def meow(
 
     Args:
         env: a vector environment with continuous actions.
-        config: settings; the task's own by default.
+        config: settings; the usual ones by default.
         flow: a flow of one's own, in place of the one that the configuration names; its
             temperature counts. It is what learns; the agent's policy holds the average.
         device: where its networks are.
@@ -115,39 +160,93 @@ def meow(
     config = replace(config, **overrides)
     custom = () if flow is None else ("flow",)
     if flow is None:
-        flow = flows.build(
-            config.flow,
-            action_dim,
-            obs_dim,
-            temperature=config.temperature,
-            heads=config.heads,
-            log_sigma=config.log_sigma,
-            base=config.base,
-            squash=config.squash,
-            dropout_per_head=config.dropout_per_head,
-            **_flow_options(config),
-        )
+        flow = _flow(config, obs_dim, action_dim)
     elif (flow.action_dim, flow.obs_dim) != (action_dim, obs_dim):
         raise ValueError(
             f"The flow has actions of size {flow.action_dim} and observations of size "
             f"{flow.obs_dim}, the environment has {action_dim} and {obs_dim}."
         )
-    flow.to(device)
-    loss = SoftBellmanLoss(flow)
+    model, state = _normalized(flow, config)
+    model.to(device)
+    learned = flow.learned_temperature
+    target_entropy = None
+    if learned is not None and config.target_entropy is not None:
+        target_entropy = config.target_entropy * action_dim
+    loss = SoftBellmanLoss(model, target_entropy=target_entropy)
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
-    optimizer = torch.optim.Adam(loss.parameters(), lr=config.learning_rate, fused=True)
-    newest = flows.FlowPolicy(flow)
+    weights = [p for p in loss.parameters() if learned is None or p is not learned.log_alpha]
+    optimizer = torch.optim.Adam(weights, lr=config.learning_rate, fused=True)
+    steps = [Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)]
+    if target_entropy is not None:
+        assert learned is not None
+        rate = config.temperature_learning_rate
+        dual = torch.optim.Adam([learned.log_alpha], lr=rate, fused=True)
+        steps.append(Step(("loss_alpha",), dual))
+    keeps_raw = config.raw_actions and flow.squash is not None
+    if keeps_raw:
+        state["raw_actions"] = flows.RawActions(flow)
+    newest = flows.FlowPolicy(model, raw_action_key="raw_action" if keeps_raw else None)
     policy, average = averaged(newest, config.average_decay)
     return Agent(
         name="meow",
         policy=policy,
         behavior=newest,
         loss=loss,
-        steps=[Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)],
+        steps=steps,
         target_updaters=[PolyakUpdate(loss, tau=config.tau), *average],
+        state=state,
+        stored=("raw_action",) if keeps_raw else (),
         config=config,
         custom=custom,
     )
+
+
+def _flow(config: MeowConfig, obs_dim: int, action_dim: int) -> flows.EnergyBasedFlow:
+    """The flow that a configuration describes."""
+    temperature: float | flows.LearnedTemperature = config.temperature
+    if config.target_entropy is not None:
+        temperature = flows.LearnedTemperature(config.temperature)
+    networks: dict[str, Any] = {"activation": config.activation}
+    if config.init == "near_zero":
+        networks["init"] = "near_zero"
+    scale = {**networks, "initial": config.initial_log_sigma}
+    shift = {**networks, "hidden": config.shift_hidden, "layer_norm": config.shift_norm}
+    known = flows.options(config.flow)
+    layers = {"dropout": config.dropout, **networks}
+    return flows.build(
+        config.flow,
+        action_dim,
+        obs_dim,
+        temperature=temperature,
+        heads=config.heads,
+        normalized=config.normalized,
+        log_sigma=config.log_sigma,
+        scale=scale,
+        shift=shift,
+        base=config.base,
+        squash=config.squash,
+        dropout_per_head=config.dropout_per_head,
+        **{
+            **{name: value for name, value in layers.items() if name in known},
+            **_flow_options(config),
+        },
+    )
+
+
+def _normalized(
+    flow: flows.EnergyBasedFlow, config: MeowConfig
+) -> tuple[nn.Module, dict[str, Any]]:
+    """What learns and acts, and the parts of it that follow the steps of the environments."""
+    observations = returns = None
+    state: dict[str, Any] = {}
+    if config.normalize_observations and flow.obs_dim is not None:
+        state["observations"] = observations = flows.ObservationNorm(flow.obs_dim)
+    if config.normalize_rewards:
+        returns = flows.ReturnScale()
+        state["returns"] = flows.DiscountedReturns(returns, config.gamma)
+    if not state:
+        return flow, state
+    return flows.NormalizedModel(flow, observations, returns), state
 
 
 def _flow_options(config: MeowConfig) -> dict[str, Any]:

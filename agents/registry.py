@@ -69,17 +69,29 @@ def registered() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*BUILT_IN, *_AGENTS)))
 
 
-def config(name: str, env_id: str | None = None, **overrides: Any) -> Any:
+def config(
+    name: str, env_id: str | None = None, *, paper: bool = False, **overrides: Any
+) -> Any:
     """The configuration of an agent for a task, with fields replaced.
 
+    Args:
+        name: one of :func:`registered`.
+        env_id: the task's gymnasium id.
+        paper: begin from the settings of the algorithm's paper, which may be tuned for the task.
+        overrides: fields to replace.
+
     Raises:
-        ValueError: an unknown agent, or a field that its configuration does not have.
+        ValueError: an unknown agent, one without settings of a paper, or a field that its
+            configuration does not have.
 
     Example:
-        >>> config("meow", "Hopper-v4", flow="affine").temperature
+        >>> config("meow", "Hopper-v4", paper=True, flow="affine").temperature
         0.25
     """
-    defaults = config_type(name).for_task(env_id)
+    kind = config_type(name)
+    if paper and not hasattr(kind, "paper"):
+        raise ValueError(f"Agent {name!r} has no settings of a paper.")
+    defaults = kind.paper(env_id) if paper else kind.for_task(env_id)
     known = [field.name for field in fields(defaults)]
     unknown = sorted(set(overrides) - set(known))
     if unknown:
@@ -99,13 +111,21 @@ def config_type(name: str) -> type[AgentConfig]:
     return _registered(name)[1]
 
 
-def make(name: str, env: gym.vector.VectorEnv, *, device: str = "cpu", **overrides: Any) -> Agent:
+def make(
+    name: str,
+    env: gym.vector.VectorEnv,
+    *,
+    device: str = "cpu",
+    paper: bool = False,
+    **overrides: Any,
+) -> Agent:
     """Build an agent by name for an environment, with the task's defaults.
 
     Args:
         name: one of :func:`registered`.
         env: a vector environment of :func:`maxentflow.envs.make`.
         device: where its networks are.
+        paper: begin from the settings of the algorithm's paper, see :func:`config`.
         overrides: fields of the agent's configuration to replace.
 
     Raises:
@@ -118,7 +138,7 @@ def make(name: str, env: gym.vector.VectorEnv, *, device: str = "cpu", **overrid
         >>> agent.config.flow
         'affine'
     """
-    resolved = config(name, envs.task_id(env), **overrides)
+    resolved = config(name, envs.task_id(env), paper=paper, **overrides)
     return _registered(name)[0](env, resolved, device=device)
 
 

@@ -20,13 +20,20 @@ from maxentflow.flows.coupling import (
 )
 from maxentflow.flows.describe import describe
 from maxentflow.flows.elementwise import Elementwise, ElementwiseAffine
-from maxentflow.flows.energy import ClosedFormValue, EnergyBasedFlow
+from maxentflow.flows.energy import ClosedFormValue, EnergyBasedFlow, ShiftValue
 from maxentflow.flows.gaussian_mixture import GaussianMixture
 from maxentflow.flows.inverse import Inverse
 from maxentflow.flows.layer import Layer
 from maxentflow.flows.linear import StateLinear
 from maxentflow.flows.mixture_cdf import ElementwiseMixtureCDF
 from maxentflow.flows.mlp import MLP, Dropout, Swish
+from maxentflow.flows.normalized import (
+    DiscountedReturns,
+    NormalizedModel,
+    ObservationNorm,
+    RawActions,
+    ReturnScale,
+)
 from maxentflow.flows.normflows_adapter import NormflowsLayer
 from maxentflow.flows.permutation import Permutation
 from maxentflow.flows.registry import build, options, register, registered
@@ -36,6 +43,7 @@ from maxentflow.flows.shift import RewardShift
 from maxentflow.flows.spline import ElementwiseSpline
 from maxentflow.flows.squash import SimplexSquash, TanhSquash
 from maxentflow.flows.student_t import StudentT
+from maxentflow.flows.temperature import LearnedTemperature
 from maxentflow.flows.uniform import Uniform
 
 if TYPE_CHECKING:
@@ -52,6 +60,7 @@ __all__ = [
     "Base",
     "CategoricalEnergy",
     "ClosedFormValue",
+    "DiscountedReturns",
     "Dropout",
     "Elementwise",
     "ElementwiseAffine",
@@ -63,11 +72,17 @@ __all__ = [
     "GaussianMixture",
     "Inverse",
     "Layer",
+    "LearnedTemperature",
     "MixtureCDFCoupling",
+    "NormalizedModel",
     "NormflowsLayer",
+    "ObservationNorm",
     "Permutation",
+    "RawActions",
     "ResidualLayer",
+    "ReturnScale",
     "RewardShift",
+    "ShiftValue",
     "SimplexSquash",
     "SplineCoupling",
     "StandardNormal",

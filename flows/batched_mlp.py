@@ -7,10 +7,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from maxentflow.flows.mlp import Activation, Initialization, initialize_weight, make_activation
+from maxentflow.flows.mlp import (
+    Activation,
+    Initialization,
+    hidden_init,
+    initialize_weight,
+    make_activation,
+)
 
-__all__ = ["BatchedLinear", "BatchedMLP"]
+__all__ = ["BatchedLayerNorm", "BatchedLinear", "BatchedMLP"]
 
 
 class BatchedLinear(nn.Module):
@@ -42,11 +49,35 @@ class BatchedLinear(nn.Module):
         with torch.no_grad():
             for weight in self.weight:
                 initialize_weight(weight.T, self.init)
+            if self.init == "near_zero":
+                self.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.shape[-1] == 1:  # a batched product of vectors is slow in BLAS
             return (x * self.weight.mT).sum(-1, keepdim=True) + self.bias
         return torch.baddbmm(self.bias, x, self.weight)
+
+
+class BatchedLayerNorm(nn.Module):
+    """Layer norm of ``(heads, rows, width)`` with a scale and a translation for each head.
+
+    Example:
+        >>> BatchedLayerNorm(2, 4)(torch.randn(2, 5, 4)).mean(-1).abs().max() < 1e-6
+        tensor(True)
+    """
+
+    def __init__(self, heads: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(heads, 1, width))
+        self.bias = nn.Parameter(torch.empty(heads, 1, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
 
 
 class BatchedMLP(nn.Sequential):
@@ -59,6 +90,7 @@ class BatchedMLP(nn.Sequential):
         hidden: widths of the hidden layers.
         activation: as in :class:`~maxentflow.flows.MLP`; swish has slopes for each head, the
             parameters of a custom module are shared by the heads.
+        layer_norm: normalise before each activation.
         init: initialisation of the weights.
 
     Raises:
@@ -77,12 +109,15 @@ class BatchedMLP(nn.Sequential):
         *,
         hidden: Sequence[int],
         activation: Activation = "swish",
+        layer_norm: bool = False,
         init: Initialization = "default",
     ) -> None:
         modules: list[nn.Module] = []
         width_in = in_features
         for width in hidden:
-            modules.append(BatchedLinear(heads, width_in, width, init))
+            modules.append(BatchedLinear(heads, width_in, width, hidden_init(init)))
+            if layer_norm:
+                modules.append(BatchedLayerNorm(heads, width))
             modules.append(make_activation(activation, heads, 1, width))
             width_in = width
         modules.append(BatchedLinear(heads, width_in, out_features, init))

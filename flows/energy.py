@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from maxentflow.flows.base import Base
 from maxentflow.flows.layer import Layer, broadcast_batch
 from maxentflow.flows.shift import RewardShift
+from maxentflow.flows.temperature import LearnedTemperature
 
-__all__ = ["ClosedFormValue", "EnergyBasedFlow"]
+__all__ = ["ClosedFormValue", "EnergyBasedFlow", "ShiftValue"]
 
 
 class ClosedFormValue(nn.Module):
@@ -22,7 +23,8 @@ class ClosedFormValue(nn.Module):
 
     where the determinants are those of the layers' latent-to-action direction
     (Chao et al. 2024, arXiv:2405.13629, eq. 13). Shares its parameters with the flow it came from.
-    Made by :meth:`EnergyBasedFlow.value_module`.
+    Made by :meth:`EnergyBasedFlow.value_module`. Of a normalized flow the value is the shift, see
+    :class:`ShiftValue`.
     """
 
     def __init__(
@@ -59,6 +61,24 @@ class ClosedFormValue(nn.Module):
     forward = value
 
 
+class ShiftValue(nn.Module):
+    """The soft value of a normalized flow, :math:`V_h(s) = b_h(s)`.
+
+    Shares its parameters with the flow it came from.
+    """
+
+    def __init__(self, shift: RewardShift) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def value(self, observation: Tensor) -> Tensor:
+        """The soft values, shape ``(*batch, heads)``, of observations ``(*batch, obs_dim)``."""
+        _check("observation", observation, self.shift.context_dim)
+        return self.shift(observation)
+
+    forward = value
+
+
 class EnergyBasedFlow(nn.Module):
     r"""One flow that is the soft Q, the soft value and the policy of maximum-entropy RL.
 
@@ -81,16 +101,32 @@ class EnergyBasedFlow(nn.Module):
     with dropout give each head of the shift a mask of its own (``dropout_per_head``), so that
     every head's Q is a sample of its own.
 
+    A **normalized** flow counts the base's normaliser and all determinants in Q, and leaves V to
+    the shift alone, which is then in units of reward:
+
+    .. math:: Q_h(s, a) = \alpha \log \pi(a|s) + b_h(s), \qquad V_h(s) = b_h(s)
+
+    The two forms are the same functions, learned differently: here V does not move when the
+    temperature or a scale does, so that the temperature may be learned.
+
+    Where the last layer is a squash, actions near the ends of their bounds do not tell in single
+    precision what they were before it. :meth:`sample_raw` gives both, and
+    :meth:`raw_q_and_value` takes the latter, so that Q is exact at every action that the policy
+    can take.
+
     Args:
         base: density of the latents.
         layers: invertible layers, in order from latent to action. A normflows layer is adapted
             with :class:`~maxentflow.flows.NormflowsLayer`.
-        temperature: the entropy's weight :math:`\alpha`, positive, in units of reward.
+        temperature: the entropy's weight :math:`\alpha`, positive, in units of reward; or a
+            :class:`~maxentflow.flows.LearnedTemperature`, for a normalized flow.
         shift: learnable reward shifting, or ``None``.
         dropout_per_head: draw a dropout mask for each head instead of one for all.
+        normalized: count everything but the shift in Q.
 
     Raises:
-        ValueError: the temperature is not positive and finite, the parts disagree on a size, or
+        ValueError: the temperature is not positive and finite, or learned without
+            ``normalized``; ``normalized`` without a shift; the parts disagree on a size; or
             (in every method) a tensor's last dimension is not the size expected, its precision is
             below float32, or autocast is on.
 
@@ -115,21 +151,28 @@ class EnergyBasedFlow(nn.Module):
 
     base: Base
     shift: RewardShift | None
+    learned_temperature: LearnedTemperature | None
     _nothing: Tensor
-    _value: ClosedFormValue
+    _value: ClosedFormValue | ShiftValue
 
     def __init__(
         self,
         base: Base,
         layers: Sequence[Layer],
         *,
-        temperature: float,
+        temperature: float | LearnedTemperature,
         shift: RewardShift | None = None,
         dropout_per_head: bool = True,
+        normalized: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 < temperature < float("inf"):
+        learned = temperature if isinstance(temperature, LearnedTemperature) else None
+        if learned is None and not 0 < cast(float, temperature) < float("inf"):
             raise ValueError(f"temperature must be positive and finite, got {temperature}.")
+        if learned is not None and not normalized:
+            raise ValueError("A learned temperature needs a flow with normalized=True.")
+        if normalized and shift is None:
+            raise ValueError("A normalized flow needs a shift, which is its value.")
         size = base.dim
         for position, layer in enumerate(layers):
             if not isinstance(layer, Layer):
@@ -156,7 +199,9 @@ class EnergyBasedFlow(nn.Module):
         self.base = base
         self.layers = nn.ModuleList(layers)
         self.shift = shift
-        self.temperature = float(temperature)
+        self.learned_temperature = learned
+        self._temperature = 0.0 if learned is not None else float(cast(float, temperature))
+        self.normalized = normalized
         self.action_dim = size
         self.obs_dim: int | None = next(iter(context_dims), None)
         self.heads = 1 if shift is None else shift.heads
@@ -167,9 +212,24 @@ class EnergyBasedFlow(nn.Module):
         # The observation of a flow that reads none.
         self.register_buffer("_nothing", torch.empty(0), persistent=False)
         # Kept out of the registered modules: it is another view of the same parameters.
-        self.__dict__["_value"] = ClosedFormValue(
-            base, layers, self.temperature, shift, self.obs_dim
-        )
+        if normalized:
+            self.__dict__["_value"] = ShiftValue(cast(RewardShift, shift))
+        else:
+            self.__dict__["_value"] = ClosedFormValue(
+                base, layers, self._temperature, shift, self.obs_dim
+            )
+
+    @property
+    def temperature(self) -> float | Tensor:
+        r"""The entropy's weight :math:`\alpha`: a number, or of shape ``()`` where it is
+        learned."""
+        return self._temperature if self.learned_temperature is None else self.learned_temperature()
+
+    @property
+    def squash(self) -> Layer | None:
+        """The last layer, if it is a squash."""
+        last = cast(Layer, self.layers[-1]) if len(self.layers) else None
+        return last if last is not None and last.is_squash else None
 
     def q_value(self, action: Tensor, observation: Tensor | None = None) -> Tensor:
         """Soft Q of each head, shape ``(*batch, heads)``."""
@@ -187,11 +247,50 @@ class EnergyBasedFlow(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Soft Q and soft value, ``(*batch, heads)`` each, in one pass through the layers."""
         _check("action", action, self.action_dim)
-        observation = self._checked(observation)
+        return self._q_and_value(action, self._checked(observation), raw=False)
+
+    def raw_q_and_value(
+        self, raw_action: Tensor, observation: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Soft Q and soft value of the actions that raw ones become by the squash.
+
+        Args:
+            raw_action: actions before the squash, shape ``(*batch, dim)`` with the squash's size.
+            observation: shape ``(*batch, obs_dim)``.
+
+        Raises:
+            ValueError: the flow has no squash.
+        """
+        _check("raw_action", raw_action, self._required_squash().dim)
+        return self._q_and_value(raw_action, self._checked(observation), raw=True)
+
+    def unsquash(self, action: Tensor) -> Tensor:
+        """Actions before the squash; those at the ends of their bounds as its margin puts them.
+
+        Raises:
+            ValueError: the flow has no squash.
+        """
+        _check("action", action, self.action_dim)
+        return self._required_squash().inverse(action)[0]
+
+    def _required_squash(self) -> Layer:
+        if self.squash is None:
+            raise ValueError("This flow has no squash: its actions are the raw ones.")
+        return self.squash
+
+    def _q_and_value(
+        self, action: Tensor, observation: Tensor, raw: bool
+    ) -> tuple[Tensor, Tensor]:
         per_head = self.training and self._masks_differ
-        latent, linear, non_linear = self._to_latent(action, observation, per_head)
+        latent, linear, non_linear = self._to_latent(action, observation, per_head, raw)
         energy = self.base.unnormalized_log_prob(latent, observation) + non_linear
         log_partition = self.base.log_normalizer(observation) - linear
+        if self.normalized:
+            assert self.shift is not None
+            log_prob = energy - log_partition
+            log_prob = log_prob.movedim(0, -1) if per_head else log_prob.unsqueeze(-1)
+            value = self.shift(observation)
+            return value + self.temperature * log_prob, value
         energy = energy.movedim(0, -1) if per_head else energy.unsqueeze(-1)
         log_partition = log_partition.unsqueeze(-1)
         if self.shift is not None:
@@ -218,13 +317,36 @@ class EnergyBasedFlow(nn.Module):
         Returns:
             action ``(*sample_shape, *batch, action_dim)``, log_prob ``(*sample_shape, *batch)``.
         """
+        action, log_prob, _ = self._sample(observation, sample_shape)
+        return action, log_prob
+
+    def sample_raw(
+        self, observation: Tensor | None = None, sample_shape: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`sample` gives, and the actions before the squash.
+
+        Returns:
+            action ``(*sample_shape, *batch, action_dim)``, log_prob ``(*sample_shape, *batch)``,
+            raw action ``(*sample_shape, *batch, dim)`` with the squash's size.
+
+        Raises:
+            ValueError: the flow has no squash.
+        """
+        self._required_squash()
+        return self._sample(observation, sample_shape)
+
+    def _sample(
+        self, observation: Tensor | None, sample_shape: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         observation = self._checked(observation)
         action = self.base.rsample((*sample_shape, *observation.shape[:-1]), observation)
         log_prob = self.base.log_prob(action, observation)
+        raw = action
         for layer in self.layers:
+            raw = action
             action, log_det = layer(action, observation)
             log_prob = log_prob - log_det
-        return action, log_prob
+        return action, log_prob, raw
 
     def mode(self, observation: Tensor | None = None) -> Tensor:
         """The base's mode pushed through the layers, shape ``(*batch, action_dim)``.
@@ -238,7 +360,7 @@ class EnergyBasedFlow(nn.Module):
             action, _ = layer(action, observation)
         return action
 
-    def value_module(self) -> ClosedFormValue:
+    def value_module(self) -> ClosedFormValue | ShiftValue:
         """A module of the soft value alone, which shares this flow's parameters."""
         return self._value
 
@@ -261,11 +383,12 @@ class EnergyBasedFlow(nn.Module):
         return observation
 
     def _to_latent(
-        self, action: Tensor, observation: Tensor, per_head: bool = False
+        self, action: Tensor, observation: Tensor, per_head: bool = False, raw: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The latent, and the log-determinants of the linear and of the other layers.
 
-        With ``per_head``, the latent and the last of these have a leading dimension of heads.
+        With ``per_head``, the latent and the last of these have a leading dimension of heads. A
+        ``raw`` action is one before the squash.
         """
         latent, _ = broadcast_batch(action, observation)
         batch = latent.shape[:-1]
@@ -274,7 +397,10 @@ class EnergyBasedFlow(nn.Module):
             if per_head and position == self._last_stochastic:
                 latent = latent.expand(self.heads, *latent.shape)
             layer = cast(Layer, self.layers[position])
-            latent, log_det = layer.inverse(latent, observation)
+            if raw and position == len(self.layers) - 1:
+                log_det = -layer(latent, observation)[1]
+            else:
+                latent, log_det = layer.inverse(latent, observation)
             if layer.is_volume_preserving:
                 continue
             if layer.is_linear:  # the same for every head, since it does not see the latent
@@ -284,7 +410,9 @@ class EnergyBasedFlow(nn.Module):
         return latent, linear, non_linear
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, dropout_per_head={self.dropout_per_head}"
+        temperature = "" if self.learned_temperature else f"temperature={self.temperature}, "
+        normalized = ", normalized=True" if self.normalized else ""
+        return f"{temperature}dropout_per_head={self.dropout_per_head}{normalized}"
 
 
 def _check(name: str, tensor: Tensor, size: int | None) -> None:

@@ -31,6 +31,8 @@ class Layer(Flow):
             counts a linear layer in the soft value V and any other in Q
             (Chao et al. 2024, arXiv:2405.13629, eq. 12 and 13).
         is_volume_preserving: the log-determinant is zero, so that V need not run the layer.
+        is_squash: as the last layer of a flow, it maps the real line into the actions' bounds, so
+            that an action at their ends does not tell in single precision where it came from.
         is_stochastic: two calls in training mode may differ, as they do with dropout; an
             energy-based flow then gives each head a pass of its own. True by default where the
             layer contains torch's dropout with a positive probability; a layer with random
@@ -46,6 +48,7 @@ class Layer(Flow):
     context_dim: int | None = None
     is_linear: bool = False
     is_volume_preserving: bool = False
+    is_squash: bool = False
     forward_cost: str = "1 pass"
     inverse_cost: str = "1 pass"
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maxentflow.flows.mlp import Activation, Dropout, Initialization, Linear, make_activation
+from maxentflow.flows.mlp import Activation, Dropout, Initialization, Linear, make_activation, hidden_init
 
 __all__ = ["MaskedMLP"]
 
@@ -92,7 +92,7 @@ class MaskedMLP(nn.Module):
         inputs = torch.tensor([*ranks, *[0] * (context_dim or 0)])
         for width in hidden:
             units = lowest + torch.arange(width) % (dim - lowest)
-            modules.append(MaskedLinear((units[:, None] >= inputs).float(), init))
+            modules.append(MaskedLinear((units[:, None] >= inputs).float(), hidden_init(init)))
             modules.append(make_activation(activation, width))
             if dropout:
                 modules.append(Dropout(dropout))

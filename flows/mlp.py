@@ -25,8 +25,14 @@ __all__ = [
     "make_activation",
 ]
 
-Initialization = Literal["default", "zero", "orthogonal"]
-"""How weight matrices start; biases always start as PyTorch's."""
+Initialization = Literal["default", "zero", "orthogonal", "near_zero"]
+"""How weight matrices start; biases start as PyTorch's.
+
+``"near_zero"``: orthogonal, but for the last matrix, which is a hundredth of that, without a bias,
+so that the network starts close to zero and learns from there.
+"""
+
+_NEAR_ZERO = 0.01
 
 Activation = str | Callable[[int], nn.Module]
 """``"swish"`` (learnable slope), ``"relu"``, ``"silu"``, ``"tanh"``, ``"elu"``, ``"gelu"``, or a
@@ -38,15 +44,24 @@ _WEYL = 0x9E3779B9 - 2**32  # the golden ratio's fraction, as a signed integer
 
 
 def initialize_weight(weight: Tensor, init: Initialization) -> None:
-    """Fill one ``(out, in)`` weight matrix in place."""
+    """Fill one ``(out, in)`` weight matrix in place; ``"near_zero"`` as a network's last."""
     if init == "zero":
         nn.init.zeros_(weight)
     elif init == "orthogonal":
         nn.init.orthogonal_(weight)
+    elif init == "near_zero":
+        nn.init.orthogonal_(weight, _NEAR_ZERO)
     elif init == "default":
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
     else:
-        raise ValueError(f"init must be 'default', 'zero' or 'orthogonal', got {init!r}.")
+        raise ValueError(
+            f"init must be 'default', 'zero', 'orthogonal' or 'near_zero', got {init!r}."
+        )
+
+
+def hidden_init(init: Initialization) -> Initialization:
+    """How the matrices of a network start, but for the last."""
+    return "orthogonal" if init == "near_zero" else init
 
 
 class Linear(nn.Linear):
@@ -70,6 +85,8 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         super().reset_parameters()
         initialize_weight(self.weight, self.init)
+        if self.init == "near_zero":
+            nn.init.zeros_(self.bias)
         if self.fan_in != self.in_features:
             scale = math.sqrt(self.in_features / self.fan_in)
             with torch.no_grad():
@@ -246,7 +263,8 @@ class MLP(nn.Sequential):
         modules: list[nn.Module] = []
         width_in = in_features
         for width in hidden:
-            modules.append(Linear(width_in, width, init, None if modules else fan_in))
+            first = None if modules else fan_in
+            modules.append(Linear(width_in, width, hidden_init(init), first))
             if layer_norm:
                 modules.append(nn.LayerNorm(width))
             modules.append(make_activation(activation, width))

@@ -44,12 +44,17 @@ class FlowPolicy(TensorDictModuleBase):
     Acting never drops units: the policy holds its model in evaluation mode, whatever mode the
     policy itself is put in.
 
+    With a ``raw_action_key``, samples of a flow with a squash bring the action before the squash
+    too. :class:`~maxentflow.objectives.SoftBellmanLoss` reads it in place of the action, which in
+    single precision does not tell it near the ends of its bounds.
+
     Args:
         flow: the model to act with.
         observation_key: entry to read, shape ``(*batch, obs_dim)``.
         action_key: entry to write, shape ``(*batch, action_dim)``, or ``(*batch,)`` for a
             categorical model.
         log_prob_key: entry to write, shape ``(*batch,)``.
+        raw_action_key: entry to write the action before the squash to; ``None`` to leave it out.
 
     Raises:
         ValueError: an observation of another size (when called).
@@ -71,11 +76,13 @@ class FlowPolicy(TensorDictModuleBase):
         observation_key: NestedKey = "observation",
         action_key: NestedKey = "action",
         log_prob_key: NestedKey = "action_log_prob",
+        raw_action_key: NestedKey | None = None,
     ) -> None:
         super().__init__()
         self.flow: Any = flow.eval()
         self.in_keys = [observation_key]
         self.out_keys = [action_key, log_prob_key]
+        self.raw_action_key = raw_action_key
 
     def train(self, mode: bool = True) -> FlowPolicy:
         super().train(mode)
@@ -87,6 +94,9 @@ class FlowPolicy(TensorDictModuleBase):
         if interaction_type() in _DETERMINISTIC:
             action = self.flow.mode(observation)
             log_prob = self.flow.log_prob(action, observation)
+        elif self.raw_action_key is not None:
+            action, log_prob, raw_action = self.flow.sample_raw(observation)
+            tensordict.set(self.raw_action_key, raw_action)
         else:
             action, log_prob = self.flow.sample(observation)
         action_key, log_prob_key = self.out_keys

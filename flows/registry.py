@@ -15,6 +15,7 @@ from maxentflow.flows.scale import StateScale
 from maxentflow.flows.shift import RewardShift
 from maxentflow.flows.squash import SimplexSquash, TanhSquash
 from maxentflow.flows.student_t import StudentT
+from maxentflow.flows.temperature import LearnedTemperature
 from maxentflow.flows.uniform import Uniform
 
 __all__ = ["BASES", "SQUASHES", "build", "options", "register", "registered"]
@@ -107,11 +108,12 @@ def build(
     action_dim: int,
     obs_dim: int | None,
     *,
-    temperature: float,
+    temperature: float | LearnedTemperature,
     heads: int = 2,
+    normalized: bool = False,
     log_sigma: tuple[float, float] | None = (-5.0, -0.3),
-    scale_hidden: Sequence[int] = (64, 64),
-    shift_hidden: Sequence[int] = (256, 256),
+    scale: Mapping[str, Any] | None = None,
+    shift: Mapping[str, Any] | None = None,
     base: str | Base = "normal",
     squash: str | Layer = "tanh",
     dropout_per_head: bool = True,
@@ -127,12 +129,15 @@ def build(
         action_dim: size of the action, at least 1.
         obs_dim: size of the observation, at least 1; ``None`` for a density without one, which
             takes ``heads=0``.
-        temperature: the entropy's weight, positive.
+        temperature: the entropy's weight, positive; or a
+            :class:`~maxentflow.flows.LearnedTemperature`.
+        normalized: count all but the shift in Q, see :class:`EnergyBasedFlow`.
         heads: heads of the reward shift: 0 for none, 1 for LRS, 2 for SCDQ.
         log_sigma: lowest and highest log-sigma of the state-conditioned scale; ``None`` for no
             scale, where layers of the recipe have one (``"glow"``).
-        scale_hidden: hidden widths of the scale's network.
-        shift_hidden: hidden widths of the shift's networks.
+        scale: options of :class:`~maxentflow.flows.StateScale`, such as ``initial`` and
+            ``hidden``.
+        shift: options of :class:`~maxentflow.flows.RewardShift`, such as ``hidden``.
         base: ``"normal"``, ``"mixture"``, ``"student-t"``, ``"uniform"``, or a base.
             The uniform is zero outside a box: it goes without a scale, with layers that map the
             box onto itself (recipes of splines with ``bound=1.0``) and ``squash="none"``.
@@ -168,7 +173,7 @@ def build(
     prior = _by_name("base", base, BASES, dim, obs_dim)
     layers: list[Layer] = []
     if log_sigma is not None and prior.bound is None:
-        layers.append(StateScale(dim, obs_dim, bounds=log_sigma, hidden=scale_hidden))
+        layers.append(StateScale(dim, obs_dim, bounds=log_sigma, **(scale or {})))
     layers += recipe(dim, obs_dim, **{**shared, **recipe_options})
     if last is not None:
         layers.append(last)
@@ -182,8 +187,9 @@ def build(
         base=prior,
         layers=layers,
         temperature=temperature,
-        shift=RewardShift(obs_dim, heads, hidden=shift_hidden) if obs_dim and heads else None,
+        shift=RewardShift(obs_dim, heads, **(shift or {})) if obs_dim and heads else None,
         dropout_per_head=dropout_per_head,
+        normalized=normalized,
     )
     if flow.action_dim != action_dim:
         raise ValueError(

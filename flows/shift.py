@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from maxentflow.flows.batched_mlp import BatchedMLP
-from maxentflow.flows.mlp import Initialization
+from maxentflow.flows.mlp import Activation, Initialization
 
 __all__ = ["RewardShift"]
 
@@ -22,7 +22,9 @@ class RewardShift(nn.Module):
     Args:
         context_dim: size of the observation, at least 1.
         heads: number of shifts, at least 1.
-        hidden: widths of the hidden layers, Swish between them.
+        hidden: widths of the hidden layers.
+        activation: as in :class:`~maxentflow.flows.MLP`.
+        layer_norm: normalise before each activation.
         init: initialisation of the weights, zero as in the reference.
 
     Raises:
@@ -40,6 +42,8 @@ class RewardShift(nn.Module):
         heads: int = 2,
         *,
         hidden: Sequence[int] = (256, 256),
+        activation: Activation = "swish",
+        layer_norm: bool = False,
         init: Initialization = "zero",
     ) -> None:
         super().__init__()
@@ -50,7 +54,15 @@ class RewardShift(nn.Module):
             )
         self.context_dim = context_dim
         self.heads = heads
-        self.net = BatchedMLP(heads, context_dim, 1, hidden=hidden, init=init)
+        self.net = BatchedMLP(
+            heads,
+            context_dim,
+            1,
+            hidden=hidden,
+            activation=activation,
+            layer_norm=layer_norm,
+            init=init,
+        )
 
     def forward(self, context: Tensor) -> Tensor:
         """The shifts, shape ``(*batch, heads)``, of a context ``(*batch, context_dim)``."""

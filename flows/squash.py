@@ -58,6 +58,7 @@ class TanhSquash(Layer):
         tensor([5., 0.])
     """
 
+    is_squash = True
     low: Tensor
     high: Tensor
     middle: Tensor
@@ -136,6 +137,7 @@ class SimplexSquash(Layer):
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
 
+    is_squash = True
     offset: Tensor
 
     def __init__(self, dim: int, *, margin: float = 1e-12) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -22,8 +23,16 @@ __all__ = ["SoftBellmanLoss", "SoftValueModel"]
 class SoftValueModel(Protocol):
     """What :class:`SoftBellmanLoss` asks of a model, an :class:`torch.nn.Module`.
 
-    A method ``q_and_value(action, observation)``, which gives both in one pass, is used where it
-    is there. With an attribute ``temperature`` the loss reports the entropy.
+    What else is used where it is there:
+
+    ==================================  =====================================================
+    ``q_and_value(action, observation)``  both in one pass
+    ``raw_q_and_value(raw_action, ...)``  both, of actions before the flow's squash
+    ``temperature``                     for the entropy in the report
+    ``learned_temperature``, ``sample`` for a ``target_entropy``
+    ``model``, ``observations``,        a :class:`~maxentflow.flows.NormalizedModel`: what is
+    ``returns``                         regressed is ``model``, on scaled numbers
+    ==================================  =====================================================
     """
 
     def q_value(self, action: Tensor, observation: Tensor) -> Tensor:
@@ -38,11 +47,25 @@ class SoftValueModel(Protocol):
 class _QAndValue(ModelModule):
     """Soft Q and soft value of the online model."""
 
-    def forward(self, action: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, action: Tensor, observation: Tensor, raw: bool = False
+    ) -> tuple[Tensor, Tensor]:
         model: Any = self.model
+        if raw:
+            return model.raw_q_and_value(action, observation)
         if hasattr(model, "q_and_value"):
             return model.q_and_value(action, observation)
         return model.q_value(action, observation), model.value(observation)
+
+
+class _DualLoss(ModelModule):
+    """What the learned temperature descends on, from samples of the online model's policy."""
+
+    def forward(self, observation: Tensor, target_entropy: float) -> tuple[Tensor, Tensor]:
+        model: Any = self.model
+        with torch.no_grad():
+            _, log_prob = model.sample(observation)
+        return model.learned_temperature.dual_loss(log_prob, target_entropy), log_prob
 
 
 class _MinimumValue(ModelModule):
@@ -64,6 +87,13 @@ class SoftBellmanLoss(LossModule):
     with :math:`\ell` the squared error (Chao et al. 2024, arXiv:2405.13629, eq. 8 and 17). A
     truncated step bootstraps, a terminated one does not; the target takes no gradient.
 
+    A learned temperature descends on ``"loss_alpha"``, from one sample of the policy for each
+    observation of the batch, towards ``target_entropy``: the entropy of the policy itself, exact
+    for every flow. The regression leaves it alone.
+
+    Of a :class:`~maxentflow.flows.NormalizedModel`, Q and target are regressed in scaled units,
+    so that the loss is of the same size on every task; what is reported is in units of reward.
+
     The loss works on a view of the model that shares its parameters: ``loss.train()`` and
     ``loss.eval()`` switch dropout for the regression, and leave the model you act with as it is.
     The target is always in evaluation mode.
@@ -72,7 +102,8 @@ class SoftBellmanLoss(LossModule):
     ``"q"``, ``"value"``, ``"target"``, ``"td_error"`` (absolute) and ``"entropy"``, the mean of
     :math:`(V - Q) / \alpha = -\log \pi(a|s)` over the batch's own actions: the policy's entropy
     where it took them, a cross-entropy where they are older. ``"entropy"`` is left out if the
-    model has no ``temperature``.
+    model has no ``temperature``. With a ``target_entropy`` also ``"loss_alpha"``, ``"alpha"`` in
+    units of reward, and ``"policy_entropy"``, that of the policy's own samples.
     Written to the input: ``"td_error"``, the priority of each sample, the largest absolute error
     over heads.
 
@@ -82,10 +113,13 @@ class SoftBellmanLoss(LossModule):
         reduction: ``"mean"`` (default), ``"sum"`` or ``"none"``.
         use_prioritized_weights: weigh samples by the ``"priority_weight"`` entry; ``"auto"``
             where it is there.
+        target_entropy: entropy of the whole action, in nats, that the learned temperature keeps
+            the policy at; ``None`` to leave the temperature as it is.
 
     Raises:
-        ValueError: the model lacks ``q_value`` or ``value``, or an option is not one of those
-            above; from ``set_keys``, an unknown key.
+        ValueError: the model lacks ``q_value`` or ``value``, an option is not one of those
+            above, or there is a target entropy and no learned temperature; from ``set_keys``, an
+            unknown key.
 
     Example:
         >>> from maxentflow import flows
@@ -115,6 +149,8 @@ class SoftBellmanLoss(LossModule):
         Attributes:
             observation: read, also under ``"next"``. Default ``"observation"``.
             action: read. Default ``"action"``.
+            raw_action: the action before the flow's squash, read in its place if it is there.
+                Default ``"raw_action"``.
             reward: read under ``"next"``. Default ``"reward"``.
             done: read under ``"next"``. Default ``"done"``.
             terminated: read under ``"next"``. Default ``"terminated"``.
@@ -125,6 +161,7 @@ class SoftBellmanLoss(LossModule):
 
         observation: NestedKey = "observation"
         action: NestedKey = "action"
+        raw_action: NestedKey = "raw_action"
         reward: NestedKey = "reward"
         done: NestedKey = "done"
         terminated: NestedKey = "terminated"
@@ -145,6 +182,7 @@ class SoftBellmanLoss(LossModule):
     network_params: TensorDictParams
     target_network_params: TensorDictParams
     value_network: _MinimumValue
+    _dual_loss: _DualLoss | None
 
     def __init__(
         self,
@@ -153,9 +191,16 @@ class SoftBellmanLoss(LossModule):
         loss_function: str = "l2",
         reduction: str | None = None,
         use_prioritized_weights: str | bool = "auto",
+        target_entropy: float | None = None,
     ) -> None:
         self._in_keys: list[NestedKey] = []
         super().__init__()
+        self.observations: Any = None
+        self.returns: Any = None
+        if hasattr(model, "observations") and hasattr(model, "returns"):
+            # Outside of what is functional: a target has the same scales.
+            self.observations, self.returns = model.observations, model.returns
+            model = cast(nn.Module, model.model)
         missing = [name for name in ("q_value", "value") if not hasattr(model, name)]
         if missing or not isinstance(model, nn.Module):
             raise ValueError(
@@ -174,7 +219,14 @@ class SoftBellmanLoss(LossModule):
         self.loss_function = loss_function
         self.reduction = check_reduction(reduction)
         self.use_prioritized_weights = use_prioritized_weights
-        self.temperature: float | None = getattr(model, "temperature", None)
+        self.target_entropy = target_entropy
+        learned: Any = getattr(model, "learned_temperature", None)
+        if target_entropy is not None and (learned is None or not math.isfinite(target_entropy)):
+            raise ValueError(
+                "A target entropy is a finite number and needs a model with a learned temperature, "
+                f"got {target_entropy}."
+            )
+        self.temperature: float | None = None if learned else getattr(model, "temperature", None)
 
         self.convert_to_functional(
             _QAndValue(shared_copy(model)), "network", create_target_params=True
@@ -185,6 +237,8 @@ class SoftBellmanLoss(LossModule):
         cast(TensorDictParams, target).to_module(value_network)
         value_network.requires_grad_(False)  # as the target is
         self.__dict__["value_network"] = value_network
+        # In evaluation mode, as a policy acts.
+        self.__dict__["_dual_loss"] = None if learned is None else _DualLoss(shared_copy(model)).eval()
         self._forward_value_estimator_keys()
         self.train()
 
@@ -230,8 +284,11 @@ class SoftBellmanLoss(LossModule):
     @property
     def out_keys(self) -> list[NestedKey]:
         if self._out_keys is None:
-            entropy = [] if self.temperature is None else ["entropy"]
+            learned = self._dual_loss is not None
+            entropy = ["entropy"] if learned or self.temperature is not None else []
+            dual = ["loss_alpha", "alpha", "policy_entropy"]
             self._out_keys = ["loss", "q", "value", "target", "td_error", *entropy]
+            self._out_keys += [] if self.target_entropy is None else dual
         return self._out_keys
 
     @out_keys.setter
@@ -259,6 +316,15 @@ class SoftBellmanLoss(LossModule):
         self._forward_value_estimator_keys()
         return self
 
+    @property
+    def _takes_raw_actions(self) -> bool:
+        model: Any = self.network.model
+        return getattr(model, "squash", None) is not None
+
+    def _seen(self, observation: Tensor) -> Tensor:
+        """Observations as the model sees them."""
+        return observation if self.observations is None else self.observations(observation)
+
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The loss of a batch of transitions, with what the class lists beside it.
@@ -268,30 +334,53 @@ class SoftBellmanLoss(LossModule):
                 ``(*batch, action_dim)``, reward and flags ``(*batch, 1)``.
         """
         keys = self.tensor_keys
-        action, observation = tensordict[keys.action], tensordict[keys.observation]
+        raw = keys.raw_action in tensordict.keys(True) and self._takes_raw_actions
+        action = tensordict[keys.raw_action if raw else keys.action]
+        observation = self._seen(tensordict[keys.observation])
+        scale = None if self.returns is None else self.returns()
         with installed(self.network_params, self.network):
-            q, value = self.network(action, observation)
+            q, value = self.network(action, observation, raw)
         with torch.no_grad():
             target_params = self.target_network_params
+            following = tensordict["next"].select(keys.observation, keys.reward)
+            if self.observations is not None:
+                following[keys.observation] = self._seen(following[keys.observation])
             with installed(target_params, self.value_network):
-                following = self.value_network(tensordict["next"].select(keys.observation))
+                next_value = self.value_network(following)[keys.value]
+            transitions = tensordict.copy()
+            if scale is not None:
+                transitions["next", keys.reward] = following[keys.reward] / scale
             target = self.value_estimator.value_estimate(
-                tensordict.copy(), target_params=target_params, next_value=following[keys.value]
+                transitions, target_params=target_params, next_value=next_value
             )
             error = (q - target).abs()
-            tensordict.set(keys.priority, error.amax(-1))
+            tensordict.set(keys.priority, _times(error.amax(-1), scale))
         loss = distance_loss(q, target.expand_as(q), self.loss_function).mean(-1)
         weights = tensordict.get(keys.priority_weight) if self.use_prioritized_weights else None
         loss = self._reduce_loss(loss, tensordict=tensordict, weights=weights)
-        report = {"q": q, "value": value, "target": target, "td_error": error}
-        if self.temperature is not None:
-            report["entropy"] = (value - q) / self.temperature
+        values = {"q": q, "value": value, "target": target, "td_error": error}
+        report = {name: _times(entry.detach(), scale) for name, entry in values.items()}
+        dual: dict[str, Tensor] = {}
+        temperature: Any = self.temperature
+        if self._dual_loss is not None:
+            with installed(self.network_params, self._dual_loss):
+                temperature = self._dual_loss.model.temperature
+                if self.target_entropy is not None:
+                    loss_alpha, log_prob = self._dual_loss(observation, self.target_entropy)
+                    dual = {"loss_alpha": loss_alpha, "alpha": _times(temperature, scale)}
+                    report["policy_entropy"] = -log_prob.unsqueeze(-1)
+        if temperature is not None:
+            report["entropy"] = (value - q).detach() / temperature
         elementwise = self.reduction == "none"
         out = TensorDict(
             loss=loss,
             **{
-                name: entry.detach().mean(-1) if elementwise else entry.detach().mean()
+                name: entry.mean(-1) if elementwise else entry.mean()
                 for name, entry in report.items()
+            },
+            **{
+                name: entry.expand(tensordict.batch_size) if elementwise else entry
+                for name, entry in dual.items()
             },
             batch_size=tensordict.batch_size if elementwise else [],
         )
@@ -302,6 +391,10 @@ class SoftBellmanLoss(LossModule):
             "target_network_params",
         )
         return out
+
+
+def _times(x: Tensor, scale: Tensor | None) -> Tensor:
+    return x if scale is None else x * scale
 
 
 def _under_next(key: NestedKey) -> NestedKey:

@@ -35,6 +35,8 @@ class _New:
     seeds: str | None = None
     """Train runs of these seeds, such as 0,1,2, as one batched program, in place of --seed; each
     has a folder of its own."""
+    paper: bool = False
+    """Begin from the settings of the algorithm's paper, tuned for its tasks."""
 
 
 @dataclass
@@ -59,8 +61,10 @@ def _begun(arguments: list[str]) -> list[_Run]:
     """New runs, each with a folder."""
     name, *rest = arguments
     env_id = value_of("--env", rest)
-    trainer_config = TrainerConfig.for_task(env_id, name)
-    new = Description(name, registry.config(name, env_id), tyro.MISSING, trainer_config)
+    paper = "--paper" in rest
+    trainer_config = TrainerConfig.for_task(env_id, name, paper=paper)
+    agent_config = registry.config(name, env_id, paper=paper)
+    new = Description(name, agent_config, tyro.MISSING, trainer_config)
     if env_id is None and not {"-h", "--help"} & set(rest):
         raise ValueError(f"A task is missing; give its id, as in train {name} --env Hopper-v4.")
     about = f"Train {name}; the defaults shown are those for {env_id or 'any task'}."

@@ -12,7 +12,7 @@ from maxentflow.agents.agent import Agent
 from maxentflow.agents.compiled.flat import Layout
 from maxentflow.agents.compiled.trace import compile_function, trace
 from maxentflow.agents.compiled.update import Function, form_of, recorded
-from maxentflow.agents.compiled.watch import constants
+from maxentflow.agents.compiled.watch import constants, varying
 
 __all__ = ["CompiledActing"]
 
@@ -93,6 +93,7 @@ class CompiledActing:
 
 def _own_buffers(agent: Agent, layout: Layout) -> list[Tensor]:
     assert agent.behavior is not None
-    watched = {entry.data_ptr() for entry in constants(agent.loss, layout).values()}
+    moving = {buffer.data_ptr() for buffer in varying(agent)}
+    watched = {entry.data_ptr() for entry in constants(agent.loss, layout).values()} - moving
     buffers = constants(agent.behavior, layout).values()
     return [entry for entry in buffers if entry.data_ptr() not in watched]

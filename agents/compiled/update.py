@@ -16,7 +16,7 @@ from maxentflow.agents.agent import Agent, not_finite, sum_of_losses
 from maxentflow.agents.compiled.flat import Layout
 from maxentflow.agents.compiled.schedule import Due, Schedule
 from maxentflow.agents.compiled.trace import compile_function, stored, trace
-from maxentflow.agents.compiled.watch import Hyperparameters, Watch, settle
+from maxentflow.agents.compiled.watch import Hyperparameters, Watch, settle, varying
 from maxentflow.agents.learner import CompilationError
 
 __all__ = [
@@ -74,7 +74,8 @@ class UpdateGraph:
         self._groups = [i for i, group in enumerate(layout.groups) if due.steps[group.step]]
         self._followers = [i for i, f in enumerate(layout.followers) if due.updaters[f.updater]]
         self.taking_part: dict[int, list[bool]] = {}
-        loss = trace(self._differentiate, [batch[key] for key in self._keys], layout.weights)
+        inputs = [batch[key] for key in self._keys]
+        loss = trace(self._differentiate, inputs, [*layout.weights, *varying(agent)])
         self.graph, self.draw = loss.graph, loss.draw
         count = len(layout.groups)
         self.changed = [
@@ -88,8 +89,8 @@ class UpdateGraph:
         Where the loss or a gradient is not finite, these are as they were.
 
         Args:
-            arguments: the layout's tensors, a learning rate for each group, the batch's entries,
-                and random numbers of :attr:`draw`.
+            arguments: the layout's tensors, a learning rate for each group, the agent's buffers
+                that vary, the batch's entries, and random numbers of :attr:`draw`.
         """
         hyperparameters, count = self._hyperparameters, len(self._layout.groups)
         total = len(self._layout.tensors)
@@ -264,6 +265,7 @@ class CompiledUpdate:
         settle(agent, self.layout, batch)
         self.watch = Watch(agent, self.schedule.updaters, self.layout)
         self._form = form_of(batch)
+        self._varying = varying(agent)
         self._rates: list[Tensor] = []
         self._sizes: list[float] = []
         self.graphs: dict[Due, UpdateGraph] = {}
@@ -336,8 +338,8 @@ class CompiledUpdate:
         return [*self.rates(), *self.inputs(batch)]
 
     def inputs(self, batch: TensorDictBase) -> list[Tensor]:
-        """The entries of a batch, as the update takes them."""
-        return [batch[key] for key in self._form]
+        """The agent's buffers that vary and the entries of a batch, as the update takes them."""
+        return [*self._varying, *(batch[key] for key in self._form)]
 
     def learning_rates(self) -> list[float]:
         """Those of each group of the optimisers."""

@@ -16,7 +16,7 @@ from maxentflow.agents.agent import Agent
 from maxentflow.agents.compiled.flat import Layout
 from maxentflow.agents.compiled.trace import versions
 
-__all__ = ["Hyperparameters", "Watch", "constants", "settle"]
+__all__ = ["Hyperparameters", "Watch", "constants", "settle", "varying"]
 
 _PLAIN = str, float, int, bool, tuple, type(None)
 
@@ -66,7 +66,7 @@ class Watch:
         self._chain = agent.target_updater
         self._optimizers = [step.optimizer for step in agent.steps]
         self.hyperparameters = Hyperparameters.of(agent, updaters)
-        self._buffers = list(constants(agent.loss, layout).values())
+        self._buffers = _watched(agent, layout)
         self._values = [buffer.clone() for buffer in self._buffers]
         self._versions = versions(self._buffers)
         self._attributes = _plain_attributes(agent.loss)
@@ -96,7 +96,7 @@ def settle(agent: Agent, layout: Layout, batch: TensorDictBase) -> None:
     Raises:
         NotImplementedError: the loss has written into its buffers; they are put back.
     """
-    buffers = list(constants(agent.loss, layout).values())
+    buffers = [*_watched(agent, layout), *varying(agent)]
     values, before = [buffer.clone() for buffer in buffers], versions(buffers)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         agent.loss(batch.clone())
@@ -104,6 +104,20 @@ def settle(agent: Agent, layout: Layout, batch: TensorDictBase) -> None:
         for buffer, value in zip(buffers, values, strict=True):
             buffer.data.copy_(value)
         raise NotImplementedError("its loss writes into its buffers")
+
+
+def varying(agent: Agent) -> list[Tensor]:
+    """Buffers that may change from one update to the next: those of modules in its state."""
+    modules = [part for part in agent.state.values() if isinstance(part, Module)]
+    buffers = {id(buffer): buffer for module in modules for buffer in module.buffers()}
+    return list(buffers.values())
+
+
+def _watched(agent: Agent, layout: Layout) -> list[Tensor]:
+    """What an update holds as constants of the agent's loss."""
+    moving = {buffer.data_ptr() for buffer in varying(agent)}
+    entries = constants(agent.loss, layout).values()
+    return [entry for entry in entries if entry.data_ptr() not in moving]
 
 
 def constants(module: Module, layout: Layout) -> dict[str, Tensor]:

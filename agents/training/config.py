@@ -58,13 +58,16 @@ class TrainerConfig:
             )
 
     @classmethod
-    def for_task(cls, env_id: str | None, agent: str | None = None) -> TrainerConfig:
-        """The length, warm-up and truncation that suit a gymnasium id, with the paper's for its
-        tasks, and the number of environments that suits an agent."""
+    def for_task(
+        cls, env_id: str | None, agent: str | None = None, *, paper: bool = False
+    ) -> TrainerConfig:
+        """The length and truncation that suit a gymnasium id, and the number of environments that
+        suits an agent; with ``paper``, the warm-up that MEow's paper tunes for the task."""
         task = preset(env_id)
+        warmup = task.warmup_steps if paper else min(cls.warmup_steps, task.warmup_steps)
         chosen: dict[str, Any] = {
             "total_steps": task.total_steps,
-            "warmup_steps": task.warmup_steps,
+            "warmup_steps": warmup,
             "max_episode_steps": task.max_episode_steps,
             "eval_every": min(10_000, task.total_steps // 8),
             "log_every": min(1_000, task.total_steps // 40),

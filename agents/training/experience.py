@@ -272,6 +272,7 @@ def experience(agent: Agent, simulator: Simulator, config: TrainerConfig) -> Exp
         simulator.num_envs,
         simulator.observation,
         simulator.action,
+        agent.stored,
         device=config.device,
     )
     schedule = UpdateSchedule(config.warmup_steps, config.utd_ratio)

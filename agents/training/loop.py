@@ -108,6 +108,7 @@ def training_loop(run: Run) -> Loop:
         transitions, run.observation = run.simulator.receive()
 
         run.statistics.add(transitions)
+        run.agent.observe(transitions)
         run.experience.add(transitions)
         run.step += run.simulator.num_envs
         if getattr(run.experience, "reads_agent", False):

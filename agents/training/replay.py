@@ -35,6 +35,7 @@ class Replay:
         num_envs: environments that are stepped together.
         observation: shape and dtype of an observation.
         action: shape and dtype of an action.
+        extra: further entries of a step to keep, of the forms that the first step has them in.
         device: where the tables are.
 
     Raises:
@@ -62,6 +63,7 @@ class Replay:
         num_envs: int,
         observation: Entry,
         action: Entry,
+        extra: Sequence[str] = (),
         *,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -89,6 +91,7 @@ class Replay:
             raise ValueError(
                 f"There is not enough memory for a replay of {capacity} transitions."
             ) from error
+        self._extra: dict[str, Tensor | None] = dict.fromkeys(extra)
         self._final = self._observation.new_empty(_FIRST_FINALS, *observation.shape)
         self._free = list(range(_FIRST_FINALS))[::-1]
         self._ends: dict[int, int] = {}  # by row, what _end says, to know without asking a device
@@ -102,20 +105,25 @@ class Replay:
     def nbytes(self) -> int:
         """Bytes reserved."""
         tables = self._observation, self._action, self._reward, self._terminated, self._end
-        return sum(table.nbytes for table in (*tables, self._final))
+        extra = [table for table in self._extra.values() if table is not None]
+        return sum(table.nbytes for table in (*tables, *extra, self._final))
 
     def add(self, transitions: TensorDictBase) -> None:
         """Add one step of every environment, in place of the oldest where there is no room.
 
         Args:
-            transitions: batch size ``(num_envs,)``: ``"observation"``, ``"action"`` and, under
-                ``"next"``, ``"observation"``, ``"reward"``, ``"done"`` and ``"terminated"``.
+            transitions: batch size ``(num_envs,)``: ``"observation"``, ``"action"``, the extra
+                entries and, under ``"next"``, ``"observation"``, ``"reward"``, ``"done"`` and
+                ``"terminated"``.
         """
         count, following = self.num_envs, transitions["next"]
         here = slice(self._now, self._now + count)
         # A GPU is not waited for.
         self._observation[here].copy_(transitions["observation"], non_blocking=True)
         self._action[here].copy_(transitions["action"], non_blocking=True)
+        for name in self._extra:
+            entry = transitions[name]
+            self._extra_table(name, entry)[here].copy_(entry, non_blocking=True)
         self._reward[here].copy_(following["reward"], non_blocking=True)
         self._terminated[here].copy_(following["terminated"], non_blocking=True)
         self._end[here].fill_(-1)
@@ -137,8 +145,9 @@ class Replay:
         """Transitions drawn uniformly, with replacement, by torch's own generator.
 
         Returns:
-            ``"observation"``, ``"action"`` and, under ``"next"``, ``"observation"``, ``"reward"``,
-            ``"done"`` and ``"terminated"``, batch size ``(batch_size,)``.
+            ``"observation"``, ``"action"``, the extra entries and, under ``"next"``,
+            ``"observation"``, ``"reward"``, ``"done"`` and ``"terminated"``, batch size
+            ``(batch_size,)``.
         """
         return self[torch.randint(0, self._size, (batch_size,), device=self.device)]
 
@@ -171,6 +180,7 @@ class Replay:
             {
                 "observation": self._observation.index_select(0, row),
                 "action": self._action.index_select(0, row),
+                **{name: table.index_select(0, row) for name, table in self._kept()},
                 "next": following,
             },
             index.shape,
@@ -190,6 +200,7 @@ class Replay:
         tables = {
             "observation": observation,
             "action": self._action[row],
+            **{name: table[row] for name, table in self._kept()},
             "reward": self._reward[row],
             "terminated": self._terminated[row],
             "ended": end >= 0,
@@ -218,6 +229,7 @@ class Replay:
                 _form(observation) != _form(self._observation)
                 or _form(action) != _form(self._action)
                 or len(observation) != len(action) + self.num_envs
+                or any(name not in chunk for name in self._extra)
             ):
                 raise ValueError(
                     f"A replay of {len(action)} transitions with observations "
@@ -236,6 +248,9 @@ class Replay:
                 skip : skip + count
             ]
             self._action[rows] = chunk["action"][taken]
+            for name in self._extra:
+                entry = chunk[name][taken]
+                self._extra_table(name, entry)[rows] = entry.to(self.device)
             self._reward[rows] = chunk["reward"][taken]
             self._terminated[rows] = chunk["terminated"][taken]
             self._end[rows] = -1
@@ -285,6 +300,19 @@ class Replay:
 
     def learned(self, batch: TensorDictBase) -> None:
         """Nothing to do: there are no priorities."""
+
+    def _extra_table(self, name: str, like: Tensor) -> Tensor:
+        """The table of an extra entry, made when it first comes."""
+        table = self._extra[name]
+        if table is None:
+            shape = (self._rows, *like.shape[1:])
+            table = torch.empty(shape, dtype=like.dtype, device=self.device)
+            self._extra[name] = table
+        return table
+
+    def _kept(self) -> list[tuple[str, Tensor]]:
+        """The tables of extra entries."""
+        return [(name, table) for name, table in self._extra.items() if table is not None]
 
     def _end_episode(self, row: int, final: Tensor) -> None:
         if not self._free:

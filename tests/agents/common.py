@@ -123,8 +123,8 @@ def make_double_agent(env, *, heads=2, dropout=0.0, **settings):
         temperature=0.5,
         heads=heads,
         log_sigma=(-1.0, 0.0),
-        scale_hidden=(8,),
-        shift_hidden=(8,),
+        scale={"hidden": (8,)},
+        shift={"hidden": (8,)},
         hidden=(8,),
         dropout=dropout,
     ).double()

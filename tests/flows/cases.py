@@ -209,8 +209,8 @@ def make_flow(
             heads=heads,
             log_sigma=log_sigma,
             squash="tanh" if squash else "none",
-            scale_hidden=HIDDEN,
-            shift_hidden=HIDDEN,
+            scale={"hidden": HIDDEN},
+            shift={"hidden": HIDDEN},
             **{**small, "blocks": _BLOCKS.get(name, 1), **further},
         )
     return EnergyBasedFlow(

@@ -64,8 +64,8 @@ def test_build_hands_its_options_on(name: str) -> None:
         3,
         temperature=1.0,
         log_sigma=(-2.0, 1.0),
-        scale_hidden=(7,),
-        shift_hidden=(5, 6),
+        scale={"hidden": (7,)},
+        shift={"hidden": (5, 6)},
         dropout_per_head=False,
     )
     assert isinstance(flow.layers[0], StateScale)
@@ -210,8 +210,8 @@ def test_an_unknown_option_is_refused_with_the_accepted_ones(name: str) -> None:
         ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
         ({"temperature": float("inf")}, "temperature must be positive and finite, got inf"),
         ({"log_sigma": (0.0, -1.0)}, "bounds of log-sigma must be finite and increasing"),
-        ({"scale_hidden": (0,)}, "sizes of at least 1"),
-        ({"shift_hidden": (0,)}, "sizes of at least 1"),
+        ({"scale": {"hidden": (0,)}}, "sizes of at least 1"),
+        ({"shift": {"hidden": (0,)}}, "sizes of at least 1"),
     ],
 )
 def test_values_out_of_range_are_refused(name: str, changes: dict, message: str) -> None:
@@ -333,7 +333,7 @@ class TestUniformBase:
             action_dim,
             obs_dim,
             temperature=0.5,
-            shift_hidden=HIDDEN,
+            shift={"hidden": HIDDEN},
             **{"base": "uniform", "squash": "none", "bound": 1.0, "hidden": HIDDEN, **given},
             **heads,
         )

@@ -182,8 +182,8 @@ def simplex_flow(name: str, shares: int) -> EnergyBasedFlow:
         log_sigma=(-1.0, 0.0),
         squash="simplex",
         hidden=HIDDEN,
-        scale_hidden=HIDDEN,
-        shift_hidden=HIDDEN,
+        scale={"hidden": HIDDEN},
+        shift={"hidden": HIDDEN},
     )
     return perturb(flow, 0.1).double().eval()
 

@@ -51,8 +51,8 @@ def make_model(name="additive", *, heads=2, dtype=torch.float64):
         temperature=TEMPERATURE,
         heads=heads,
         log_sigma=(-1.0, 0.0),
-        scale_hidden=(8,),
-        shift_hidden=(8,),
+        scale={"hidden": (8,)},
+        shift={"hidden": (8,)},
         **{key: small[key] for key in flows.options(name) if key in small},
     )
     perturb(flow, 0.3)

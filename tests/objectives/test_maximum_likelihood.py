@@ -55,7 +55,7 @@ def make_flow(name="additive", obs_dim=OBS_DIM, *, dtype=torch.float64):
         temperature=1.0,
         heads=0,
         log_sigma=(-1.0, 0.0),
-        scale_hidden=(8,),
+        scale={"hidden": (8,)},
         **{key: small[key] for key in flows.options(name) if key in small},
     )
     perturb(flow, 0.3)

@@ -55,8 +55,8 @@ def meow(
         **{
             "heads": 2,
             "log_sigma": (-1.0, 0.0),
-            "scale_hidden": (8,),
-            "shift_hidden": (8,),
+            "scale": {"hidden": (8,)},
+            "shift": {"hidden": (8,)},
             "hidden": (8,),
             "dropout": dropout,
             "blocks": 1,
