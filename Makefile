@@ -8,7 +8,7 @@ PORT ?= 8000
 PACKAGES := flows objectives envs agents
 
 train: $(VENV)/installed
-	$(BIN)/maxentflow train meow --env maxentflow/MultiGoal-v0
+	$(BIN)/maxentflow train meow --env maxentflow/MultiGoal-v0 --paper
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .

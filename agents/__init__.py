@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from maxentflow.agents.soft_q import SoftQConfig, soft_q
     from maxentflow.agents.td3 import Td3Config, td3
     from maxentflow.agents.training import (
+        Diagnosis,
         Evaluation,
         NonFiniteError,
         RunFolder,
         Trainer,
         TrainerConfig,
+        diagnose,
         evaluate,
         train,
     )
@@ -35,6 +37,7 @@ __all__ = [
     "Agent",
     "AgentConfig",
     "CompilationError",
+    "Diagnosis",
     "Evaluation",
     "MeowConfig",
     "NonFiniteError",
@@ -49,6 +52,7 @@ __all__ = [
     "TrainerConfig",
     "compiled",
     "config",
+    "diagnose",
     "evaluate",
     "make",
     "meow",
@@ -73,11 +77,13 @@ _MODULES = {
     "soft_q": ("SoftQConfig", "soft_q"),
     "td3": ("Td3Config", "td3"),
     "training": (
+        "Diagnosis",
         "Evaluation",
         "NonFiniteError",
         "RunFolder",
         "Trainer",
         "TrainerConfig",
+        "diagnose",
         "evaluate",
         "train",
     ),

@@ -128,6 +128,9 @@ class Agent:
         stored: entries of the steps to keep beside those that every agent learns from.
         config: the dataclass that the agent was made from.
         custom: names of parts given by the caller, which ``config`` alone does not rebuild.
+        critic: the policy's soft value, which evaluations and :func:`diagnose` compare with
+            returns: a model in evaluation mode with ``value(observation)``, shape
+            ``(*batch, heads)``, in units of reward; ``None`` for an agent without one.
         updates: how many there have been.
 
     Raises:
@@ -159,6 +162,7 @@ class Agent:
     stored: tuple[str, ...] = ()
     config: Any = None
     custom: tuple[str, ...] = ()
+    critic: Any = None
     updates: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:

@@ -85,6 +85,9 @@ class MeowConfig(AgentConfig):
     """Lowest and highest log-sigma of the state-conditioned scale."""
     initial_log_sigma: float | None = -0.25
     """Log-sigma at first; the middle of its bounds for None."""
+    mean_hidden: Widths | None = (64, 64)
+    """Hidden widths of a translation before the squash, the policy's mean; None for no such
+    layer."""
     heads: int = 2
     """Reward shifts: 0 none, 1 LRS, 2 SCDQ (clipped double Q)."""
     shift_hidden: Widths = (256, 256)
@@ -116,6 +119,7 @@ class MeowConfig(AgentConfig):
             tau=task.tau,
             log_sigma=task.log_sigma,
             initial_log_sigma=None,
+            mean_hidden=None,
             shift_norm=False,
             activation="swish",
             init="reference",
@@ -137,8 +141,9 @@ def meow(
     Args:
         env: a vector environment with continuous actions.
         config: settings; the usual ones by default.
-        flow: a flow of one's own, in place of the one that the configuration names; its
-            temperature counts. It is what learns; the agent's policy holds the average.
+        flow: a flow of one's own, in place of the one that the configuration names. It is what
+            learns, on observations and rewards as they are, and its temperature counts; the
+            agent's policy holds the average.
         device: where its networks are.
         overrides: settings to replace.
 
@@ -159,14 +164,16 @@ def meow(
         config = MeowConfig.for_task(envs.task_id(env))
     config = replace(config, **overrides)
     custom = () if flow is None else ("flow",)
+    state: dict[str, Any] = {}
+    model: Any = flow
     if flow is None:
         flow = _flow(config, obs_dim, action_dim)
+        model, state = _normalized(flow, config)
     elif (flow.action_dim, flow.obs_dim) != (action_dim, obs_dim):
         raise ValueError(
             f"The flow has actions of size {flow.action_dim} and observations of size "
             f"{flow.obs_dim}, the environment has {action_dim} and {obs_dim}."
         )
-    model, state = _normalized(flow, config)
     model.to(device)
     learned = flow.learned_temperature
     target_entropy = None
@@ -196,6 +203,7 @@ def meow(
         target_updaters=[PolyakUpdate(loss, tau=config.tau), *average],
         state=state,
         stored=("raw_action",) if keeps_raw else (),
+        critic=policy.flow,
         config=config,
         custom=custom,
     )
@@ -210,6 +218,9 @@ def _flow(config: MeowConfig, obs_dim: int, action_dim: int) -> flows.EnergyBase
     if config.init == "near_zero":
         networks["init"] = "near_zero"
     scale = {**networks, "initial": config.initial_log_sigma}
+    if config.init == "near_zero":
+        scale["layer_norm"] = True
+    mean = None if config.mean_hidden is None else {**networks, "hidden": config.mean_hidden}
     shift = {**networks, "hidden": config.shift_hidden, "layer_norm": config.shift_norm}
     known = flows.options(config.flow)
     layers = {"dropout": config.dropout, **networks}
@@ -222,6 +233,7 @@ def _flow(config: MeowConfig, obs_dim: int, action_dim: int) -> flows.EnergyBase
         normalized=config.normalized,
         log_sigma=config.log_sigma,
         scale=scale,
+        translation=mean,
         shift=shift,
         base=config.base,
         squash=config.squash,

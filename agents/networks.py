@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar, cast
 
 from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictModuleBase
 from torch import nn
@@ -87,9 +88,10 @@ def categorical_actor(
     )
 
 
-def averaged(
-    newest: TensorDictModuleBase, decay: float
-) -> tuple[TensorDictModuleBase, list[TargetNetUpdater]]:
+Policy = TypeVar("Policy", bound=TensorDictModuleBase)
+
+
+def averaged(newest: Policy, decay: float) -> tuple[Policy, list[TargetNetUpdater]]:
     """The policy to evaluate and use, and what keeps it up to date.
 
     Args:
@@ -99,4 +101,4 @@ def averaged(
     if decay == 0:
         return newest, []
     average = WeightAverage(newest, decay)
-    return average.module, [average]
+    return cast(Policy, average.module), [average]

@@ -69,9 +69,7 @@ def registered() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*BUILT_IN, *_AGENTS)))
 
 
-def config(
-    name: str, env_id: str | None = None, *, paper: bool = False, **overrides: Any
-) -> Any:
+def config(name: str, env_id: str | None = None, *, paper: bool = False, **overrides: Any) -> Any:
     """The configuration of an agent for a task, with fields replaced.
 
     Args:
@@ -89,9 +87,10 @@ def config(
         0.25
     """
     kind = config_type(name)
-    if paper and not hasattr(kind, "paper"):
+    for_task = getattr(kind, "paper", None) if paper else kind.for_task
+    if for_task is None:
         raise ValueError(f"Agent {name!r} has no settings of a paper.")
-    defaults = kind.paper(env_id) if paper else kind.for_task(env_id)
+    defaults = for_task(env_id)
     known = [field.name for field in fields(defaults)]
     unknown = sorted(set(overrides) - set(known))
     if unknown:

@@ -97,5 +97,6 @@ def soft_q(
         loss=loss,
         steps=[Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)],
         target_updaters=[PolyakUpdate(loss, tau=config.tau), *average],
+        critic=policy.flow,
         config=config,
     )

@@ -53,14 +53,14 @@ PENDULUM_LENGTH = {"total_steps": 5_000, "warmup_steps": 1_000, "eval_every": 50
 
 
 def config_of(task: str, seed: int) -> agents.TrainerConfig:
-    config = replace(agents.TrainerConfig.for_task(task), seed=seed)
+    config = replace(agents.TrainerConfig.for_task(task, paper=True), seed=seed)
     return replace(config, **PENDULUM_LENGTH) if task == PENDULUM else config
 
 
 def train(task: str, flow: str, seed: int) -> dict[str, object]:
     config = config_of(task, seed)
     torch.manual_seed(seed)
-    agent = agents.make("meow", envs.make(task), flow=flow)
+    agent = agents.make("meow", envs.make(task), paper=True, flow=flow)
     folder = RunFolder(RUNS / f"{task.rpartition('/')[2]}-{flow}-{seed}-{time.time_ns()}")
     folder.create(agent, config, task)
     stopped = ""

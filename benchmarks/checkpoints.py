@@ -28,7 +28,7 @@ SHOWN = (10_000, 200_000, 1_000_000)
 
 def main() -> None:
     env = envs.make(TASK)
-    agent = agents.make("meow", env)
+    agent = agents.make("meow", env, paper=True)
     sizes = simulator(env)
     replay = Replay(SHOWN[-1], NUM_ENVS, sizes.observation, sizes.action)
     experience = ReplayBuffer(replay, 256, UpdateSchedule(0, 1.0))

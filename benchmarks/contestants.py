@@ -110,7 +110,7 @@ def maxentflow(env_id: str, compile: bool) -> None:
     from maxentflow.agents import compiled
 
     torch.manual_seed(0)
-    settings = agents.config("meow", env_id)
+    settings = agents.config("meow", env_id, paper=True)
     env = envs.make(timed(env_id))
     config = agents.TrainerConfig(
         total_steps=LENGTHY,
@@ -235,7 +235,7 @@ def reference(env_id: str, checkout: str) -> None:
     # Its evaluation, which is not what is timed, does not run with gymnasium 1.
     meow.evaluate = lambda *_, **__: -np.inf
     gym.make_vec = lambda env_id, num_envs: gym.make(env_id)
-    settings = agents.config("meow", env_id)
+    settings = agents.config("meow", env_id, paper=True)
     meow.train(
         meow.Args(
             env_id=timed(env_id),
@@ -264,7 +264,7 @@ def parts(env_id: str) -> None:
 
     torch.manual_seed(0)
     env = envs.make(env_id)
-    agent, twin, library = (agents.make("meow", env) for _ in range(3))
+    agent, twin, library = (agents.make("meow", env, paper=True) for _ in range(3))
     config = agents.TrainerConfig(
         total_steps=2 * WARMUP,
         warmup_steps=WARMUP,

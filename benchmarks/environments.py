@@ -36,7 +36,7 @@ def trainer(seed: int, **changes: object) -> agents.Trainer:
     torch.set_num_threads(config.threads)
     env = envs.make(TASK, config.num_envs, workers=config.workers)
     return agents.Trainer(
-        agents.make("meow", env, device=config.device), env, config, progress=False
+        agents.make("meow", env, device=config.device, paper=True), env, config, progress=False
     )
 
 

@@ -76,7 +76,7 @@ def learn(device: str) -> None:
     else:
         seeds = ",".join(map(str, LEARNING_SEEDS))
         arguments = [
-            *("meow", "--env", TASK, "--seeds", seeds, "--device", device),
+            *("meow", "--paper", "--env", TASK, "--seeds", seeds, "--device", device),
             *("--run-dir", str(folders[0].parent), "--total-steps", str(LEARNING_STEPS)),
             *("--eval-every", "100000", "--checkpoint-every", "100000", "--compile", "on"),
         ]

@@ -40,15 +40,15 @@ class Experiment(NamedTuple):
 
 
 EXPERIMENTS = {
-    "HalfCheetah-v4-meow": Experiment("meow --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200),
+    "HalfCheetah-v4-meow": Experiment("meow --paper --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200),
     "HalfCheetah-v4-meow-affine": Experiment(
-        "meow --env HalfCheetah-v4 --flow affine", 100_000, (0, 1), 3, None
+        "meow --paper --env HalfCheetah-v4 --flow affine", 100_000, (0, 1), 3, None
     ),
     "HalfCheetah-v4-meow-newest": Experiment(
-        "meow --env HalfCheetah-v4 --average-decay 0", 100_000, (0, 1), 3, None
+        "meow --paper --env HalfCheetah-v4 --average-decay 0", 100_000, (0, 1), 3, None
     ),
     "HalfCheetah-v4-meow-newest-one-mask": Experiment(
-        "meow --env HalfCheetah-v4 --average-decay 0 --no-dropout-per-head",
+        "meow --paper --env HalfCheetah-v4 --average-decay 0 --no-dropout-per-head",
         100_000,
         (0, 1),
         3,
@@ -56,21 +56,21 @@ EXPERIMENTS = {
     ),
     **{
         f"HalfCheetah-v4-meow-{count}-envs": Experiment(
-            f"meow --env HalfCheetah-v4 --num-envs {count}", 100_000, (0,), 3, None
+            f"meow --paper --env HalfCheetah-v4 --num-envs {count}", 100_000, (0,), 3, None
         )
         for count in (8, 32)
     },
     "HalfCheetah-v4-sac": Experiment("sac --env HalfCheetah-v4", 100_000, (0,), 3, 4_000),
     "HalfCheetah-v4-meow-one-graph": Experiment(
-        "meow --env HalfCheetah-v4", 100_000, (0, 1, 2, 3), 3, 5_200
+        "meow --paper --env HalfCheetah-v4", 100_000, (0, 1, 2, 3), 3, 5_200
     ),
     "HalfCheetah-v4-meow-batched": Experiment(
-        "meow --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200
+        "meow --paper --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200
     ),
-    "Hopper-v4-meow": Experiment("meow --env Hopper-v4", 300_000, (0, 1), 5, 2_400),
-    "Hopper-v4-meow-one-graph": Experiment("meow --env Hopper-v4", 300_000, (0, 1), 5, 2_400),
+    "Hopper-v4-meow": Experiment("meow --paper --env Hopper-v4", 300_000, (0, 1), 5, 2_400),
+    "Hopper-v4-meow-one-graph": Experiment("meow --paper --env Hopper-v4", 300_000, (0, 1), 5, 2_400),
     "Hopper-v4-meow-newest": Experiment(
-        "meow --env Hopper-v4 --average-decay 0", 300_000, (0, 1), 5, None
+        "meow --paper --env Hopper-v4 --average-decay 0", 300_000, (0, 1), 5, None
     ),
     "Pendulum-v1-td3": Experiment(
         "td3 --env Pendulum-v1 --warmup-steps 1000 --eval-every 1000", 20_000, (0, 1, 2), 5, -200

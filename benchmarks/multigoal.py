@@ -48,7 +48,7 @@ def main() -> None:
     for seed in SEEDS:
         torch.manual_seed(seed)
         env = envs.make(ENV)
-        agent = agents.make("meow", env)
+        agent = agents.make("meow", env, paper=True)
         config = replace(agents.TrainerConfig.for_task(ENV), seed=seed, eval_every=0)
         agents.Trainer(agent, env, config).run()
         rollouts = sampled(agent, EPISODES, seed=10_000 + seed)

@@ -87,7 +87,7 @@ def measure(options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
 
 def start(options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
     """Milliseconds from the shell to the end of a run of one compiled update."""
-    words = ["train", "meow", "--env", options.env, "--warmup-steps", "256"]
+    words = ["train", "meow", "--paper", "--env", options.env, "--warmup-steps", "256"]
     words += ["--total-steps", "257", "--compile", "on", "--eval-every", "0"]
     figures: dict[tuple[str, str], list[float]] = {}
     for turn in range(options.turns):

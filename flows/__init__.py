@@ -44,6 +44,7 @@ from maxentflow.flows.spline import ElementwiseSpline
 from maxentflow.flows.squash import SimplexSquash, TanhSquash
 from maxentflow.flows.student_t import StudentT
 from maxentflow.flows.temperature import LearnedTemperature
+from maxentflow.flows.translation import StateTranslation
 from maxentflow.flows.uniform import Uniform
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ __all__ = [
     "StandardNormal",
     "StateLinear",
     "StateScale",
+    "StateTranslation",
     "StudentT",
     "Swish",
     "TanhSquash",

@@ -223,7 +223,9 @@ class EnergyBasedFlow(nn.Module):
     def temperature(self) -> float | Tensor:
         r"""The entropy's weight :math:`\alpha`: a number, or of shape ``()`` where it is
         learned."""
-        return self._temperature if self.learned_temperature is None else self.learned_temperature()
+        return (
+            self._temperature if self.learned_temperature is None else self.learned_temperature()
+        )
 
     @property
     def squash(self) -> Layer | None:

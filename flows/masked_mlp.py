@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maxentflow.flows.mlp import Activation, Dropout, Initialization, Linear, make_activation, hidden_init
+from maxentflow.flows.mlp import (
+    Activation,
+    Dropout,
+    Initialization,
+    Linear,
+    hidden_init,
+    make_activation,
+)
 
 __all__ = ["MaskedMLP"]
 

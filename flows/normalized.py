@@ -175,7 +175,8 @@ class DiscountedReturns(nn.Module):
         return None if self._running is None else self._running.clone()
 
     def set_extra_state(self, state: Any) -> None:
-        self._running = None if state is None else state.clone()
+        place = self.scale.mean.device  # a checkpoint is read on the CPU
+        self._running = None if state is None else state.to(place, copy=True)
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}"

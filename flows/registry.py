@@ -16,6 +16,7 @@ from maxentflow.flows.shift import RewardShift
 from maxentflow.flows.squash import SimplexSquash, TanhSquash
 from maxentflow.flows.student_t import StudentT
 from maxentflow.flows.temperature import LearnedTemperature
+from maxentflow.flows.translation import StateTranslation
 from maxentflow.flows.uniform import Uniform
 
 __all__ = ["BASES", "SQUASHES", "build", "options", "register", "registered"]
@@ -113,6 +114,7 @@ def build(
     normalized: bool = False,
     log_sigma: tuple[float, float] | None = (-5.0, -0.3),
     scale: Mapping[str, Any] | None = None,
+    translation: Mapping[str, Any] | None = None,
     shift: Mapping[str, Any] | None = None,
     base: str | Base = "normal",
     squash: str | Layer = "tanh",
@@ -121,7 +123,8 @@ def build(
 ) -> EnergyBasedFlow:
     """Build a whole energy-based flow by the name of its architecture.
 
-    Latent to action: a state-conditioned scale, the layers of the recipe, a squash. With
+    Latent to action: a state-conditioned scale, the layers of the recipe, perhaps a translation,
+    a squash. With
     ``"additive"`` the defaults are the reference configuration of Chao et al. 2024.
 
     Args:
@@ -137,6 +140,8 @@ def build(
             scale, where layers of the recipe have one (``"glow"``).
         scale: options of :class:`~maxentflow.flows.StateScale`, such as ``initial`` and
             ``hidden``.
+        translation: options of a :class:`~maxentflow.flows.StateTranslation` before the squash,
+            which may be none; no such layer by default.
         shift: options of :class:`~maxentflow.flows.RewardShift`, such as ``hidden``.
         base: ``"normal"``, ``"mixture"``, ``"student-t"``, ``"uniform"``, or a base.
             The uniform is zero outside a box: it goes without a scale, with layers that map the
@@ -175,6 +180,8 @@ def build(
     if log_sigma is not None and prior.bound is None:
         layers.append(StateScale(dim, obs_dim, bounds=log_sigma, **(scale or {})))
     layers += recipe(dim, obs_dim, **{**shared, **recipe_options})
+    if translation is not None and prior.bound is None:
+        layers.append(StateTranslation(dim, obs_dim, **translation))
     if last is not None:
         layers.append(last)
     if prior.bound is not None and not all(layer.keeps_box(prior.bound) for layer in layers):

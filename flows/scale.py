@@ -23,9 +23,10 @@ class StateScale(Layer):
         \log \sigma(s) = \ell + \tfrac{h - \ell}{2} (\tanh(f(s) + c) + 1), \quad
         (\ell, h) = bounds
 
-    with :math:`c` such that a network of zero gives the initial log-sigma. Linear: its log-determinant :math:`\sum_i \log \sigma_i(s)` is counted in V. On top of a
-    standard normal base it is the reference's state-conditioned Gaussian prior
-    (Chao et al. 2024, arXiv:2405.13629, appendix A.4).
+    with :math:`c` such that a network of zero gives the initial log-sigma. Linear: its
+    log-determinant :math:`\sum_i \log \sigma_i(s)` is counted in V. On top of a standard normal
+    base it is the reference's state-conditioned Gaussian prior (Chao et al. 2024,
+    arXiv:2405.13629, appendix A.4).
 
     Args:
         dim: size of the variable.

@@ -62,8 +62,12 @@ class LearnedTemperature(nn.Module):
             target_entropy: :math:`\bar H`, of the whole action.
         """
         low, high = (math.log(bound) for bound in self.bounds)
-        log_alpha = self.log_alpha.clamp(low, high)
-        return -log_alpha * (log_prob.detach().mean() + target_entropy)
+        upwards = log_prob.detach().mean() + target_entropy
+        # Beyond a bound, descent leads back to it only.
+        log_alpha = self.log_alpha.detach()
+        upwards = torch.where(log_alpha > high, upwards.clamp(max=0.0), upwards)
+        upwards = torch.where(log_alpha < low, upwards.clamp(min=0.0), upwards)
+        return -self.log_alpha * upwards
 
     def extra_repr(self) -> str:
         return f"initial={self.initial}"

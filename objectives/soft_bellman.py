@@ -223,8 +223,8 @@ class SoftBellmanLoss(LossModule):
         learned: Any = getattr(model, "learned_temperature", None)
         if target_entropy is not None and (learned is None or not math.isfinite(target_entropy)):
             raise ValueError(
-                "A target entropy is a finite number and needs a model with a learned temperature, "
-                f"got {target_entropy}."
+                "A target entropy is a finite number and needs a model with a learned "
+                f"temperature, got {target_entropy}."
             )
         self.temperature: float | None = None if learned else getattr(model, "temperature", None)
 
@@ -238,7 +238,9 @@ class SoftBellmanLoss(LossModule):
         value_network.requires_grad_(False)  # as the target is
         self.__dict__["value_network"] = value_network
         # In evaluation mode, as a policy acts.
-        self.__dict__["_dual_loss"] = None if learned is None else _DualLoss(shared_copy(model)).eval()
+        self.__dict__["_dual_loss"] = (
+            None if learned is None else _DualLoss(shared_copy(model)).eval()
+        )
         self._forward_value_estimator_keys()
         self.train()
 

@@ -1,4 +1,4 @@
-"""The command line: ``maxentflow train``, ``evaluate`` and ``plot``."""
+"""The command line: ``maxentflow train``, ``evaluate``, ``plot`` and ``diagnose``."""
 
 from maxentflow.agents.cli.dispatch import main
 

@@ -15,7 +15,7 @@ from maxentflow.agents.names import BUILT_IN
 
 __all__ = ["main"]
 
-_COMMANDS = ("train", "evaluate", "plot")  # a module of this package each
+_COMMANDS = ("train", "evaluate", "plot", "diagnose")  # a module of this package each
 
 _USAGE = """\
 usage: maxentflow COMMAND ...
@@ -25,8 +25,10 @@ commands:
   train --resume RUN ...     continue exactly where the last checkpoint is
   evaluate RUN [options]     run episodes with a trained policy, or film one
   plot RUN [RUN ...]         learning curves, with the published ones
+  diagnose RUN [options]     the soft value against returns, of meow and soft-q
 
-Options: train AGENT --help, train --resume --help, evaluate --help, plot --help.
+Options: train AGENT --help, train --resume --help, evaluate --help, plot --help,
+diagnose --help.
 """
 
 

@@ -1,4 +1,4 @@
-"""Learning curves of runs, with the published ones."""
+"""Figures of runs: learning curves, with the published ones, and diagnoses."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
+from maxentflow.agents.training.diagnosis import Diagnosis
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
 
-__all__ = ["learning_curves", "published"]
+__all__ = ["diagnosis", "learning_curves", "published"]
 
 
 @cache
@@ -157,6 +158,65 @@ def _draw_group(axes: Axes, label: str, group: list[_Curve], color: str) -> None
     if count > 2:
         half = stats.t.ppf(0.975, count - 1) * table.std(0, ddof=1) / np.sqrt(count)
         axes.fill_between(common, mean - half, mean + half, color=color, alpha=0.15, linewidth=0)
+
+
+# Columns of metrics.csv that share a panel of a diagnosis, and the label of its axis.
+_OVER_TRAINING = (
+    (("eval_value", "eval_discounted_return"), "of evaluations, from their first state"),
+    (("policy_entropy", "entropy"), "entropy, nats"),
+    (("alpha",), "alpha, in units of reward"),
+)
+
+
+def diagnosis(result: Diagnosis, folder: RunFolder, path: Path) -> None:
+    """Draw V against soft returns, the run's own numbers over training, and log-probabilities.
+
+    Args:
+        result: of the run's agent.
+        folder: of the run; columns that its metrics lack have no panel.
+        path: where the figure goes.
+
+    Raises:
+        ValueError: the metrics cannot be read, or the figure not be written.
+    """
+    rows = read_metrics(folder)
+    figure = Figure(figsize=(16, 9), layout="constrained")
+    panels = iter(figure.subplots(2, 3).flat)
+    axes = next(panels)
+    finite = np.isfinite(result.value) & np.isfinite(result.soft_return)
+    axes.scatter(result.soft_return[finite], result.value[finite], s=4, alpha=0.3, linewidth=0)
+    if finite.any():
+        middle = float(np.median(result.soft_return[finite]))
+        axes.axline((middle, middle), slope=1, color="k", linestyle="--", linewidth=1)
+    axes.set(xlabel="soft return", ylabel="V")
+    for names, label in _OVER_TRAINING:
+        curves = {
+            name: [(row["step"], row[name]) for row in rows if row.get(name)] for name in names
+        }
+        if not any(curves.values()):
+            continue
+        axes = next(panels)
+        for name, points in curves.items():
+            if points:
+                axes.plot(*np.array(points, float).T, label=name)
+        axes.set(xlabel="environment steps", ylabel=label)
+        axes.legend(frameon=False, fontsize="small")
+    axes = next(panels)
+    kinds = {"own samples": result.log_prob, "replay": result.replay_log_prob}
+    drawn = {name: each[np.isfinite(each)] for name, each in kinds.items() if each is not None}
+    everything = np.concatenate(list(drawn.values()))
+    if len(everything):  # a few old actions may be thousands of nats away
+        low, high = np.percentile(everything, [1, 99])
+        bins = np.linspace(low, high, 60)
+        for name, each in drawn.items():
+            axes.hist(each, bins, density=True, histtype="step", label=name)
+        axes.legend(frameon=False, fontsize="small")
+    axes.set(xlabel="log pi", ylabel="density")
+    for axes in panels:
+        axes.remove()
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+    _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:

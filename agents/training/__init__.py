@@ -1,6 +1,7 @@
-"""Training: the loop, experience, evaluation, and what a run leaves on disk."""
+"""Training: the loop, experience, evaluation, diagnosis, and what a run leaves on disk."""
 
 from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.diagnosis import Diagnosis, diagnose
 from maxentflow.agents.training.evaluation import Evaluation, evaluate, record_video
 from maxentflow.agents.training.experience import Experience, ReplayBuffer, RolloutBuffer
 from maxentflow.agents.training.loop import NonFiniteError
@@ -9,6 +10,7 @@ from maxentflow.agents.training.run_folder import RunFolder
 from maxentflow.agents.training.trainer import Trainer, train
 
 __all__ = [
+    "Diagnosis",
     "Evaluation",
     "Experience",
     "NonFiniteError",
@@ -18,6 +20,7 @@ __all__ = [
     "RunFolder",
     "Trainer",
     "TrainerConfig",
+    "diagnose",
     "evaluate",
     "record_video",
     "train",

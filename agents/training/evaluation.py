@@ -30,12 +30,21 @@ Task = str | Callable[[], gym.Env[Any, Any]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Undiscounted returns and lengths of episodes, shape ``(episodes,)`` each, and how many of
-    them were cut since they had no end."""
+    """Numbers of whole episodes.
+
+    Attributes:
+        returns: undiscounted, shape ``(episodes,)``.
+        lengths: in steps, shape ``(episodes,)``.
+        cut: how many episodes were cut since they had no end.
+        first_observations: what each began with, shape ``(episodes, ·)``.
+        discounted_returns: by the discount that was given, shape ``(episodes,)``.
+    """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
     cut: int = 0
+    first_observations: NDArray[Any] | None = None
+    discounted_returns: NDArray[np.float64] | None = None
 
     def __str__(self) -> str:
         text = (
@@ -54,6 +63,7 @@ def evaluate(
     deterministic: bool = True,
     seed: int = 0,
     max_steps: int | None = None,
+    gamma: float = 1.0,
     device: str = "cpu",
 ) -> Evaluation:
     """Run whole episodes and sum their rewards.
@@ -71,10 +81,12 @@ def evaluate(
         seed: of the first episode.
         max_steps: cut episodes after so many steps; by default after 10,000 steps in a task
             without a time limit, and never in others.
+        gamma: discount of the discounted returns.
         device: where the policy is.
 
     Raises:
-        ValueError: ``episodes`` or ``max_steps`` is below 1, or ``seed`` negative.
+        ValueError: ``episodes`` or ``max_steps`` is below 1, ``seed`` negative, or ``gamma``
+            outside [0, 1].
 
     Example:
         >>> agent = make("meow", envs.make("Pendulum-v1"))
@@ -86,18 +98,26 @@ def evaluate(
             raise ValueError(f"{name} must be at least 1, got {value}.")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}.")
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must be in [0, 1], got {gamma}.")
     exploration = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
     with torch.random.fork_rng(), set_exploration_type(exploration):
         torch.manual_seed(seed)
         if isinstance(env, EnvBase):
-            return _evaluate_torchrl(policy, env, episodes, seed, max_steps or STEP_LIMIT)
+            return _evaluate_torchrl(policy, env, episodes, seed, max_steps or STEP_LIMIT, gamma)
         if isinstance(env, VectorEnv):
-            return _evaluate_vector(policy, env, episodes, seed, max_steps, device)
+            return _evaluate_vector(policy, env, episodes, seed, max_steps, gamma, device)
         made = envs.make(env, min(episodes, _AT_ONCE))
         try:
-            return _evaluate_vector(policy, made, episodes, seed, max_steps, device)
+            return _evaluate_vector(policy, made, episodes, seed, max_steps, gamma, device)
         finally:
             made.close()
+
+
+def episode_limit(env: VectorEnv) -> int:
+    """Steps after which an episode is cut: the task's own limit, or :data:`STEP_LIMIT`."""
+    limit = None if env.spec is None else env.spec.max_episode_steps
+    return STEP_LIMIT if limit is None else limit
 
 
 def _evaluate_vector(
@@ -106,12 +126,12 @@ def _evaluate_vector(
     episodes: int,
     seed: int,
     max_steps: int | None,
+    gamma: float,
     device: str,
 ) -> Evaluation:
-    if max_steps is None:
-        limit = None if env.spec is None else env.spec.max_episode_steps
-        max_steps = STEP_LIMIT if limit is None else limit
-    returns = np.zeros(episodes)
+    space = env.single_observation_space
+    beginnings = np.zeros((episodes, *(space.shape or ())), space.dtype)
+    returns, discounted = np.zeros(episodes), np.zeros(episodes)
     lengths = np.zeros(episodes, dtype=np.int64)
     cut = 0
     for first in range(0, episodes, env.num_envs):
@@ -119,32 +139,44 @@ def _evaluate_vector(
         seeds: Any = [seed + int(index) for index in running]  # gymnasium types one number only
         alive = running < episodes
         observation, _ = env.reset(seed=seeds)
-        for _ in range(max_steps):
+        beginnings[running[alive]] = observation[alive]
+        for step in range(max_steps or episode_limit(env)):
             batch = TensorDict(
                 {"observation": torch.from_numpy(observation).to(device)}, [env.num_envs]
             )
             action = policy(batch)["action"].cpu().numpy()
             observation, reward, terminated, truncated, _ = env.step(action)
             returns[running[alive]] += reward[alive]
+            discounted[running[alive]] += gamma**step * reward[alive]
             lengths[running[alive]] += 1
             alive &= ~(terminated | truncated)
             if not alive.any():
                 break
         cut += int(alive.sum())
-    return Evaluation(returns, lengths, cut)
+    return Evaluation(returns, lengths, cut, beginnings, discounted)
 
 
 def _evaluate_torchrl(
-    policy: TensorDictModuleBase, env: EnvBase, episodes: int, seed: int, max_steps: int
+    policy: TensorDictModuleBase,
+    env: EnvBase,
+    episodes: int,
+    seed: int,
+    max_steps: int,
+    gamma: float,
 ) -> Evaluation:
-    returns, lengths, cut = [], [], 0
+    beginnings, returns, discounted, lengths, cut = [], [], [], [], 0
     for index in range(episodes):
         env.set_seed(seed + index)
         data = env.rollout(max_steps, policy, auto_cast_to_device=True)
-        returns.append(data["next", "reward"].sum().item())
+        reward = data["next", "reward"]
+        discount = gamma ** torch.arange(len(data), device=reward.device).double()
+        beginnings.append(data["observation"][0].numpy(force=True))
+        returns.append(reward.sum().item())
+        discounted.append((reward[:, 0] * discount).sum().item())
         lengths.append(len(data))
         cut += not data["next", "done"][-1].any()
-    return Evaluation(np.array(returns), np.array(lengths), cut)
+    numbers = np.array(returns), np.array(lengths), cut
+    return Evaluation(*numbers, np.stack(beginnings), np.array(discounted))
 
 
 @torch.no_grad()

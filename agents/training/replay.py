@@ -13,7 +13,7 @@ from torch import Tensor
 from maxentflow.agents.training.files import save_atomically
 from maxentflow.agents.training.simulator import Entry
 
-__all__ = ["Replay"]
+__all__ = ["Replay", "read_files"]
 
 _FIRST_FINALS = 64  # final observations that there is room for at first
 
@@ -229,7 +229,7 @@ class Replay:
                 _form(observation) != _form(self._observation)
                 or _form(action) != _form(self._action)
                 or len(observation) != len(action) + self.num_envs
-                or any(name not in chunk for name in self._extra)
+                or not all(self._takes(chunk, name) for name in self._extra)
             ):
                 raise ValueError(
                     f"A replay of {len(action)} transitions with observations "
@@ -248,7 +248,7 @@ class Replay:
                 skip : skip + count
             ]
             self._action[rows] = chunk["action"][taken]
-            for name in self._extra:
+            for name in self._extra.keys() & chunk.keys():
                 entry = chunk[name][taken]
                 self._extra_table(name, entry)[rows] = entry.to(self.device)
             self._reward[rows] = chunk["reward"][taken]
@@ -301,6 +301,13 @@ class Replay:
     def learned(self, batch: TensorDictBase) -> None:
         """Nothing to do: there are no priorities."""
 
+    def _takes(self, chunk: Mapping[str, Any], name: str) -> bool:
+        """Whether a chunk has an extra entry in the form of its table; an empty one has none."""
+        if name not in chunk:
+            return len(chunk["action"]) == 0
+        table = self._extra[name]
+        return table is None or _form(table) == _form(chunk[name])
+
     def _extra_table(self, name: str, like: Tensor) -> Tensor:
         """The table of an extra entry, made when it first comes."""
         table = self._extra[name]
@@ -322,6 +329,31 @@ class Replay:
         slot = self._free.pop()
         self._ends[row] = self._end[row] = slot
         self._final[slot] = final
+
+
+def read_files(paths: Sequence[Path], names: Sequence[str], count: int) -> TensorDict:
+    """About ``count`` of the transitions in files of :meth:`Replay.save`, evenly spaced.
+
+    Args:
+        paths: the files.
+        names: entries of a transition: ``"observation"``, ``"action"`` or extra ones.
+        count: how many transitions; fewer where there are not as many.
+
+    Returns:
+        The entries, shape ``(transitions, ·)``.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    spans = [_span(path.name) for path in paths]
+    stride = max(1, sum(last - first for first, last in spans) // count)
+    parts = []
+    for path in paths:
+        chunk = _read(path)
+        kept = slice(0, len(chunk["action"]), stride)  # there are more observations than actions
+        tables = {name: chunk[name][kept].clone() for name in names}  # the rest is freed
+        parts.append(TensorDict(tables).auto_batch_size_(1))
+    return torch.cat(parts)
 
 
 def _read(path: Path) -> Chunk:

@@ -167,6 +167,7 @@ class Trainer:
             episodes=self.config.eval_episodes,
             deterministic=deterministic,
             seed=_EVALUATION_SEED + self.config.seed,
+            gamma=1.0 if self._gamma is None else self._gamma,
             device=self.config.device,
         )
 
@@ -269,12 +270,30 @@ class Trainer:
             "eval_return",
             "eval_return_std",
             "eval_length",
+            *([] if self._gamma is None else ["eval_value", "eval_discounted_return"]),
             "train_return",
             "train_length",
             "episodes",
             "updates",
             *map(str, self.agent.loss.out_keys),
         ]
+
+    @property
+    def _gamma(self) -> float | None:
+        """The discount of an agent whose values can be compared with returns."""
+        agent = self.agent
+        return None if agent.critic is None else getattr(agent.config, "gamma", None)
+
+    @torch.no_grad()
+    def _calibration(self, result: Evaluation) -> dict[str, float]:
+        """What the agent expects of the episodes of an evaluation, and what they earned."""
+        assert result.first_observations is not None
+        assert result.discounted_returns is not None
+        beginnings = torch.from_numpy(result.first_observations).to(self.config.device)
+        return {
+            "eval_value": self.agent.critic.value(beginnings).amin(-1).mean().item(),
+            "eval_discounted_return": float(result.discounted_returns.mean()),
+        }
 
     def _log(self, evaluates: bool) -> None:
         row: dict[str, float] = {
@@ -294,6 +313,8 @@ class Trainer:
                 "eval_return_std": float(result.returns.std()),
                 "eval_length": float(result.lengths.mean()),
             }
+            if self._gamma is not None:
+                row |= self._calibration(result)
         row["steps_per_second"] = self._clock.steps_per_second(self.step)
         row["seconds"] = self._seconds + self._clock.seconds()
         if self._metrics is not None:

@@ -32,7 +32,12 @@ plt.rcParams.update(
 )
 
 OPTIONS = {"blocks": 4, "log_sigma": (-2.0, 1.0), "dropout": 0.0}
-SMALL = {"hidden": (16,), "scale": {"hidden": (16,)}, "shift": {"hidden": (16,)}, "last_mask": "odd"}
+SMALL = {
+    "hidden": (16,),
+    "scale": {"hidden": (16,)},
+    "shift": {"hidden": (16,)},
+    "last_mask": "odd",
+}
 
 
 def two_bumps(action: Tensor) -> Tensor:

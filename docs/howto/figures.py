@@ -41,7 +41,7 @@ def train(name: str) -> None:
     from maxentflow.agents.cli import main
 
     folder = RUNS / name
-    command = ["train", "meow", "--env", "HalfCheetah-v4", "--total-steps", str(STEPS)]
+    command = ["train", "meow", "--paper", "--env", "HalfCheetah-v4", "--total-steps", str(STEPS)]
     main([*command, "--eval-every", "5000", "--run-dir", str(folder), *SICK[name][1]])
     rows = read(folder / "metrics.csv")
     columns = ["step", *PANELS]

@@ -27,17 +27,17 @@ ROWS = [
     ("env_id", "steps", "tau", "alpha", "high", "low", "warmup", "gamma"), ROWS
 )
 def test_the_table(env_id, steps, tau, alpha, high, low, warmup, gamma):
-    config = MeowConfig.for_task(env_id)
+    config = MeowConfig.paper(env_id)
     assert (config.tau, config.temperature, config.gamma) == (tau, alpha, gamma)
     assert config.log_sigma == (low, high)
-    trainer = TrainerConfig.for_task(env_id)
+    trainer = TrainerConfig.for_task(env_id, paper=True)
     assert (trainer.total_steps, trainer.warmup_steps) == (steps, warmup)
     assert {agents.config(name, env_id).gamma for name in agents.registered()} == {gamma}
 
 
 @pytest.mark.parametrize("env_id", [row[0] for row in ROWS])
 def test_what_all_tasks_share(env_id):
-    config, trainer = MeowConfig.for_task(env_id), TrainerConfig.for_task(env_id)
+    config, trainer = MeowConfig.paper(env_id), TrainerConfig.for_task(env_id)
     assert (config.flow, config.flow_options, config.heads) == ("additive", {}, 2)
     assert (config.learning_rate, config.max_grad_norm) == (1e-3, 30)
     assert (trainer.batch_size, trainer.replay_size) == (256, 1_000_000)
@@ -67,7 +67,7 @@ def widths(module):
     [("Hopper-v4", 11, 3), ("HalfCheetah-v5", 17, 6), ("maxentflow/MultiGoal-v0", 2, 2)],
 )
 def test_the_flow(env_id, obs_dim, action_dim):
-    agent = agents.make("meow", envs.make(env_id))
+    agent = agents.make("meow", envs.make(env_id), paper=True)
     flow = agent.policy.flow
     row = next(row for row in ROWS if row[0] == env_id)
     scale, *couplings, squash = flow.layers
@@ -105,7 +105,7 @@ def test_the_flow(env_id, obs_dim, action_dim):
 
 
 def test_swish_has_a_slope_for_each_unit():
-    flow = agents.make("meow", envs.make("Hopper-v4")).policy.flow
+    flow = agents.make("meow", envs.make("Hopper-v4"), paper=True).policy.flow
     slopes = [part.beta for part in flow.modules() if isinstance(part, flows.Swish)]
     sizes = sorted(beta.numel() for beta in slopes)
     assert sizes == [64] * (2 + 4 * 2) + [2 * 256] * 2
@@ -113,7 +113,7 @@ def test_swish_has_a_slope_for_each_unit():
 
 
 def test_weights_at_the_start():
-    flow = agents.make("meow", envs.make("Hopper-v4")).policy.flow
+    flow = agents.make("meow", envs.make("Hopper-v4"), paper=True).policy.flow
     scale, *couplings, _ = flow.layers
     zero = [part.weight for part in flow.shift.modules() if isinstance(part, BatchedLinear)]
     for weight in [*zero, *(part.weight for part in linears(scale))]:
@@ -128,7 +128,7 @@ def test_weights_at_the_start():
 
 
 def test_the_optimizer_is_adam():
-    (step,) = agents.make("meow", envs.make("Hopper-v4")).steps
+    (step,) = agents.make("meow", envs.make("Hopper-v4"), paper=True).steps
     optimizer = step.optimizer
     assert type(optimizer) is torch.optim.Adam
     assert step.max_grad_norm == 30

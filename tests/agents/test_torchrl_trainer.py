@@ -88,7 +88,8 @@ def test_the_same_weights_by_torchrls_trainer_and_by_ours(name):
 
     def noting(batch):
         if len(seen) < UPDATES:
-            seen.append((batch.clone(), random_state()))
+            scales = copy.deepcopy(agent.state_dict()["state"])  # they follow the environment
+            seen.append((batch.clone(), random_state(), scales))
             report = update(batch)
             seen[-1] += (copy.deepcopy(agent.state_dict()),)
             return report
@@ -104,13 +105,15 @@ def test_the_same_weights_by_torchrls_trainer_and_by_ours(name):
     turn = count()
 
     def give(_):
-        batch, state, _ = seen[next(turn)]
+        batch, state, scales, _ = seen[next(turn)]
+        for part, saved in scales.items():
+            other.state[part].load_state_dict(saved)
         set_random_state(state)
         return batch
 
     theirs.register_op("process_optim_batch", give)
     theirs.train()
-    state, expected = other.state_dict(), seen[-1][2]
+    state, expected = other.state_dict(), seen[-1][3]
     for key in ("policy", "behavior", "loss", "optimizers", "target_updater"):
         assert not differences(state[key], expected[key], key)
     assert differences(start["policy"], expected["policy"])

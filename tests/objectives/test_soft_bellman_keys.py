@@ -15,6 +15,7 @@ from .common import exactly, make_batch, make_loss, make_model
 DEFAULTS = {
     "observation": "observation",
     "action": "action",
+    "raw_action": "raw_action",
     "reward": "reward",
     "done": "done",
     "terminated": "terminated",

@@ -56,8 +56,12 @@ def test_the_names_that_are_known_without_import_are_those_that_can_be_made():
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("trian", "Unknown command 'trian'; known: train, evaluate, plot. Did you mean 'train'?"),
-        ("xyz", "Unknown command 'xyz'; known: train, evaluate, plot."),
+        (
+            "trian",
+            "Unknown command 'trian'; known: train, evaluate, plot, diagnose. "
+            "Did you mean 'train'?",
+        ),
+        ("xyz", "Unknown command 'xyz'; known: train, evaluate, plot, diagnose."),
     ],
 )
 def test_an_unknown_command(refused, word, says):

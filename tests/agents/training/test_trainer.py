@@ -27,6 +27,7 @@ from ..common import (
     resumed,
 )
 
+PAPER = {"paper": True}  # with dropout, without running scales
 QUIET = {"eval_every": 0, "checkpoint_every": 0}
 
 
@@ -125,7 +126,11 @@ def test_number_of_updates(count, changes, updates, last):
 
 def test_warm_up_actions_are_uniform():
     trainer = make_trainer(
-        "Hopper-v4", total_steps=1000, warmup_steps=1000, **{**QUIET, "replay_size": 1000}
+        "Hopper-v4",
+        settings=PAPER,
+        total_steps=1000,
+        warmup_steps=1000,
+        **{**QUIET, "replay_size": 1000},
     )
     before = copy.deepcopy(trainer.agent.loss.state_dict())
     trainer.run()
@@ -139,7 +144,9 @@ def test_warm_up_actions_are_uniform():
 
 
 def test_modes_while_acting_evaluating_and_learning():
-    trainer = make_trainer(total_steps=60, warmup_steps=40, eval_every=30, eval_episodes=1)
+    trainer = make_trainer(
+        settings=PAPER, total_steps=60, warmup_steps=40, eval_every=30, eval_episodes=1
+    )
     agent, update = trainer.agent, trainer.agent.update
     seen = {"act": set(), "evaluate": set(), "learn": set()}
 
@@ -170,10 +177,10 @@ def test_modes_while_acting_evaluating_and_learning():
 
 
 def test_actions_after_the_warm_up_are_the_policys_samples():
-    trainer = make_trainer(total_steps=44, warmup_steps=40, batch_size=44, **QUIET)
+    trainer = make_trainer(settings=PAPER, total_steps=44, warmup_steps=40, batch_size=44, **QUIET)
     trainer.run()  # with a batch that large, nothing is learned before the last step
     data = stored(trainer)
-    flow = make_trainer().agent.policy.flow  # as seeded, as the trainer's was
+    flow = make_trainer(settings=PAPER).agent.policy.flow  # as seeded, as the trainer's was
     warm = torch.cat([2 * torch.rand(1, 2) - 1 for _ in range(40)])
     assert torch.equal(data["action"][:40], warm)
     for row in data[40:]:
@@ -233,6 +240,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, count):
     """A reward of 1e25 is finite; its square is not, in single precision."""
     trainer = make_trainer(
         count(spoilt="reward", value=1e25, at=1),
+        settings=PAPER,
         folder=tmp_path,
         total_steps=60,
         warmup_steps=20,
@@ -412,7 +420,13 @@ class Newest:
 
 def test_an_experience_of_ones_own(tmp_path):
     """It gets all that the behaviour wrote, and is saved with the run."""
-    run = {"total_steps": 30, "warmup_steps": 5, "eval_every": 0, "log_every": 50}
+    run = {
+        "settings": PAPER,
+        "total_steps": 30,
+        "warmup_steps": 5,
+        "eval_every": 0,
+        "log_every": 50,
+    }
     whole, part = Newest(), Newest()
     trainer = make_trainer(folder=tmp_path / "whole", experience=whole, **run)
     trainer.run()
@@ -421,7 +435,7 @@ def test_an_experience_of_ones_own(tmp_path):
         assert step.batch_size == (1,)
         assert ("action_log_prob" in step.keys()) == (count >= 5)  # noqa: SIM118
         assert step["next"].keys() >= {"observation", "reward", "done", "terminated", "truncated"}
-    policy = make_trainer().agent.policy  # as seeded, as the trainer's was
+    policy = make_trainer(settings=PAPER).agent.policy  # as seeded, as the trainer's was
     step = whole.steps[5]
     expected = policy.flow.log_prob(step["action"], step["observation"])
     assert step["action_log_prob"].item() == pytest.approx(expected.item(), rel=1e-4)
