@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
@@ -102,6 +103,16 @@ class MeowConfig(AgentConfig):
     """Dropout in the networks of the flow's layers."""
     dropout_per_head: bool = True
     """Draw a dropout mask for each head instead of one for both."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most = math.log(2)
+        too_high = self.target_entropy is not None and not self.target_entropy < most
+        if too_high and self.squash == "tanh":
+            raise ValueError(
+                f"target_entropy must be below {most:.3f} nats, the entropy of a uniform entry in "
+                f"[-1, 1], got {self.target_entropy}."
+            )
 
     @classmethod
     def paper(cls, env_id: str | None) -> MeowConfig:

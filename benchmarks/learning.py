@@ -40,7 +40,9 @@ class Experiment(NamedTuple):
 
 
 EXPERIMENTS = {
-    "HalfCheetah-v4-meow": Experiment("meow --paper --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200),
+    "HalfCheetah-v4-meow": Experiment(
+        "meow --paper --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200
+    ),
     "HalfCheetah-v4-meow-affine": Experiment(
         "meow --paper --env HalfCheetah-v4 --flow affine", 100_000, (0, 1), 3, None
     ),
@@ -68,7 +70,9 @@ EXPERIMENTS = {
         "meow --paper --env HalfCheetah-v4", 100_000, (0, 1), 3, 5_200
     ),
     "Hopper-v4-meow": Experiment("meow --paper --env Hopper-v4", 300_000, (0, 1), 5, 2_400),
-    "Hopper-v4-meow-one-graph": Experiment("meow --paper --env Hopper-v4", 300_000, (0, 1), 5, 2_400),
+    "Hopper-v4-meow-one-graph": Experiment(
+        "meow --paper --env Hopper-v4", 300_000, (0, 1), 5, 2_400
+    ),
     "Hopper-v4-meow-newest": Experiment(
         "meow --paper --env Hopper-v4 --average-decay 0", 300_000, (0, 1), 5, None
     ),
