@@ -36,7 +36,7 @@ class ObservationNorm(nn.Module):
         >>> norm = ObservationNorm(2)
         >>> norm.update(torch.tensor([[0.0, 5.0], [2.0, 5.0]]))
         >>> norm(torch.tensor([2.0, 5.0]))
-        tensor([0.9999, 0.0002])
+        tensor([1.0000, 0.0069])
     """
 
     mean: Tensor
@@ -214,8 +214,8 @@ class NormalizedModel(nn.Module):
         >>> flow = build("additive", 1, 3, temperature=0.2)
         >>> model = NormalizedModel(flow, ObservationNorm(3), ReturnScale())
         >>> model.returns.update(torch.tensor([0.0, 100.0]))
-        >>> model.temperature  # the scale is 50
-        tensor(10.)
+        >>> model.temperature  # the scale is about 50
+        tensor(10.0000)
     """
 
     def __init__(

@@ -89,7 +89,14 @@ class SoftBellmanLoss(LossModule):
 
     A learned temperature descends on ``"loss_alpha"``, from one sample of the policy for each
     observation of the batch, towards ``target_entropy``: the entropy of the policy itself, exact
-    for every flow. The regression leaves it alone.
+    for every flow. The regression leaves it alone. The bonus is then measured from the target,
+
+    .. math:: y = r + \gamma (1 - \text{terminated})
+        \big(\min_h V_h^{\text{target}}(s') - \alpha \bar H\big)
+
+    so that a policy at its target has none. Counted from zero it would be
+    :math:`\alpha \bar H` in every step, a cost of living where :math:`\bar H` is negative, and
+    V would have to follow each move of :math:`\alpha` by :math:`\alpha \bar H / (1 - \gamma)`.
 
     Of a :class:`~maxentflow.flows.NormalizedModel`, Q and target are regressed in scaled units,
     so that the loss is of the same size on every task; what is reported is in units of reward.
@@ -342,6 +349,14 @@ class SoftBellmanLoss(LossModule):
         scale = None if self.returns is None else self.returns()
         with installed(self.network_params, self.network):
             q, value = self.network(action, observation, raw)
+        dual: dict[str, Tensor] = {}
+        temperature: Any = self.temperature
+        if self._dual_loss is not None:
+            with installed(self.network_params, self._dual_loss):
+                temperature = self._dual_loss.model.temperature
+                if self.target_entropy is not None:
+                    loss_alpha, log_prob = self._dual_loss(observation, self.target_entropy)
+                    dual = {"loss_alpha": loss_alpha, "alpha": _times(temperature, scale)}
         with torch.no_grad():
             target_params = self.target_network_params
             following = tensordict["next"].select(keys.observation, keys.reward)
@@ -349,6 +364,8 @@ class SoftBellmanLoss(LossModule):
                 following[keys.observation] = self._seen(following[keys.observation])
             with installed(target_params, self.value_network):
                 next_value = self.value_network(following)[keys.value]
+            if self.target_entropy is not None:
+                next_value = next_value - temperature * self.target_entropy
             transitions = tensordict.copy()
             if scale is not None:
                 transitions["next", keys.reward] = following[keys.reward] / scale
@@ -362,15 +379,8 @@ class SoftBellmanLoss(LossModule):
         loss = self._reduce_loss(loss, tensordict=tensordict, weights=weights)
         values = {"q": q, "value": value, "target": target, "td_error": error}
         report = {name: _times(entry.detach(), scale) for name, entry in values.items()}
-        dual: dict[str, Tensor] = {}
-        temperature: Any = self.temperature
-        if self._dual_loss is not None:
-            with installed(self.network_params, self._dual_loss):
-                temperature = self._dual_loss.model.temperature
-                if self.target_entropy is not None:
-                    loss_alpha, log_prob = self._dual_loss(observation, self.target_entropy)
-                    dual = {"loss_alpha": loss_alpha, "alpha": _times(temperature, scale)}
-                    report["policy_entropy"] = -log_prob.unsqueeze(-1)
+        if self.target_entropy is not None:
+            report["policy_entropy"] = -log_prob.unsqueeze(-1)
         if temperature is not None:
             report["entropy"] = (value - q).detach() / temperature
         elementwise = self.reduction == "none"

@@ -105,10 +105,11 @@ def diagnose(
 ) -> Diagnosis:
     r"""Play whole episodes with sampled actions, and compare V with soft returns.
 
-    .. math:: G_t = \sum_k \gamma^k \big(r_{t+k} - \alpha \log \pi(a_{t+k} | s_{t+k})\big)
+    .. math:: G_t = r_t - \alpha \log \pi(a_t | s_t) + \gamma\, (1 - \text{terminated}_t)
+        \big(G_{t+1} - \alpha \bar H\big)
 
     of every visited state, with V of the final observation after the last step of a truncated
-    episode. 64 samples at each visited state give the policy's noise. A sample is *recovered* if
+    episode, and :math:`\bar H` the target entropy of the loss, 0 if it has none. 64 samples at each visited state give the policy's noise. A sample is *recovered* if
     Q, computed from what a replay stores of it, is V + alpha log pi within 0.01 alpha and
     rounding. Where a share m is recovered, regressions of Q determine V up to -alpha log m, the
     *gap*.
@@ -148,7 +149,8 @@ def diagnose(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            observation, soft, plain = _play(model, made, episodes, seed, gamma)
+            free = getattr(agent.loss, "target_entropy", None) or 0.0
+            observation, soft, plain = _play(model, made, episodes, seed, gamma, free)
         finally:
             if made is not env:
                 made.close()
@@ -192,9 +194,12 @@ def _array(tensor: Tensor) -> Array:
 
 
 def _play(
-    model: Any, env: VectorEnv, episodes: int, seed: int, gamma: float
+    model: Any, env: VectorEnv, episodes: int, seed: int, gamma: float, free: float
 ) -> tuple[Tensor, Array, Array]:
-    """The visited states, with their soft returns and those without the entropy term."""
+    """The visited states, with their soft returns and those without the entropy term.
+
+    Only the entropy above ``free`` counts, from the second step on, as in the loss's targets.
+    """
     device = next(model.parameters()).device
     states, soft, plain = [], [], []
 
@@ -211,7 +216,8 @@ def _play(
             state = torch.from_numpy(observation).to(device)
             action, log_prob = model.sample(state)
             observation, reward, terminated, truncated, info = env.step(action.numpy(force=True))
-            path.append((state, reward, _array(-model.temperature * log_prob), alive.copy()))
+            bonus = _array(-model.temperature * log_prob)
+            path.append((state, reward, bonus, alive.copy(), ~terminated))
             cut = alive & truncated & ~terminated
             if cut.any():
                 rest[cut] = value(np.stack(list(info["final_obs"][cut])))
@@ -220,8 +226,10 @@ def _play(
                 break
         rest[alive] = value(observation)[alive]
         with_entropy, without = rest, rest
-        for state, reward, bonus, alive in reversed(path):
-            with_entropy = np.where(alive, reward + bonus + gamma * with_entropy, with_entropy)
+        cost = float(model.temperature) * free
+        for state, reward, bonus, alive, goes_on in reversed(path):
+            following = gamma * (with_entropy - cost * goes_on)
+            with_entropy = np.where(alive, reward + bonus + following, with_entropy)
             without = np.where(alive, reward + gamma * without, without)
             states.append(state[torch.from_numpy(alive)])
             soft.append(with_entropy[alive])
