@@ -170,10 +170,24 @@ def test_without_a_target_entropy_the_temperature_stays():
 
 
 @pytest.mark.parametrize("name", flows.registered())
-def test_the_target_does_not_move_when_the_temperature_does(name):
-    """The regression's error moves by the change of the advantage alone."""
+def test_the_bonus_is_counted_from_the_target_entropy(name):
+    """Where an episode goes on, the target has all but alpha times the target entropy."""
     model, data = learned_model(name), make_batch()
     loss = make_loss(model, target_entropy=TARGET, reduction="none")
+    plain = make_loss(model, reduction="none")
+    goes_on = ~data["next", "terminated"].squeeze(-1)
+    assert goes_on.any() and not goes_on.all()
+    for alpha in (1.0, 0.02, 8.0):
+        heat(model, alpha)
+        difference = loss(data.clone())["target"] - plain(data.clone())["target"]
+        closely(difference, -GAMMA * alpha * TARGET * goes_on.to(difference))
+
+
+@pytest.mark.parametrize("name", flows.registered())
+def test_values_do_not_move_when_the_temperature_does(name):
+    """Q moves by the change of the advantage alone, and so does a target without the bonus."""
+    model, data = learned_model(name), make_batch()
+    loss = make_loss(model, reduction="none")
     at = {}
     for alpha in (1.0, 0.02, 8.0):
         heat(model, alpha)
