@@ -109,10 +109,10 @@ def diagnose(
         \big(G_{t+1} - \alpha \bar H\big)
 
     of every visited state, with V of the final observation after the last step of a truncated
-    episode, and :math:`\bar H` the target entropy of the loss, 0 if it has none. 64 samples at each visited state give the policy's noise. A sample is *recovered* if
-    Q, computed from what a replay stores of it, is V + alpha log pi within 0.01 alpha and
-    rounding. Where a share m is recovered, regressions of Q determine V up to -alpha log m, the
-    *gap*.
+    episode, and :math:`\bar H` the target entropy of the loss, 0 if it has none. 64 samples at
+    each visited state give the policy's noise. A sample is *recovered* if Q, computed from what a
+    replay stores of it, is V + alpha log pi within 0.01 alpha and rounding. Where a share m is
+    recovered, regressions of Q determine V up to -alpha log m, the *gap*.
 
     Args:
         agent: with a ``critic`` that also has ``sample``, ``q_and_value`` and ``temperature``,

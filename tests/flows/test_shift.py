@@ -90,5 +90,6 @@ def test_sizes_below_one_are_refused(arguments: tuple[int, int], hidden: tuple[i
 
 
 def test_an_unknown_start_is_refused() -> None:
-    with pytest.raises(ValueError, match="init must be 'default', 'zero', 'orthogonal' or 'near_zero'"):
+    names = "'default', 'zero', 'orthogonal' or 'near_zero'"
+    with pytest.raises(ValueError, match=f"init must be {names}"):
         RewardShift(3, 2, init="ones")
