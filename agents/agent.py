@@ -308,7 +308,10 @@ def _structure(state: Mapping[str, Any]) -> dict[str, Any]:
             [len(group["params"]) for group in optimizer["param_groups"]]
             for optimizer in state["optimizers"]
         ]
-        parts = sorted(state["state"])
+        parts = {
+            name: sorted(part) if isinstance(part, Mapping) else None
+            for name, part in sorted(state["state"].items())
+        }
         counted = isinstance(state["updates"], int) and "target_updater" in state
         return {**networks, "groups": groups, "parts": parts, "counted": counted}
     except (KeyError, TypeError, AttributeError) as error:

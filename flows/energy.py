@@ -65,6 +65,10 @@ class ShiftValue(nn.Module):
     """The soft value of a normalized flow, :math:`V_h(s) = b_h(s)`.
 
     Shares its parameters with the flow it came from.
+
+    Example:
+        >>> ShiftValue(RewardShift(3, heads=2)).value(torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(self, shift: RewardShift) -> None:

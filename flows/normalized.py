@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from maxentflow.flows.energy import EnergyBasedFlow
+
+if TYPE_CHECKING:
+    from tensordict import TensorDictBase  # flows alone do without it
 
 __all__ = ["DiscountedReturns", "NormalizedModel", "ObservationNorm", "RawActions", "ReturnScale"]
 
@@ -121,7 +123,9 @@ class ReturnScale(nn.Module):
         """Take discounted returns in, shape ``(n,)``."""
         _merge(self.mean, self.variance, self.count, returns.unsqueeze(-1))
         torch.maximum(self.largest, returns.abs().max(), out=self.largest)
-        scale = torch.maximum(self.variance[0].sqrt(), self.largest / self.g_max)
+        least = self.largest / self.g_max
+        scale = torch.maximum(self.variance[0].sqrt(), least)
+        scale = torch.where(scale.isfinite(), scale, least)  # beyond 1e19 squares overflow
         self.scale.copy_(torch.where(scale > 0, scale, 1.0))
 
     def extra_repr(self) -> str:
@@ -172,9 +176,11 @@ class DiscountedReturns(nn.Module):
         self.update(following["reward"], following["done"])
 
     def get_extra_state(self) -> Tensor | None:
+        """The returns of the episodes in progress, shape ``(num_envs, 1)``, for ``state_dict``."""
         return None if self._running is None else self._running.clone()
 
     def set_extra_state(self, state: Any) -> None:
+        """Take back what :meth:`get_extra_state` gave."""
         place = self.scale.mean.device  # a checkpoint is read on the CPU
         self._running = None if state is None else state.to(place, copy=True)
 
@@ -264,21 +270,23 @@ class NormalizedModel(nn.Module):
     def sample(
         self, observation: Tensor, sample_shape: Sequence[int] = ()
     ) -> tuple[Tensor, Tensor]:
-        """Actions from the policy with their log-densities, as the model gives them."""
+        """Actions ``(*sample_shape, *batch, action_dim)`` from the policy, and their log-densities
+        ``(*sample_shape, *batch)``."""
         return self.model.sample(self.normalized(observation), sample_shape)
 
     def sample_raw(
         self, observation: Tensor, sample_shape: Sequence[int] = ()
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What :meth:`sample` gives, and the actions before the squash."""
+        """What :meth:`sample` gives, and the actions before the squash, of shape
+        ``(*sample_shape, *batch, dim)``."""
         return self.model.sample_raw(self.normalized(observation), sample_shape)
 
     def mode(self, observation: Tensor) -> Tensor:
-        """The model's deterministic action."""
+        """The model's deterministic action, shape ``(*batch, action_dim)``."""
         return self.model.mode(self.normalized(observation))
 
     def normalized(self, observation: Tensor) -> Tensor:
-        """What the model sees."""
+        """What the model sees of observations ``(*batch, obs_dim)``."""
         return observation if self.observations is None else self.observations(observation)
 
 

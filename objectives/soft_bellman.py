@@ -25,14 +25,15 @@ class SoftValueModel(Protocol):
 
     What else is used where it is there:
 
-    ==================================  =====================================================
-    ``q_and_value(action, observation)``  both in one pass
-    ``raw_q_and_value(raw_action, ...)``  both, of actions before the flow's squash
-    ``temperature``                     for the entropy in the report
-    ``learned_temperature``, ``sample`` for a ``target_entropy``
-    ``model``, ``observations``,        a :class:`~maxentflow.flows.NormalizedModel`: what is
-    ``returns``                         regressed is ``model``, on scaled numbers
-    ==================================  =====================================================
+    ============================== ============================================================
+    ``q_and_value``                both in one pass, of an action and an observation
+    ``raw_q_and_value``            the same, of an action before the flow's squash
+    ``temperature``                for the entropy in the report
+    ``learned_temperature`` and    for a ``target_entropy``
+    ``sample``
+    ``model``, ``observations``    a :class:`~maxentflow.flows.NormalizedModel`: what is
+    and ``returns``                regressed is ``model``, on scaled numbers
+    ============================== ============================================================
     """
 
     def q_value(self, action: Tensor, observation: Tensor) -> Tensor:

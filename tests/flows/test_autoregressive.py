@@ -155,7 +155,10 @@ class TestRefusals:
         [
             ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
             ({"activation": "swosh"}, "Unknown activation 'swosh'"),
-            ({"init": "ones"}, "init must be 'default', 'zero' or 'orthogonal', got 'ones'"),
+            (
+                {"init": "ones"},
+                "init must be 'default', 'zero', 'orthogonal' or 'near_zero', got 'ones'",
+            ),
         ],
     )
     def test_options_of_the_network(self, option: dict, message: str) -> None:

@@ -193,7 +193,10 @@ def test_reset_parameters_keeps_the_kind_of_start(init: str) -> None:
     ("options", "message"),
     [
         ({"activation": "swosh"}, "Unknown activation 'swosh'; known: swish, relu"),
-        ({"init": "ones"}, "init must be 'default', 'zero' or 'orthogonal', got 'ones'"),
+        (
+            {"init": "ones"},
+            "init must be 'default', 'zero', 'orthogonal' or 'near_zero', got 'ones'",
+        ),
         ({"hidden": (64, 0)}, r"sizes of at least 1, got .*hidden=\(64, 0\)"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"dropout": -0.5}, r"dropout must be in \[0, 1\), got -0.5"),

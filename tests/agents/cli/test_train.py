@@ -27,7 +27,7 @@ from .tiny import MULTIGOAL, PROBE, SMALL, Line, checkpoint, metrics, stopped, w
     ],
 )
 def test_help_shows_the_tasks_own_defaults(help_text, env_id, temperature, tau, steps, warmup):
-    text = help_text("train", "meow", "--env", env_id)
+    text = help_text("train", "meow", "--env", env_id, "--paper")
     assert f"the defaults shown are those for {env_id}." in text
     expected = {
         "temperature": temperature,
@@ -190,10 +190,10 @@ def test_a_task_given_twice_is_the_last_with_its_own_defaults(tmp_path, without_
     both = ["--env", "Pendulum-v1", "--env", MULTIGOAL, "--total-steps", "5", "--eval-every", "0"]
     main(["train", "meow", *both, "--run-dir", str(tmp_path / "run")])
     content = RunFolder(tmp_path / "run").config()
-    expected = agents.config("meow", MULTIGOAL).temperature
+    expected = agents.config("meow", MULTIGOAL).gamma
     assert content["env"] == MULTIGOAL
-    assert content["agent_config"]["temperature"] == expected
-    assert expected != agents.config("meow", "Pendulum-v1").temperature
+    assert content["agent_config"]["gamma"] == expected
+    assert expected != agents.config("meow", "Pendulum-v1").gamma
 
 
 def test_keyword_arguments_of_a_task_reach_training_and_evaluation(tmp_path, capsys):

@@ -93,7 +93,7 @@ def test_going_on_together_is_as_never_having_stopped(tmp_path):
 @pytest.mark.parametrize("where", ["observation", "loss"])
 def test_one_that_is_not_finite_stops_all_and_loses_nothing(tmp_path, where, index):
     """Also those whose step was to be stored after that one's; counts and optimisers agree."""
-    run = {"total_steps": 90, "eval_every": 0}
+    run = {"settings": {"paper": True}, "total_steps": 90, "eval_every": 0}
     together = [make_trainer(seed=seed, folder=tmp_path / str(seed), **run) for seed in SEEDS]
     spoilt = together[index]
     step = spoilt.env.step
