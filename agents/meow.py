@@ -2,140 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import gymnasium as gym
 import torch
-import tyro
-from torch import nn
 
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent, Step
+from maxentflow.agents.meow_config import MeowConfig, build_flow, normalized
 from maxentflow.agents.networks import averaged
-from maxentflow.agents.presets import preset
 from maxentflow.agents.registry import register
-from maxentflow.agents.settings import (
-    AgentConfig,
-    FractionBelowOne,
-    Positive,
-    PositiveFraction,
-    Widths,
-)
 from maxentflow.agents.spaces import continuous_sizes
 from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
 
 __all__ = ["MeowConfig", "meow"]
-
-
-def _one_of(names: Callable[[], Iterable[str]]) -> Any:
-    """Lists the names in the help of the command line, those registered up to then."""
-    return tyro.conf.arg(
-        help_behavior_hint=lambda default: f"({', '.join(names())}) (default: {default})"
-    )
-
-
-def _bases() -> Iterable[str]:
-    return flows.registry.BASES
-
-
-def _squashes() -> Iterable[str]:
-    return flows.registry.SQUASHES
-
-
-@dataclass
-class MeowConfig(AgentConfig):
-    """Settings of MEow, the same for every task but for its discount."""
-
-    flow: Annotated[str, _one_of(flows.registered)] = "additive"
-    """Architecture."""
-    flow_options: dict[str, bool | int | float | str] = field(default_factory=dict)
-    """Options of the architecture by name and value, such as blocks 3 or hidden 128,128; see
-    flows.options()."""
-    base: Annotated[str, _one_of(_bases)] = "normal"
-    """Base distribution."""
-    squash: Annotated[str, _one_of(_squashes)] = "tanh"
-    """Last layer; the actions of a task lie in [-1, 1]."""
-    normalize_observations: bool = True
-    """Standardise observations by their running mean and variance."""
-    normalize_rewards: bool = True
-    """Divide rewards by the running scale of discounted returns."""
-    temperature: Positive = 0.01
-    """Entropy weight alpha, in units of (scaled) reward; where it is learned, at first."""
-    target_entropy: float | None = -0.5
-    """Entropy of each entry of the action, in nats, that the temperature is learned towards; None
-    for a temperature that stays."""
-    temperature_learning_rate: Positive = 1e-3
-    """Learning rate of the temperature's logarithm."""
-    normalized: bool = True
-    """Learn V as the shift alone; if not, the scale's log-determinant is counted in it."""
-    raw_actions: bool = True
-    """Keep the action before the squash with each transition, so that Q is exact there too."""
-    tau: PositiveFraction = 0.005
-    """Fraction by which the target moves in an update."""
-    learning_rate: Positive = 1e-3
-    """Learning rate of Adam."""
-    max_grad_norm: Positive | None = 30.0
-    """Clip the gradient's norm; None for no clipping."""
-    average_decay: FractionBelowOne = 0.995
-    """Decay, for each update, of the average of weights that the policy is evaluated and used
-    with; 0, as in the reference, for the newest weights."""
-    log_sigma: tuple[float, float] = (-5.0, 1.0)
-    """Lowest and highest log-sigma of the state-conditioned scale."""
-    initial_log_sigma: float | None = -0.25
-    """Log-sigma at first; the middle of its bounds for None."""
-    mean_hidden: Widths | None = (64, 64)
-    """Hidden widths of a translation before the squash, the policy's mean; None for no such
-    layer."""
-    heads: int = 2
-    """Reward shifts: 0 none, 1 LRS, 2 SCDQ (clipped double Q)."""
-    shift_hidden: Widths = (256, 256)
-    """Hidden widths of the shifts."""
-    shift_norm: bool = True
-    """Layer norm in the shifts."""
-    activation: str = "silu"
-    """Activation in all networks."""
-    init: Literal["near_zero", "reference"] = "near_zero"
-    """Initial weights: networks that start near zero, or the reference's."""
-    dropout: FractionBelowOne = 0.0
-    """Dropout in the networks of the flow's layers."""
-    dropout_per_head: bool = True
-    """Draw a dropout mask for each head instead of one for both."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        most = math.log(2)
-        too_high = self.target_entropy is not None and not self.target_entropy < most
-        if too_high and self.squash == "tanh":
-            raise ValueError(
-                f"target_entropy must be below {most:.3f} nats, the entropy of a uniform entry in "
-                f"[-1, 1], got {self.target_entropy}."
-            )
-
-    @classmethod
-    def paper(cls, env_id: str | None) -> MeowConfig:
-        """The configuration of Chao et al. 2024, with what it tunes for each of its tasks; the
-        policy is an average of weights all the same."""
-        task = preset(env_id)
-        return cls(
-            normalize_observations=False,
-            normalize_rewards=False,
-            temperature=task.temperature,
-            target_entropy=None,
-            normalized=False,
-            raw_actions=False,
-            gamma=task.gamma,
-            tau=task.tau,
-            log_sigma=task.log_sigma,
-            initial_log_sigma=None,
-            mean_hidden=None,
-            shift_norm=False,
-            activation="swish",
-            init="reference",
-            dropout=0.1,
-        )
 
 
 @register("meow", MeowConfig)
@@ -178,8 +59,8 @@ def meow(
     state: dict[str, Any] = {}
     model: Any = flow
     if flow is None:
-        flow = _flow(config, obs_dim, action_dim)
-        model, state = _normalized(flow, config)
+        flow = build_flow(config, obs_dim, action_dim)
+        model, state = normalized(flow, config)
     elif (flow.action_dim, flow.obs_dim) != (action_dim, obs_dim):
         raise ValueError(
             f"The flow has actions of size {flow.action_dim} and observations of size "
@@ -218,73 +99,3 @@ def meow(
         config=config,
         custom=custom,
     )
-
-
-def _flow(config: MeowConfig, obs_dim: int, action_dim: int) -> flows.EnergyBasedFlow:
-    """The flow that a configuration describes."""
-    temperature: float | flows.LearnedTemperature = config.temperature
-    if config.target_entropy is not None:
-        temperature = flows.LearnedTemperature(config.temperature)
-    networks: dict[str, Any] = {"activation": config.activation}
-    if config.init == "near_zero":
-        networks["init"] = "near_zero"
-    scale = {**networks, "initial": config.initial_log_sigma}
-    if config.init == "near_zero":
-        scale["layer_norm"] = True
-    mean = None if config.mean_hidden is None else {**networks, "hidden": config.mean_hidden}
-    shift = {**networks, "hidden": config.shift_hidden, "layer_norm": config.shift_norm}
-    known = flows.options(config.flow)
-    layers = {"dropout": config.dropout, **networks}
-    return flows.build(
-        config.flow,
-        action_dim,
-        obs_dim,
-        temperature=temperature,
-        heads=config.heads,
-        normalized=config.normalized,
-        log_sigma=config.log_sigma,
-        scale=scale,
-        translation=mean,
-        shift=shift,
-        base=config.base,
-        squash=config.squash,
-        dropout_per_head=config.dropout_per_head,
-        **{
-            **{name: value for name, value in layers.items() if name in known},
-            **_flow_options(config),
-        },
-    )
-
-
-def _normalized(
-    flow: flows.EnergyBasedFlow, config: MeowConfig
-) -> tuple[nn.Module, dict[str, Any]]:
-    """What learns and acts, and the parts of it that follow the steps of the environments."""
-    observations = returns = None
-    state: dict[str, Any] = {}
-    if config.normalize_observations and flow.obs_dim is not None:
-        state["observations"] = observations = flows.ObservationNorm(flow.obs_dim)
-    if config.normalize_rewards:
-        returns = flows.ReturnScale()
-        state["returns"] = flows.DiscountedReturns(returns, config.gamma)
-    if not state:
-        return flow, state
-    return flows.NormalizedModel(flow, observations, returns), state
-
-
-def _flow_options(config: MeowConfig) -> dict[str, Any]:
-    """Options of the recipe and nothing else, with sizes such as "128,128" as tuples."""
-    known = flows.options(config.flow)
-    options = {
-        name: _sizes(value) if isinstance(known.get(name), tuple) else value
-        for name, value in config.flow_options.items()
-    }
-    flows.registry.check_options(config.flow, options)
-    return options
-
-
-def _sizes(value: object) -> object:
-    try:
-        return tuple(int(part) for part in str(value).split(","))
-    except ValueError:
-        return value  # not as a command line writes them
