@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import MutableMapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from maxentflow.flows.energy import EnergyBasedFlow
-
-if TYPE_CHECKING:
-    from tensordict import TensorDictBase  # flows alone do without it
 
 __all__ = ["DiscountedReturns", "NormalizedModel", "ObservationNorm", "RawActions", "ReturnScale"]
 
@@ -67,7 +64,7 @@ class ObservationNorm(nn.Module):
         """Take observations in, shape ``(n, obs_dim)``."""
         _merge(self.mean, self.variance, self.count, observation)
 
-    def observe(self, transitions: TensorDictBase) -> None:
+    def observe(self, transitions: MutableMapping[Any, Any]) -> None:
         """Take in the observations of a step of the environments."""
         self.update(transitions["observation"])
 
@@ -170,7 +167,7 @@ class DiscountedReturns(nn.Module):
         self.scale.update(returns.flatten())
         self._running = returns.masked_fill(done, 0.0)
 
-    def observe(self, transitions: TensorDictBase) -> None:
+    def observe(self, transitions: MutableMapping[Any, Any]) -> None:
         """Take in the rewards of a step of the environments."""
         following = transitions["next"]
         self.update(following["reward"], following["done"])
@@ -313,7 +310,7 @@ class RawActions:
         self._flow = flow
 
     @torch.no_grad()
-    def observe(self, transitions: TensorDictBase) -> None:
+    def observe(self, transitions: MutableMapping[Any, Any]) -> None:
         """Add ``"raw_action"`` where it is missing."""
         if transitions.get("raw_action") is None:
             transitions["raw_action"] = self._flow.unsquash(transitions["action"])
