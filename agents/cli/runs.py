@@ -6,6 +6,7 @@ What cannot be used or loaded is refused with a ValueError of one sentence.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ __all__ = [
 
 AT_ONCE = 10
 """Episodes of an evaluation that run together."""
+
+_SHOWN = 12  # settings that a refusal names where none is like the one given
 
 _WORTH_COMPILING = 10_000  # updates; more than a minute saved for less than one spent
 
@@ -103,7 +106,9 @@ def settings(kind: type, entries: Mapping[str, Any]) -> dict[str, Any]:
     taken = {}
     for name, value in entries.items():
         if name not in known:
-            raise ValueError(f"there is no setting {name!r}; known: {', '.join(known)}.")
+            near = difflib.get_close_matches(name, known, n=3) or known[:_SHOWN]
+            more = f" and {len(known) - len(near)} more" if len(known) > len(near) else ""
+            raise ValueError(f"there is no setting {name!r}; known: {', '.join(near)}{more}.")
         try:
             taken[name] = _typed(value, hints[name])
         except TypeError:
