@@ -137,11 +137,10 @@ def build_flow(config: MeowConfig, obs_dim: int, action_dim: int) -> flows.Energ
     if config.target_entropy is not None:
         temperature = flows.LearnedTemperature(config.temperature)
     networks: dict[str, Any] = {"activation": config.activation}
-    if config.init == "near_zero":
+    near_zero = config.init == "near_zero"
+    if near_zero:
         networks["init"] = "near_zero"
-    scale = {**networks, "initial": config.initial_log_sigma}
-    if config.init == "near_zero":
-        scale["layer_norm"] = True
+    scale = {**networks, "initial": config.initial_log_sigma, "layer_norm": near_zero}
     mean = None if config.mean_hidden is None else {**networks, "hidden": config.mean_hidden}
     shift = {**networks, "hidden": config.shift_hidden, "layer_norm": config.shift_norm}
     known = flows.options(config.flow)

@@ -291,14 +291,12 @@ class EnergyBasedFlow(nn.Module):
         latent, linear, non_linear = self._to_latent(action, observation, per_head, raw)
         energy = self.base.unnormalized_log_prob(latent, observation) + non_linear
         log_partition = self.base.log_normalizer(observation) - linear
-        if self.normalized:
-            assert self.shift is not None
-            log_prob = energy - log_partition
-            log_prob = log_prob.movedim(0, -1) if per_head else log_prob.unsqueeze(-1)
-            value = self.shift(observation)
-            return value + self.temperature * log_prob, value
         energy = energy.movedim(0, -1) if per_head else energy.unsqueeze(-1)
         log_partition = log_partition.unsqueeze(-1)
+        if self.normalized:
+            assert self.shift is not None
+            value = self.shift(observation)
+            return value + self.temperature * (energy - log_partition), value
         if self.shift is not None:
             shift = self.shift(observation)
             energy, log_partition = energy + shift, log_partition + shift

@@ -12,7 +12,7 @@ from maxentflow.agents.agent import Agent
 from maxentflow.agents.compiled.flat import Layout
 from maxentflow.agents.compiled.trace import compile_function, trace
 from maxentflow.agents.compiled.update import Function, form_of, recorded
-from maxentflow.agents.compiled.watch import constants, varying
+from maxentflow.agents.compiled.watch import constants, watched
 
 __all__ = ["CompiledActing"]
 
@@ -93,7 +93,6 @@ class CompiledActing:
 
 def _own_buffers(agent: Agent, layout: Layout) -> list[Tensor]:
     assert agent.behavior is not None
-    moving = {buffer.data_ptr() for buffer in varying(agent)}
-    watched = {entry.data_ptr() for entry in constants(agent.loss, layout).values()} - moving
+    of_the_loss = {entry.data_ptr() for entry in watched(agent, layout)}
     buffers = constants(agent.behavior, layout).values()
-    return [entry for entry in buffers if entry.data_ptr() not in watched]
+    return [entry for entry in buffers if entry.data_ptr() not in of_the_loss]

@@ -16,7 +16,7 @@ from maxentflow.agents.agent import Agent
 from maxentflow.agents.compiled.flat import Layout
 from maxentflow.agents.compiled.trace import versions
 
-__all__ = ["Hyperparameters", "Watch", "constants", "settle", "varying"]
+__all__ = ["Hyperparameters", "Watch", "constants", "settle", "varying", "watched"]
 
 _PLAIN = str, float, int, bool, tuple, type(None)
 
@@ -66,7 +66,7 @@ class Watch:
         self._chain = agent.target_updater
         self._optimizers = [step.optimizer for step in agent.steps]
         self.hyperparameters = Hyperparameters.of(agent, updaters)
-        self._buffers = _watched(agent, layout)
+        self._buffers = watched(agent, layout)
         self._values = [buffer.clone() for buffer in self._buffers]
         self._versions = versions(self._buffers)
         self._attributes = _plain_attributes(agent.loss)
@@ -96,7 +96,7 @@ def settle(agent: Agent, layout: Layout, batch: TensorDictBase) -> None:
     Raises:
         NotImplementedError: the loss has written into its buffers; they are put back.
     """
-    buffers = [*_watched(agent, layout), *varying(agent)]
+    buffers = [*watched(agent, layout), *varying(agent)]
     values, before = [buffer.clone() for buffer in buffers], versions(buffers)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         agent.loss(batch.clone())
@@ -113,7 +113,7 @@ def varying(agent: Agent) -> list[Tensor]:
     return list(buffers.values())
 
 
-def _watched(agent: Agent, layout: Layout) -> list[Tensor]:
+def watched(agent: Agent, layout: Layout) -> list[Tensor]:
     """What an update holds as constants of the agent's loss."""
     moving = {buffer.data_ptr() for buffer in varying(agent)}
     entries = constants(agent.loss, layout).values()
