@@ -32,3 +32,16 @@ def count():
 def traced_only(monkeypatch):
     """Trace as ever, and then run torch's own kernels: seconds, not a minute."""
     monkeypatch.setattr(torch._inductor, "standalone_compile", lambda graph, *_, **__: graph)
+
+
+@pytest.fixture(params=["in memory", "in files"])
+def saved(request, tmp_path):
+    """Saves a replay and loads it into another, in memory or through a folder."""
+
+    def copy(replay, other):
+        if request.param == "in memory":
+            other.load_state_dict(replay.state_dict())
+        else:
+            other.load(replay.save(tmp_path), tmp_path)
+
+    return copy

@@ -110,19 +110,6 @@ def test_room_for_last_observations_grows_and_is_used_again():
     assert replay.nbytes == full  # 256 of them serve 200 transitions for ever
 
 
-@pytest.fixture(params=["in memory", "in files"])
-def saved(request, tmp_path):
-    """Saves a replay and loads it into another, in memory or through a folder."""
-
-    def copy(replay, other):
-        if request.param == "in memory":
-            other.load_state_dict(replay.state_dict())
-        else:
-            other.load(replay.save(tmp_path), tmp_path)
-
-    return copy
-
-
 @pytest.mark.parametrize("steps", [3, 9, 40])
 @pytest.mark.parametrize("num_envs", [1, 2])
 @pytest.mark.parametrize("form", FORMS)

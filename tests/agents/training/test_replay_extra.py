@@ -112,19 +112,6 @@ def test_a_later_step_does_not_change_what_was_drawn():
     assert (batch == before).all()
 
 
-@pytest.fixture(params=["in memory", "in files"])
-def saved(request, tmp_path):
-    """Saves a replay and loads it into another, in memory or through a folder."""
-
-    def copy(replay, other):
-        if request.param == "in memory":
-            other.load_state_dict(replay.state_dict())
-        else:
-            other.load(replay.save(tmp_path), tmp_path)
-
-    return copy
-
-
 @pytest.mark.parametrize("steps", [0, 3, 9, 40])
 @pytest.mark.parametrize("num_envs", [1, 2])
 @pytest.mark.parametrize("before", [0, 30])
