@@ -7,8 +7,9 @@
 
 Two runs at a time (--jobs), with a thread each. Runs are kept in runs/untuned; one that was
 interrupted goes on from its last checkpoint. The report evaluates the last policy of each run on
-20 episodes of its mode and 20 of its samples, writes a row for each, and prints the mean and the
-interquartile mean (IQM) over seeds, with 95% bootstrap intervals.
+20 episodes of its mode and 20 of its samples, writes a row for each in place of an older one, and
+prints the mean and the interquartile mean (IQM) over seeds, with 95% bootstrap intervals. Rows of
+runs that are on another machine stay as they are.
 """
 
 from __future__ import annotations
@@ -50,8 +51,11 @@ TASKS = {
     "InvertedPendulum-v4": (20_000, 200),
     "InvertedDoublePendulum-v4": (20_000, 1_000),
     "Reacher-v4": (30_000, -12),
-    "Pusher-v4": (30_000, -60),
+    "Pusher-v5": (30_000, -60),
     "Swimmer-v4": (30_000, 15),
+    "maxentflow/MultiGoal-v0": (30_000, -1_000),
+    "BipedalWalker-v3": (150_000, -90),
+    "LunarLanderContinuous-v3": (150_000, -100),
     "HalfCheetah-v4": (100_000, 500),
     "Hopper-v4": (100_000, 300),
     "Walker2d-v4": (100_000, 300),
@@ -110,15 +114,15 @@ def row(task: str, agent: str, seed: int) -> dict[str, object]:
 
 
 def report() -> None:
-    rows = [
+    new = [
         row(task, agent, seed)
         for task in TASKS
         for agent in COMMANDS
         for seed in range(200)
         if is_over(folder(task, agent, seed), task)
     ]
-    write(HERE / "untuned.csv", rows)
-    write(HERE / "untuned_curves.csv", [point for each in rows for point in curve(each)])
+    rows = merge(HERE / "untuned.csv", new)
+    merge(HERE / "untuned_curves.csv", [point for each in new for point in curve(each)])
     for task in TASKS:
         for agent in COMMANDS:
             returns = [
@@ -138,6 +142,21 @@ def curve(row: dict[str, object]) -> list[dict[str, object]]:
         for each in metrics
         if each["eval_return"]
     ]
+
+
+def merge(path: Path, new: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Write rows, with those of the file that are of other runs, in the order of the tables."""
+    run = lambda row: (row["task"], row["agent"], str(row["seed"]))  # noqa: E731
+    replaced = {run(row) for row in new}
+    with open(path) as file:
+        kept = [row for row in csv.DictReader(file) if run(row) not in replaced]
+    tasks, agents = list(TASKS), list(COMMANDS)
+    rows = sorted(
+        [*kept, *new],
+        key=lambda row: (tasks.index(row["task"]), agents.index(row["agent"]), int(row["seed"])),
+    )
+    write(path, rows)
+    return rows
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> None:

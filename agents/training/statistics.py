@@ -1,4 +1,4 @@
-"""Returns and lengths of the episodes of training."""
+"""Returns and lengths of the episodes of training, and the size of rewards."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ __all__ = ["EpisodeStatistics"]
 
 class EpisodeStatistics:
     """Sums the rewards of each environment's episode, and keeps those of finished ones.
+
+    ``episodes`` have ended, and ``largest_reward`` is the largest magnitude of a reward.
 
     Args:
         num_envs: environments that are stepped together.
@@ -27,6 +29,7 @@ class EpisodeStatistics:
 
     def __init__(self, num_envs: int) -> None:
         self.episodes = 0
+        self.largest_reward = 0.0
         self._returns = np.zeros(num_envs)
         self._lengths = np.zeros(num_envs, dtype=np.int64)
         self._finished: list[tuple[float, int]] = []
@@ -34,7 +37,9 @@ class EpisodeStatistics:
     def add(self, transitions: TensorDictBase) -> None:
         """Take one step of every environment."""
         following = transitions["next"]
-        self._returns += following["reward"].numpy(force=True)[:, 0]
+        rewards = following["reward"].numpy(force=True)[:, 0]
+        self.largest_reward = max(self.largest_reward, float(np.abs(rewards).max()))
+        self._returns += rewards
         self._lengths += 1
         done = following["done"].numpy(force=True)[:, 0]
         if done.any():
@@ -59,6 +64,7 @@ class EpisodeStatistics:
     def state_dict(self) -> dict[str, Any]:
         return {
             "episodes": self.episodes,
+            "largest_reward": self.largest_reward,
             "returns": self._returns.tolist(),
             "lengths": self._lengths.tolist(),
             "finished": list(self._finished),
@@ -66,6 +72,7 @@ class EpisodeStatistics:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.episodes = state["episodes"]
+        self.largest_reward = state["largest_reward"]
         self._returns = np.array(state["returns"])
         self._lengths = np.array(state["lengths"], dtype=np.int64)
         self._finished = [tuple(entry) for entry in state["finished"]]

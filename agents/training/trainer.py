@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +21,7 @@ from maxentflow import envs
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.learner import EagerLearner, Learner, random_state
 from maxentflow.agents.training import experience as experiences
+from maxentflow.agents.training.alarms import Alarms
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.evaluation import Evaluation, evaluate
 from maxentflow.agents.training.experience import Experience
@@ -126,6 +129,7 @@ class Trainer:
         self._running = False
         self._seconds = 0.0  # of earlier calls of run
         self._clock = _Clock(0)
+        self._alarms = Alarms(math.prod(steps.action.shape), self._gamma)
         self._metrics: Metrics | None = None
         self._bar: tqdm[Any] | None = None
 
@@ -319,6 +323,8 @@ class Trainer:
         row["seconds"] = self._seconds + self._clock.seconds()
         if self._metrics is not None:
             self._metrics.write(row)
+        for alarm in self._alarms.raised(row, self._run.statistics.largest_reward):
+            tqdm.write(f"Warning: {alarm}", file=sys.stderr)
         if self._bar is not None:
             self._bar.set_postfix(_shown(row))
             self._bar.update(self.step - self._bar.n)
