@@ -10,7 +10,7 @@ import torch
 
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.meow_config import MeowConfig, build_flow, normalized
+from maxentflow.agents.meow_config import MeowConfig, build_flow, normalized, policy_flow
 from maxentflow.agents.networks import averaged
 from maxentflow.agents.registry import register
 from maxentflow.agents.spaces import continuous_sizes
@@ -24,7 +24,7 @@ def meow(
     env: gym.vector.VectorEnv,
     config: MeowConfig | None = None,
     *,
-    flow: flows.EnergyBasedFlow | None = None,
+    flow: flows.EnergyBasedFlow | flows.TwinFlow | None = None,
     device: str = "cpu",
     **overrides: Any,
 ) -> Agent:
@@ -56,16 +56,18 @@ def meow(
         config = MeowConfig.for_task(envs.task_id(env))
     config = replace(config, **overrides)
     custom = () if flow is None else ("flow",)
-    state: dict[str, Any] = {}
-    model: Any = flow
+    model: Any
+    actor: Any
     if flow is None:
         flow = build_flow(config, obs_dim, action_dim)
-        model, state = normalized(flow, config)
+        model, actor, state = normalized(flow, config)
     elif (flow.action_dim, flow.obs_dim) != (action_dim, obs_dim):
         raise ValueError(
             f"The flow has actions of size {flow.action_dim} and observations of size "
             f"{flow.obs_dim}, the environment has {action_dim} and {obs_dim}."
         )
+    else:
+        model, actor, state = flow, policy_flow(flow), {}
     model.to(device)
     learned = flow.learned_temperature
     target_entropy = None
@@ -83,8 +85,8 @@ def meow(
         steps.append(Step(("loss_alpha",), dual))
     keeps_raw = config.raw_actions and flow.squash is not None
     if keeps_raw:
-        state["raw_actions"] = flows.RawActions(flow)
-    newest = flows.FlowPolicy(model, raw_action_key="raw_action" if keeps_raw else None)
+        state["raw_actions"] = flows.RawActions(policy_flow(flow))
+    newest = flows.FlowPolicy(actor, raw_action_key="raw_action" if keeps_raw else None)
     policy, average = averaged(newest, config.average_decay)
     return Agent(
         name="meow",

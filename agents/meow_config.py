@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -20,7 +21,7 @@ from maxentflow.agents.settings import (
     Widths,
 )
 
-__all__ = ["MeowConfig", "build_flow", "normalized"]
+__all__ = ["MeowConfig", "build_flow", "normalized", "policy_flow"]
 
 
 def _one_of(names: Callable[[], Iterable[str]]) -> Any:
@@ -55,12 +56,12 @@ class MeowConfig(AgentConfig):
     """Standardise observations by their running mean and variance."""
     normalize_rewards: bool = True
     """Divide rewards by the running scale of discounted returns."""
-    temperature: Positive = 0.01
+    temperature: Positive = 0.05
     """Entropy weight alpha, in units of (scaled) reward; where it is learned, at first."""
     target_entropy: float | None = -0.5
     """Entropy of each entry of the action, in nats, that the temperature is learned towards; None
     for a temperature that stays."""
-    temperature_learning_rate: Positive = 1e-3
+    temperature_learning_rate: Positive = 3e-4
     """Learning rate of the temperature's logarithm."""
     normalized: bool = True
     """Learn V as the shift alone; if not, the scale's log-determinant is counted in it."""
@@ -79,11 +80,15 @@ class MeowConfig(AgentConfig):
     """Lowest and highest log-sigma of the state-conditioned scale."""
     initial_log_sigma: float | None = -0.25
     """Log-sigma at first; the middle of its bounds for None."""
-    mean_hidden: Widths | None = (64, 64)
+    mean_hidden: Widths | None = (128, 128)
     """Hidden widths of a translation before the squash, the policy's mean; None for no such
     layer."""
-    heads: int = 2
-    """Reward shifts: 0 none, 1 LRS, 2 SCDQ (clipped double Q)."""
+    scale_hidden: Widths = (128, 128)
+    """Hidden widths of the state-conditioned scale."""
+    twin: bool = True
+    """Learn a second flow, to which the policy is worth less where the two disagree."""
+    heads: int = 1
+    """Reward shifts: 0 none, 1 LRS, 2 SCDQ (clipped double Q); 1 for each flow of a twin."""
     shift_hidden: Widths = (256, 256)
     """Hidden widths of the shifts."""
     shift_norm: bool = True
@@ -106,6 +111,11 @@ class MeowConfig(AgentConfig):
                 f"target_entropy must be below {most:.3f} nats, the entropy of a uniform entry in "
                 f"[-1, 1], got {self.target_entropy}."
             )
+        if self.twin and not (self.normalized and self.heads == 1):
+            raise ValueError(
+                "twin needs normalized flows with one head, got "
+                f"normalized={self.normalized} and heads={self.heads}."
+            )
 
     @classmethod
     def paper(cls, env_id: str | None) -> MeowConfig:
@@ -124,6 +134,9 @@ class MeowConfig(AgentConfig):
             log_sigma=task.log_sigma,
             initial_log_sigma=None,
             mean_hidden=None,
+            scale_hidden=(64, 64),
+            twin=False,
+            heads=2,
             shift_norm=False,
             activation="swish",
             init="reference",
@@ -131,8 +144,10 @@ class MeowConfig(AgentConfig):
         )
 
 
-def build_flow(config: MeowConfig, obs_dim: int, action_dim: int) -> flows.EnergyBasedFlow:
-    """The flow that a configuration describes."""
+def build_flow(
+    config: MeowConfig, obs_dim: int, action_dim: int
+) -> flows.EnergyBasedFlow | flows.TwinFlow:
+    """The flow that a configuration describes, or the two."""
     temperature: float | flows.LearnedTemperature = config.temperature
     if config.target_entropy is not None:
         temperature = flows.LearnedTemperature(config.temperature)
@@ -140,12 +155,18 @@ def build_flow(config: MeowConfig, obs_dim: int, action_dim: int) -> flows.Energ
     near_zero = config.init == "near_zero"
     if near_zero:
         networks["init"] = "near_zero"
-    scale = {**networks, "initial": config.initial_log_sigma, "layer_norm": near_zero}
+    scale = {
+        **networks,
+        "hidden": config.scale_hidden,
+        "initial": config.initial_log_sigma,
+        "layer_norm": near_zero,
+    }
     mean = None if config.mean_hidden is None else {**networks, "hidden": config.mean_hidden}
     shift = {**networks, "hidden": config.shift_hidden, "layer_norm": config.shift_norm}
     known = flows.options(config.flow)
     layers = {"dropout": config.dropout, **networks}
-    return flows.build(
+    make = partial(
+        flows.build,
         config.flow,
         action_dim,
         obs_dim,
@@ -164,12 +185,13 @@ def build_flow(config: MeowConfig, obs_dim: int, action_dim: int) -> flows.Energ
             **_flow_options(config),
         },
     )
+    return flows.TwinFlow(make(), make()) if config.twin else make()
 
 
 def normalized(
-    flow: flows.EnergyBasedFlow, config: MeowConfig
-) -> tuple[nn.Module, dict[str, Any]]:
-    """What learns and acts, and the parts of it that follow the steps of the environments."""
+    flow: flows.EnergyBasedFlow | flows.TwinFlow, config: MeowConfig
+) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    """What learns, what acts, and the parts of both that follow the steps of the environments."""
     observations = returns = None
     state: dict[str, Any] = {}
     if config.normalize_observations and flow.obs_dim is not None:
@@ -177,9 +199,17 @@ def normalized(
     if config.normalize_rewards:
         returns = flows.ReturnScale()
         state["returns"] = flows.DiscountedReturns(returns, config.gamma)
+    acts = policy_flow(flow)
     if not state:
-        return flow, state
-    return flows.NormalizedModel(flow, observations, returns), state
+        return flow, acts, state
+    model = flows.NormalizedModel(flow, observations, returns)
+    actor = model if acts is flow else flows.NormalizedModel(acts, observations, returns)
+    return model, actor, state
+
+
+def policy_flow(flow: flows.EnergyBasedFlow | flows.TwinFlow) -> flows.EnergyBasedFlow:
+    """The flow that is the policy: the first of two."""
+    return flow.first if isinstance(flow, flows.TwinFlow) else flow
 
 
 def _flow_options(config: MeowConfig) -> dict[str, Any]:

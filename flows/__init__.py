@@ -45,6 +45,7 @@ from maxentflow.flows.squash import SimplexSquash, TanhSquash
 from maxentflow.flows.student_t import StudentT
 from maxentflow.flows.temperature import LearnedTemperature
 from maxentflow.flows.translation import StateTranslation
+from maxentflow.flows.twin import TwinFlow
 from maxentflow.flows.uniform import Uniform
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ __all__ = [
     "StudentT",
     "Swish",
     "TanhSquash",
+    "TwinFlow",
     "Uniform",
     "build",
     "describe",

@@ -309,6 +309,18 @@ class EnergyBasedFlow(nn.Module):
         latent, linear, non_linear = self._to_latent(action, observation)
         return self.base.log_prob(latent, observation) + linear + non_linear
 
+    def raw_log_prob(self, raw_action: Tensor, observation: Tensor | None = None) -> Tensor:
+        """Log-density of the policy at the actions that raw ones become by the squash, shape
+        ``(*batch,)``.
+
+        Raises:
+            ValueError: the flow has no squash.
+        """
+        _check("raw_action", raw_action, self._required_squash().dim)
+        observation = self._checked(observation)
+        latent, linear, non_linear = self._to_latent(raw_action, observation, raw=True)
+        return self.base.log_prob(latent, observation) + linear + non_linear
+
     def sample(
         self, observation: Tensor | None = None, sample_shape: Sequence[int] = ()
     ) -> tuple[Tensor, Tensor]:

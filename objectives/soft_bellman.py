@@ -18,6 +18,8 @@ from maxentflow.objectives.functional import ModelModule, check_reduction, insta
 
 __all__ = ["SoftBellmanLoss", "SoftValueModel"]
 
+_DISAGREEMENT = "disagreement"
+
 
 @runtime_checkable
 class SoftValueModel(Protocol):
@@ -31,6 +33,8 @@ class SoftValueModel(Protocol):
     ``temperature``                for the entropy in the report
     ``learned_temperature`` and    for a ``target_entropy``
     ``sample``
+    ``disagreement``               what to add to each head's value in the target, such as a
+                                   :class:`~maxentflow.flows.TwinFlow` has it
     ``model``, ``observations``    a :class:`~maxentflow.flows.NormalizedModel`: what is
     and ``returns``                regressed is ``model``, on scaled numbers
     ============================== ============================================================
@@ -69,12 +73,24 @@ class _DualLoss(ModelModule):
         return model.learned_temperature.dual_loss(log_prob, target_entropy), log_prob
 
 
+class _Disagreement(ModelModule):
+    """What the online model adds to the heads of a value."""
+
+    def forward(self, observation: Tensor) -> Tensor:
+        model: Any = self.model
+        return model.disagreement(observation)
+
+
 class _MinimumValue(ModelModule):
-    """Reads an observation, writes the minimum over heads of its soft value."""
+    """Reads an observation, and perhaps what to add to each head; writes the minimum over heads
+    of its soft value."""
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         model: Any = self.model
         value = model.value(tensordict.get(self.in_keys[0]))
+        disagreement = tensordict.get(_DISAGREEMENT, None)
+        if disagreement is not None:
+            value = value + disagreement
         return tensordict.set(self.out_keys[0], value.amin(-1, keepdim=True))
 
 
@@ -98,6 +114,9 @@ class SoftBellmanLoss(LossModule):
     so that a policy at its target has none. Counted from zero it would be
     :math:`\alpha \bar H` in every step, a cost of living where :math:`\bar H` is negative, and
     V would have to follow each move of :math:`\alpha` by :math:`\alpha \bar H / (1 - \gamma)`.
+
+    Of a :class:`~maxentflow.flows.TwinFlow`, :math:`V_h^{\text{target}}(s')` is what the first
+    flow's policy is worth by flow :math:`h`, at one of its samples.
 
     Of a :class:`~maxentflow.flows.NormalizedModel`, Q and target are regressed in scaled units,
     so that the loss is of the same size on every task; what is reported is in units of reward.
@@ -191,6 +210,7 @@ class SoftBellmanLoss(LossModule):
     target_network_params: TensorDictParams
     value_network: _MinimumValue
     _dual_loss: _DualLoss | None
+    _disagreement: _Disagreement | None
 
     def __init__(
         self,
@@ -248,6 +268,9 @@ class SoftBellmanLoss(LossModule):
         # In evaluation mode, as a policy acts.
         self.__dict__["_dual_loss"] = (
             None if learned is None else _DualLoss(shared_copy(model)).eval()
+        )
+        self.__dict__["_disagreement"] = (
+            _Disagreement(shared_copy(model)).eval() if hasattr(model, "disagreement") else None
         )
         self._forward_value_estimator_keys()
         self.train()
@@ -363,6 +386,9 @@ class SoftBellmanLoss(LossModule):
             following = tensordict["next"].select(keys.observation, keys.reward)
             if self.observations is not None:
                 following[keys.observation] = self._seen(following[keys.observation])
+            if self._disagreement is not None:
+                with installed(self.network_params, self._disagreement):
+                    following[_DISAGREEMENT] = self._disagreement(following[keys.observation])
             with installed(target_params, self.value_network):
                 next_value = self.value_network(following)[keys.value]
             if self.target_entropy is not None:
