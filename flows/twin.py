@@ -13,7 +13,7 @@ __all__ = ["TwinFlow"]
 
 
 class TwinFlow(nn.Module):
-    r"""Two normalized flows of the same soft Q: the first is the policy, the second a critic of it.
+    r"""Two normalized flows of one soft Q: the first is the policy, the second a critic of it.
 
     One flow is both actor and critic: where it is too sharp, or too high at actions that nobody
     tried, its own :math:`V_1` believes it. A second flow, learned from the same targets, does not.
@@ -34,10 +34,12 @@ class TwinFlow(nn.Module):
     Args:
         first: the policy, normalized, with one head.
         second: another such flow of the same sizes and temperature, with the same kind of squash.
+        clip: the largest disagreement about one entry of an action, in nats. A sample that the
+            second flow takes for impossible would else move a target without bound.
 
     Raises:
-        ValueError: a flow is not normalized or has several heads, or the two differ in their
-            sizes or their temperature.
+        ValueError: a flow is not normalized or has several heads, the two differ in their sizes
+            or their temperature, or ``clip`` is not positive.
 
     Example:
         >>> from maxentflow.flows import LearnedTemperature, build
@@ -50,8 +52,12 @@ class TwinFlow(nn.Module):
         (torch.Size([5, 2]), torch.Size([5, 2]))
     """
 
-    def __init__(self, first: EnergyBasedFlow, second: EnergyBasedFlow) -> None:
+    def __init__(
+        self, first: EnergyBasedFlow, second: EnergyBasedFlow, *, clip: float = 5.0
+    ) -> None:
         super().__init__()
+        if not clip > 0:
+            raise ValueError(f"clip must be positive, got {clip}.")
         for flow in (first, second):
             if not flow.normalized or flow.heads != 1:
                 raise ValueError("The flows of a TwinFlow are normalized and have one head.")
@@ -68,6 +74,7 @@ class TwinFlow(nn.Module):
             raise ValueError("The flows of a TwinFlow share their temperature.")
         self.first = first
         self.second = second
+        self.clip = float(clip)
         self.action_dim = first.action_dim
         self.obs_dim = first.obs_dim
         self.heads = 2
@@ -123,7 +130,8 @@ class TwinFlow(nn.Module):
         worth by each: 0, and :math:`\alpha (\log \pi_2(a|s) - \log \pi_1(a|s))` at one sample
         :math:`a \sim \pi_1` for each observation ``(*batch, obs_dim)``.
 
-        Its mean is :math:`-\alpha\, \mathrm{KL}(\pi_1 \| \pi_2)`, never positive.
+        Its mean is :math:`-\alpha\, \mathrm{KL}(\pi_1 \| \pi_2)`, never positive, but for what
+        ``clip`` cuts.
         """
         if self.squash is None:
             action, log_prob = self.first.sample(observation)
@@ -131,7 +139,7 @@ class TwinFlow(nn.Module):
         else:
             _, log_prob, raw = self.first.sample_raw(observation)
             other = self.second.raw_log_prob(raw, observation)
-        gap = self.temperature * (other - log_prob)
+        gap = self.temperature * (other - log_prob).clamp(min=-self.clip * self.action_dim)
         return torch.stack((torch.zeros_like(gap), gap), -1)
 
     def log_prob(self, action: Tensor, observation: Tensor | None = None) -> Tensor:
@@ -159,6 +167,9 @@ class TwinFlow(nn.Module):
     def mode(self, observation: Tensor | None = None) -> Tensor:
         """The deterministic action of the first flow, shape ``(*batch, action_dim)``."""
         return self.first.mode(observation)
+
+    def extra_repr(self) -> str:
+        return f"clip={self.clip}"
 
 
 def _beside(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -67,6 +67,7 @@ def test_the_mean_disagreement_is_the_divergence_of_gaussians(squash: bool, dim:
             + (sigma.square() + (mean - other_mean).square()) / (2 * other_sigma.square())
             - 0.5
         ).sum(-1)
+        both.clip = math.inf
         drawn = both.disagreement(observation.expand(20_000, 4, 4))
     assert torch.equal(drawn[..., 0], torch.zeros(20_000, 4, dtype=torch.float64))
     error = drawn[..., 1].std(0) / math.sqrt(len(drawn))
@@ -82,6 +83,7 @@ def test_value_and_disagreement_are_the_integral_of_the_second_q_under_the_first
         log_prob = both.log_prob(points.unsqueeze(-1), observation)
         q = both.q_value(points.unsqueeze(-1), observation)[:, 1]
         worth = float((weights * log_prob.exp() * (q - ALPHA * log_prob)).sum())
+        both.clip = math.inf
         drawn = both.disagreement(observation.expand(20_000, 3))[:, 1]
         value = float(both.value(observation)[0, 1])
     error = float(drawn.std()) / math.sqrt(len(drawn))
@@ -136,6 +138,21 @@ def test_flows_that_agree_have_no_disagreement() -> None:
     torch.testing.assert_close(
         both.disagreement(torch.randn(50, 3)), torch.zeros(50, 2), rtol=0, atol=1e-4
     )
+
+
+def test_disagreement_is_cut_where_the_second_flow_excludes_a_sample() -> None:
+    both = twin("additive", translation={})
+    with torch.no_grad():
+        both.second.layers[-2].net[-1].bias.fill_(100.0)
+    found = both.disagreement(torch.randn(50, 3))
+    torch.testing.assert_close(found[:, 1], torch.full((50,), -ALPHA * 5.0 * 2))
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
+def test_a_clip_that_is_not_positive_is_refused(clip: float) -> None:
+    both = twin("additive")
+    with pytest.raises(ValueError, match="clip must be positive"):
+        TwinFlow(both.first, both.second, clip=clip)
 
 
 @pytest.mark.parametrize(
