@@ -75,8 +75,7 @@ def meow(
         target_entropy = config.target_entropy * action_dim
     loss = SoftBellmanLoss(model, target_entropy=target_entropy)
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
-    weights = [p for p in loss.parameters() if learned is None or p is not learned.log_alpha]
-    optimizer = torch.optim.Adam(weights, lr=config.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(_groups(loss, config), lr=config.learning_rate, fused=True)
     steps = [Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)]
     if target_entropy is not None:
         assert learned is not None
@@ -101,3 +100,13 @@ def meow(
         config=config,
         custom=custom,
     )
+
+
+def _groups(loss: SoftBellmanLoss, config: MeowConfig) -> list[dict[str, Any]]:
+    """What the regression changes, by learning rate: all but the temperature."""
+    named = [(n, p) for n, p in loss.named_parameters() if not n.endswith("log_alpha")]
+    if config.flow_learning_rate == config.learning_rate:
+        return [{"params": [p for _, p in named]}]
+    shifts = {"params": [p for n, p in named if "shift" in n]}
+    rest = {"params": [p for n, p in named if "shift" not in n], "lr": config.flow_learning_rate}
+    return [shifts, rest]

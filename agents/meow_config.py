@@ -56,12 +56,12 @@ class MeowConfig(AgentConfig):
     """Standardise observations by their running mean and variance."""
     normalize_rewards: bool = True
     """Divide rewards by the running scale of discounted returns."""
-    temperature: Positive = 0.05
+    temperature: Positive = 0.01
     """Entropy weight alpha, in units of (scaled) reward; where it is learned, at first."""
     target_entropy: float | None = -0.5
     """Entropy of each entry of the action, in nats, that the temperature is learned towards; None
     for a temperature that stays."""
-    temperature_learning_rate: Positive = 3e-4
+    temperature_learning_rate: Positive = 1e-3
     """Learning rate of the temperature's logarithm."""
     normalized: bool = True
     """Learn V as the shift alone; if not, the scale's log-determinant is counted in it."""
@@ -71,12 +71,14 @@ class MeowConfig(AgentConfig):
     """Fraction by which the target moves in an update."""
     learning_rate: Positive = 1e-3
     """Learning rate of Adam."""
+    flow_learning_rate: Positive = 5e-4
+    """The same for what acts, all but the shifts: a policy that commits itself slowly."""
     max_grad_norm: Positive | None = 30.0
     """Clip the gradient's norm; None for no clipping."""
     average_decay: FractionBelowOne = 0.995
     """Decay, for each update, of the average of weights that the policy is evaluated and used
     with; 0, as in the reference, for the newest weights."""
-    log_sigma: tuple[float, float] = (-5.0, 1.0)
+    log_sigma: tuple[float, float] = (-3.0, 1.0)
     """Lowest and highest log-sigma of the state-conditioned scale."""
     initial_log_sigma: float | None = -0.25
     """Log-sigma at first; the middle of its bounds for None."""
@@ -135,6 +137,7 @@ class MeowConfig(AgentConfig):
             initial_log_sigma=None,
             mean_hidden=None,
             scale_hidden=(64, 64),
+            flow_learning_rate=1e-3,
             twin=False,
             heads=2,
             shift_norm=False,

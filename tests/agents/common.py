@@ -17,7 +17,12 @@ COUNT = "probe/Count-v0"
 TASKS = {"soft-q": "CartPole-v1", "ppo": "Pendulum-v1"}
 """Where an agent does not act in MultiGoal."""
 SMALL = {
-    "meow": {"flow_options": {"blocks": 1}},
+    "meow": {
+        "flow_options": {"blocks": 1},
+        "mean_hidden": (8,),
+        "scale_hidden": (8,),
+        "shift_hidden": (16,),
+    },
     "sac": {"hidden": (16,)},
     "td3": {"hidden": (16,)},
     "soft-q": {"hidden": (16,)},
