@@ -23,10 +23,11 @@ class TwinFlow(nn.Module):
         \mathbb E_{a \sim \pi_1}\big[Q_2(s, a) - \alpha \log \pi_1(a|s)\big]
             = V_2(s) - \alpha\, \mathrm{KL}(\pi_1 \| \pi_2)
 
-    and the smaller of this and :math:`V_1` is clipped double Q-learning (Fujimoto et al. 2018,
-    arXiv:1802.09477), with the first of its two values in closed form. :meth:`disagreement` is
-    :math:`\alpha (\log \pi_2 - \log \pi_1)` at a sample of :math:`\pi_1`;
-    :class:`~maxentflow.objectives.SoftBellmanLoss` adds it to V before it takes the minimum.
+    :meth:`disagreement` is :math:`\alpha (\log \pi_2 - \log \pi_1)` at a sample of
+    :math:`\pi_1`. :class:`~maxentflow.objectives.SoftBellmanLoss` adds it to V before it takes the
+    mean over heads, or the minimum. The minimum is clipped double Q-learning (Fujimoto et al. 2018,
+    arXiv:1802.09477) with the first of its two values in closed form; the mean is less
+    pessimistic.
 
     ``q_value`` and ``value`` have a head for each flow; samples, mode and log-probabilities are
     those of the first. It can be used alone afterwards: it is an ordinary flow.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -19,6 +20,7 @@ from maxentflow.objectives.functional import ModelModule, check_reduction, insta
 __all__ = ["SoftBellmanLoss", "SoftValueModel"]
 
 _DISAGREEMENT = "disagreement"
+_OVER_HEADS: dict[str, Callable[..., Tensor]] = {"min": torch.amin, "mean": torch.mean}
 
 
 @runtime_checkable
@@ -81,9 +83,13 @@ class _Disagreement(ModelModule):
         return model.disagreement(observation)
 
 
-class _MinimumValue(ModelModule):
-    """Reads an observation, and perhaps what to add to each head; writes the minimum over heads
-    of its soft value."""
+class _TargetValue(ModelModule):
+    """Reads an observation, and perhaps what to add to each head; writes the minimum or the mean
+    over heads of its soft value."""
+
+    def __init__(self, model: nn.Module, reduces: Callable[..., Tensor]) -> None:
+        super().__init__(model)
+        self._reduces = reduces
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         model: Any = self.model
@@ -91,7 +97,7 @@ class _MinimumValue(ModelModule):
         disagreement = tensordict.get(_DISAGREEMENT, None)
         if disagreement is not None:
             value = value + disagreement
-        return tensordict.set(self.out_keys[0], value.amin(-1, keepdim=True))
+        return tensordict.set(self.out_keys[0], self._reduces(value, -1, keepdim=True))
 
 
 class SoftBellmanLoss(LossModule):
@@ -116,7 +122,8 @@ class SoftBellmanLoss(LossModule):
     V would have to follow each move of :math:`\alpha` by :math:`\alpha \bar H / (1 - \gamma)`.
 
     Of a :class:`~maxentflow.flows.TwinFlow`, :math:`V_h^{\text{target}}(s')` is what the first
-    flow's policy is worth by flow :math:`h`, at one of its samples.
+    flow's policy is worth by flow :math:`h`, at one of its samples. The mean over heads may take
+    the place of the minimum (``over_heads``).
 
     Of a :class:`~maxentflow.flows.NormalizedModel`, Q and target are regressed in scaled units,
     so that the loss is of the same size on every task; what is reported is in units of reward.
@@ -142,6 +149,8 @@ class SoftBellmanLoss(LossModule):
             where it is there.
         target_entropy: entropy of the whole action, in nats, that the learned temperature keeps
             the policy at; ``None`` to leave the temperature as it is.
+        over_heads: ``"min"`` (default), the smallest value over heads in the target, or
+            ``"mean"``.
 
     Raises:
         ValueError: the model lacks ``q_value`` or ``value``, an option is not one of those
@@ -208,7 +217,7 @@ class SoftBellmanLoss(LossModule):
     network: _QAndValue
     network_params: TensorDictParams
     target_network_params: TensorDictParams
-    value_network: _MinimumValue
+    value_network: _TargetValue
     _dual_loss: _DualLoss | None
     _disagreement: _Disagreement | None
 
@@ -220,6 +229,7 @@ class SoftBellmanLoss(LossModule):
         reduction: str | None = None,
         use_prioritized_weights: str | bool = "auto",
         target_entropy: float | None = None,
+        over_heads: str = "min",
     ) -> None:
         self._in_keys: list[NestedKey] = []
         super().__init__()
@@ -239,6 +249,8 @@ class SoftBellmanLoss(LossModule):
             raise ValueError(
                 f"loss_function must be 'l2', 'l1' or 'smooth_l1', got {loss_function!r}."
             )
+        if over_heads not in _OVER_HEADS:
+            raise ValueError(f"over_heads must be 'min' or 'mean', got {over_heads!r}.")
         if use_prioritized_weights not in (True, False, "auto"):
             raise ValueError(
                 "use_prioritized_weights must be True, False or 'auto', "
@@ -260,7 +272,7 @@ class SoftBellmanLoss(LossModule):
             _QAndValue(shared_copy(model)), "network", create_target_params=True
         )
         # A module of its own, so that the target's parameters need not be installed each time.
-        value_network = _MinimumValue(shared_copy(model)).eval()
+        value_network = _TargetValue(shared_copy(model), _OVER_HEADS[over_heads]).eval()
         target = dict(self.named_children())["target_network_params"]  # without TorchRL's warning
         cast(TensorDictParams, target).to_module(value_network)
         value_network.requires_grad_(False)  # as the target is

@@ -54,13 +54,14 @@ def make_loss(model, **options) -> SoftBellmanLoss:
     return loss
 
 
+@pytest.mark.parametrize("over_heads", ["min", "mean"])
 @pytest.mark.parametrize("target_entropy", [None, -1.0])
-def test_targets_by_hand(target_entropy: float | None) -> None:
+def test_targets_by_hand(target_entropy: float | None, over_heads: str) -> None:
     """V of the target, and the disagreement of the flows as they are now."""
     torch.manual_seed(0)
     model = make_twin()
     old = copy.deepcopy(model)
-    loss = make_loss(model, target_entropy=target_entropy)
+    loss = make_loss(model, target_entropy=target_entropy, over_heads=over_heads)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim:  # not the temperature
@@ -75,7 +76,8 @@ def test_targets_by_hand(target_entropy: float | None) -> None:
         _, log_prob, raw = model.first.sample_raw(following)
         gap = model.second.raw_log_prob(raw, following) - log_prob
         first, second = old.value(following).unbind(-1)
-        worth = torch.minimum(first, second + 0.3 * gap.clamp(min=-10.0))
+        second = second + 0.3 * gap.clamp(min=-10.0)
+        worth = torch.minimum(first, second) if over_heads == "min" else (first + second) / 2
         if target_entropy is not None:
             worth = worth - 0.3 * target_entropy
         alive = 1 - batch["next", "terminated"].float()
@@ -129,3 +131,8 @@ def test_scaled_and_observed_through_a_normalized_model() -> None:
     torch.testing.assert_close(ours["loss"], theirs["loss"])
     for name in ("q", "value", "target", "td_error"):
         torch.testing.assert_close(ours[name], theirs[name] * returns())
+
+
+def test_a_reduction_over_heads_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="over_heads must be 'min' or 'mean', got 'max'"):
+        SoftBellmanLoss(make_twin(), over_heads="max")
