@@ -111,6 +111,9 @@ class TanhSquash(Layer):
             log_slope = log_slope + self.half_width.log()
         return torch.atanh(x), -log_slope.sum(-1)
 
+    def extra_repr(self) -> str:
+        return "" if self._is_standard else f"{self.low.tolist()}, {self.high.tolist()}"
+
 
 class SimplexSquash(Layer):
     r"""Stick-breaking onto the probability simplex: ``dim + 1`` shares that add up to 1.

@@ -25,8 +25,8 @@ class TwinFlow(nn.Module):
 
     :meth:`disagreement` is :math:`\alpha (\log \pi_2 - \log \pi_1)` at a sample of
     :math:`\pi_1`. :class:`~maxentflow.objectives.SoftBellmanLoss` adds it to V before it takes the
-    mean over heads, or the minimum. The minimum is clipped double Q-learning (Fujimoto et al. 2018,
-    arXiv:1802.09477) with the first of its two values in closed form; the mean is less
+    mean over heads, or the minimum. The minimum is clipped double Q-learning (Fujimoto et al.
+    2018, arXiv:1802.09477) with the first of its two values in closed form; the mean is less
     pessimistic.
 
     ``q_value`` and ``value`` have a head for each flow; samples, mode and log-probabilities are
@@ -63,7 +63,7 @@ class TwinFlow(nn.Module):
             if not flow.normalized or flow.heads != 1:
                 raise ValueError("The flows of a TwinFlow are normalized and have one head.")
         sizes = [(flow.action_dim, flow.obs_dim) for flow in (first, second)]
-        if sizes[0] != sizes[1] or type(first.squash) is not type(second.squash):
+        if sizes[0] != sizes[1] or _squash(first) != _squash(second):
             raise ValueError(
                 "The flows of a TwinFlow have the same sizes and squash, got actions and "
                 f"observations of {sizes[0]} and {sizes[1]}, {_squash(first)} and "
@@ -179,4 +179,4 @@ def _beside(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[T
 
 
 def _squash(flow: EnergyBasedFlow) -> str:
-    return "no squash" if flow.squash is None else type(flow.squash).__name__
+    return "no squash" if flow.squash is None else repr(flow.squash)

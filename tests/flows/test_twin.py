@@ -163,6 +163,7 @@ def test_a_clip_that_is_not_positive_is_refused(clip: float) -> None:
         ({"action_dim": 3}, "same sizes"),
         ({"obs_dim": 4}, "same sizes"),
         ({"squash": "none"}, "no squash"),
+        ({"squash": TanhSquash(2, low=[-2.0, -1.0])}, r"TanhSquash\(\[-2.0, -1.0\]"),
         ({"temperature": 0.2}, "share their temperature"),
     ],
 )
