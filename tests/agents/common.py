@@ -22,6 +22,7 @@ SMALL = {
         "mean_hidden": (8,),
         "scale_hidden": (8,),
         "shift_hidden": (16,),
+        "twin": False,  # half as much to trace
     },
     "sac": {"hidden": (16,)},
     "td3": {"hidden": (16,)},

@@ -25,6 +25,8 @@ def others(*names):
 
 def trainer(name, seed=0, **changes):
     run = {**RUN, **changes}
+    if name == "meow twin":
+        name, run = "meow", run | {"settings": {"twin": True}}
     if name == "ppo":
         run |= {"warmup_steps": 0, "settings": {"learning_rate": 0.01}}
     return make_trainer(agent=name, seed=seed, **run)
@@ -46,7 +48,7 @@ def assert_same_run(ours, theirs, tolerance=1e-3):
         )
 
 
-@pytest.mark.parametrize("name", agents.registered())
+@pytest.mark.parametrize("name", [*agents.registered(), "meow twin"])
 def test_every_agent_trains_by_one_graph(traced_only, capsys, name):
     ours, theirs = trainer(name), trainer(name)
     ours.run(compiled.learner([ours.agent], compile=True))
@@ -55,7 +57,7 @@ def test_every_agent_trains_by_one_graph(traced_only, capsys, name):
     assert_same_run(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["meow", *others(*agents.registered()[1:])])
+@pytest.mark.parametrize("name", ["meow", *others(*agents.registered()[1:], "meow twin")])
 def test_seeds_of_every_agent_train_as_one_program(capsys, name):
     together = [trainer(name, seed) for seed in (0, 1)]
     agents.train(together, compiled.learner([each.agent for each in together], compile=False))
