@@ -38,6 +38,7 @@ SHORTER = (
     (r"\bwarmup_steps=\d[\d_]{3,}", "warmup_steps=20"),
     (r"\brange\(\d{3,}\)", "range(3)"),
     (r"\bcompile=True\b", "compile=False"),  # half a minute of a C++ compiler
+    (r'agents.make\("meow", env\), env', 'agents.make("meow", env, twin=False), env'),
 )
 """What is changed in Python before it runs."""
 LONGEST = 120
@@ -144,6 +145,8 @@ def _maxentflow(words: list[str]) -> None:
         words += ["--total-steps", str(next(MORE))]
     elif command == "train":
         words += f"{TRAIN} {PPO if words[1] == 'ppo' else ''}".split()
+        if words[1] == "meow" and "--seeds" in words:
+            words += ["--no-twin"]  # half as much to trace
     elif command == "evaluate":
         words += EVALUATE.split()
     _run(words)

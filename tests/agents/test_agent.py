@@ -436,6 +436,7 @@ def test_three_updates_by_hand(env, heads, max_grad_norm):
         gamma=0.875,
         tau=tau,
         learning_rate=rate,
+        flow_learning_rate=rate,
         max_grad_norm=max_grad_norm,
         average_decay=decay,
     )

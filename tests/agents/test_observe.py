@@ -122,14 +122,27 @@ def test_the_target_entropy_is_of_the_whole_action():
 
 
 def test_temperature_and_networks_have_optimizers_of_their_own():
-    agent = agents.make("meow", envs.make("Pendulum-v1"), temperature_learning_rate=0.125)
+    agent = agents.make(
+        "meow",
+        envs.make("Pendulum-v1"),
+        learning_rate=0.5,
+        flow_learning_rate=0.25,
+        temperature_learning_rate=0.125,
+    )
     regression, dual = agent.steps
-    learned = agent.behavior.flow.model.learned_temperature.log_alpha
+    twin = agent.loss.network.model
+    learned = twin.learned_temperature.log_alpha
     assert [id(p) for p in dual.parameters()] == [id(learned)]
     assert dual.losses == ("loss_alpha",)
     assert dual.optimizer.param_groups[0]["lr"] == 0.125
-    weights = {id(p) for p in agent.behavior.flow.parameters()}
+    weights = {id(p) for p in twin.parameters()}
+    assert {id(p) for p in agent.behavior.flow.parameters()} < weights
     assert {id(p) for p in regression.parameters()} == weights - {id(learned)}
+    shifts = {id(p) for flow in (twin.first, twin.second) for p in flow.shift.parameters()}
+    for group in regression.optimizer.param_groups:
+        expected = 0.5 if {id(p) for p in group["params"]} <= shifts else 0.25
+        assert group["lr"] == expected
+    assert {id(p) for p in regression.optimizer.param_groups[0]["params"]} == shifts
 
 
 # In a run

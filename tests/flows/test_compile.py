@@ -42,6 +42,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("compile")
 def test_dropout_and_layer_norm_forward_and_backward() -> None:
     """In a process of its own, so that a crash of the compiled code is a failed test."""

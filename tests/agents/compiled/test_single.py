@@ -194,6 +194,7 @@ print(changes(agent.state_dict(), plain.state_dict()))
 """
 
 
+@pytest.mark.slow
 def test_without_a_compiler(tmp_path):
     """In a process of its own, since torch remembers what compiler it found."""
     run = subprocess.run(

@@ -562,7 +562,8 @@ def test_an_agent_elsewhere_than_the_configuration_is_refused():
         ({"agent": "sac"}, "of agent 'meow', this is 'sac'"),
         ({"num_envs": 2}, "has 1 environments, this run 2"),
         ({"env_id": "Pendulum-v1"}, "networks are not those of this run"),
-        ({"settings": {"heads": 1}}, "networks are not those of this run"),
+        ({"settings": {"heads": 2}}, "networks are not those of this run"),
+        ({"settings": {"twin": True}}, "networks are not those of this run"),
         ({"settings": {"flow_options": {"blocks": 2}}}, "networks are not those of this run"),
     ],
 )
