@@ -34,6 +34,7 @@ EPISODES = 20
 AGENTS = {"meow": "meow", "paper": "meow --paper", "sac": "sac"}
 # One part of the setting left out.
 ABLATIONS = {
+    "one flow": "meow --no-twin --heads 2",
     "temperature fixed": "meow --target-entropy None",
     "no reward scale": "meow --no-normalize-rewards",
     "no observation norm": "meow --no-normalize-observations",

@@ -108,6 +108,23 @@ def untuned() -> None:
     save(figure, "untuned.png")
 
 
+def twin() -> None:
+    """Returns on HalfCheetah-v4 with one flow and with two, a line for each seed."""
+    rows = read("twin.csv")
+    figure, axes = plt.subplots(figsize=(4.4, 2.8), layout="constrained")
+    for count, label, color in (("1", "one flow", "#777777"), ("2", "two flows", OURS)):
+        for seed in dict.fromkeys(row["seed"] for row in rows):
+            points = [row for row in rows if (row["flows"], row["seed"]) == (count, seed)]
+            steps = [int(row["step"]) / 1_000 for row in points]
+            returns = [float(row["eval_return"]) for row in points]
+            axes.plot(steps, returns, color=color, linewidth=1.3, label=label)
+            label = None
+    axes.set(title="HalfCheetah-v4", xlabel="thousand steps", ylabel="return of the mode")
+    axes.legend(frameon=False, fontsize=8)
+    plain(axes)
+    save(figure, "twin.png")
+
+
 def plain(axes: Any) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -296,5 +313,5 @@ def environments() -> None:
 
 
 if __name__ == "__main__":
-    for draw in (steps, parts, density, returns, architectures, environments, untuned):
+    for draw in (steps, parts, density, returns, architectures, environments, untuned, twin):
         draw()
