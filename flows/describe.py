@@ -20,7 +20,7 @@ def describe(flow: EnergyBasedFlow) -> None:
 
     For each layer: what its two directions cost, acting runs "to action" and learning "to latent";
     how many parameters it has; whether it is linear; and where its determinant is counted, in the
-    soft value V, in Q, or nowhere since it is always zero.
+    soft value V, in Q, or nowhere since it is always zero. A normalized flow counts all in Q.
 
     Example:
         >>> describe(build("additive", 2, 3, temperature=0.25, blocks=1, hidden=(16,)))
@@ -32,8 +32,9 @@ def describe(flow: EnergyBasedFlow) -> None:
         TanhSquash         1 pass      1 pass               0   no       Q
         RewardShift                                   135,170            added to Q and V
     """
-    rows = [_HEADER, _part(flow.base, "normaliser in V")]
-    rows += [_layer(layer) for layer in cast(Iterable[Layer], flow.layers)]
+    linear = "Q" if flow.normalized else "V"
+    rows = [_HEADER, _part(flow.base, f"normaliser in {linear}")]
+    rows += [_layer(layer, linear) for layer in cast(Iterable[Layer], flow.layers)]
     if flow.shift is not None:
         rows.append(_part(flow.shift, "added to Q and V"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
@@ -45,8 +46,8 @@ def describe(flow: EnergyBasedFlow) -> None:
         print("   ".join(cells).rstrip())
 
 
-def _layer(layer: Layer) -> tuple[str, ...]:
-    linear, counted = ("yes", "V") if layer.is_linear else ("no", "Q")
+def _layer(layer: Layer, of_linear: str) -> tuple[str, ...]:
+    linear, counted = ("yes", of_linear) if layer.is_linear else ("no", "Q")
     if layer.is_volume_preserving:
         counted = "nowhere, it is 0"
     costs = layer.forward_cost, layer.inverse_cost

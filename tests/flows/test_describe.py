@@ -14,6 +14,7 @@ from maxentflow.flows import (
     Inverse,
     NormflowsLayer,
     StandardNormal,
+    build,
     describe,
     registered,
 )
@@ -68,6 +69,16 @@ def test_every_column(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert row == [kind, *costs, f"{size:,}", *counted_in(flow, position)]
     total = sum(int(row[3].replace(",", "")) for row in (base, *layers, shift))
     assert total == sum(p.numel() for p in flow.parameters())
+
+
+def test_a_normalized_flow_counts_nothing_in_v(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its V is the shift alone, whatever the layers do."""
+    flow = build("glow", 2, 3, temperature=0.5, normalized=True, blocks=1, dropout=0.0).eval()
+    _, base, *layers, _ = table(flow, capsys)
+    assert base[-1] == "normaliser in Q"
+    assert {row[-1] for row in layers} == {"Q"}
+    observation = torch.randn(5, 3)
+    assert torch.equal(flow.value(observation), flow.shift(observation))
 
 
 def test_wrapped_layers_are_named_with_what_they_wrap(
