@@ -76,7 +76,7 @@ def meow(
     over_heads = "mean" if isinstance(flow, flows.TwinFlow) else "min"
     loss = SoftBellmanLoss(model, target_entropy=target_entropy, over_heads=over_heads)
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
-    optimizer = torch.optim.Adam(_groups(loss, config), lr=config.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(_groups(loss, flow, config), lr=config.learning_rate, fused=True)
     steps = [Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)]
     if target_entropy is not None:
         assert learned is not None
@@ -103,11 +103,18 @@ def meow(
     )
 
 
-def _groups(loss: SoftBellmanLoss, config: MeowConfig) -> list[dict[str, Any]]:
+def _groups(
+    loss: SoftBellmanLoss, flow: flows.EnergyBasedFlow | flows.TwinFlow, config: MeowConfig
+) -> list[dict[str, Any]]:
     """What the regression changes, by learning rate: all but the temperature."""
-    named = [(n, p) for n, p in loss.named_parameters() if not n.endswith("log_alpha")]
+    learned = flow.learned_temperature
+    weights = [p for p in loss.parameters() if learned is None or p is not learned.log_alpha]
     if config.flow_learning_rate == config.learning_rate:
-        return [{"params": [p for _, p in named]}]
-    shifts = {"params": [p for n, p in named if "shift" in n]}
-    rest = {"params": [p for n, p in named if "shift" not in n], "lr": config.flow_learning_rate}
-    return [shifts, rest]
+        return [{"params": weights}]
+    each = (flow.first, flow.second) if isinstance(flow, flows.TwinFlow) else (flow,)
+    shifts = {id(p) for one in each if one.shift is not None for p in one.shift.parameters()}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in weights if id(p) in shifts]},
+        {"params": [p for p in weights if id(p) not in shifts], "lr": config.flow_learning_rate},
+    ]
+    return [group for group in groups if group["params"]]

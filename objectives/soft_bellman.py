@@ -75,14 +75,6 @@ class _DualLoss(ModelModule):
         return model.learned_temperature.dual_loss(log_prob, target_entropy), log_prob
 
 
-class _Disagreement(ModelModule):
-    """What the online model adds to the heads of a value."""
-
-    def forward(self, observation: Tensor) -> Tensor:
-        model: Any = self.model
-        return model.disagreement(observation)
-
-
 class _TargetValue(ModelModule):
     """Reads an observation, and perhaps what to add to each head; writes the minimum or the mean
     over heads of its soft value."""
@@ -219,7 +211,7 @@ class SoftBellmanLoss(LossModule):
     target_network_params: TensorDictParams
     value_network: _TargetValue
     _dual_loss: _DualLoss | None
-    _disagreement: _Disagreement | None
+    _twin: ModelModule | None
 
     def __init__(
         self,
@@ -281,8 +273,8 @@ class SoftBellmanLoss(LossModule):
         self.__dict__["_dual_loss"] = (
             None if learned is None else _DualLoss(shared_copy(model)).eval()
         )
-        self.__dict__["_disagreement"] = (
-            _Disagreement(shared_copy(model)).eval() if hasattr(model, "disagreement") else None
+        self.__dict__["_twin"] = (
+            ModelModule(shared_copy(model)).eval() if hasattr(model, "disagreement") else None
         )
         self._forward_value_estimator_keys()
         self.train()
@@ -398,9 +390,10 @@ class SoftBellmanLoss(LossModule):
             following = tensordict["next"].select(keys.observation, keys.reward)
             if self.observations is not None:
                 following[keys.observation] = self._seen(following[keys.observation])
-            if self._disagreement is not None:
-                with installed(self.network_params, self._disagreement):
-                    following[_DISAGREEMENT] = self._disagreement(following[keys.observation])
+            if self._twin is not None:
+                twin: Any = self._twin.model
+                with installed(self.network_params, self._twin):
+                    following[_DISAGREEMENT] = twin.disagreement(following[keys.observation])
             with installed(target_params, self.value_network):
                 next_value = self.value_network(following)[keys.value]
             if self.target_entropy is not None:

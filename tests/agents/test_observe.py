@@ -145,6 +145,15 @@ def test_temperature_and_networks_have_optimizers_of_their_own():
     assert {id(p) for p in regression.optimizer.param_groups[0]["params"]} == shifts
 
 
+def test_the_rate_of_the_flow_is_that_of_all_but_its_shift():
+    """Of a flow of one's own too, whether it has a shift or not."""
+    env = envs.make("maxentflow/MultiGoal-v0")
+    for heads, rates in ((0, [5e-4]), (2, [1e-3, 5e-4])):
+        own = flows.build("affine", 2, 2, temperature=0.1, blocks=1, heads=heads)
+        optimizer = agents.meow(env, flow=own).steps[0].optimizer
+        assert [group["lr"] for group in optimizer.param_groups] == rates
+
+
 # In a run
 
 

@@ -1,4 +1,4 @@
-"""The target of two flows: the smaller of V_1 and what the first policy is worth to the second."""
+"""The target of two flows: V_1, and what the first flow's policy is worth to the second."""
 
 import copy
 
