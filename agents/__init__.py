@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maxentflow.agents import compiled, training
     from maxentflow.agents.agent import Agent, Rollout, Step
+    from maxentflow.agents.bc import BcConfig, bc
+    from maxentflow.agents.ddpg import DdpgConfig, ddpg
+    from maxentflow.agents.discrete_sac import DiscreteSacConfig, discrete_sac
+    from maxentflow.agents.dqn import DqnConfig, dqn
+    from maxentflow.agents.flow_sac import FlowSacConfig, flow_sac
     from maxentflow.agents.learner import CompilationError
     from maxentflow.agents.meow import MeowConfig, meow
     from maxentflow.agents.ppo import PpoConfig, ppo
-    from maxentflow.agents.registry import config, make, register, registered
+    from maxentflow.agents.registry import config, make, register, registered, summaries
     from maxentflow.agents.sac import SacConfig, sac
     from maxentflow.agents.settings import AgentConfig
     from maxentflow.agents.soft_q import SoftQConfig, soft_q
+    from maxentflow.agents.sql import SqlConfig, sql
     from maxentflow.agents.td3 import Td3Config, td3
     from maxentflow.agents.training import (
         Diagnosis,
@@ -36,9 +42,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "AgentConfig",
+    "BcConfig",
     "CompilationError",
+    "DdpgConfig",
     "Diagnosis",
+    "DiscreteSacConfig",
+    "DqnConfig",
     "Evaluation",
+    "FlowSacConfig",
     "MeowConfig",
     "NonFiniteError",
     "PpoConfig",
@@ -46,14 +57,20 @@ __all__ = [
     "RunFolder",
     "SacConfig",
     "SoftQConfig",
+    "SqlConfig",
     "Step",
     "Td3Config",
     "Trainer",
     "TrainerConfig",
+    "bc",
     "compiled",
     "config",
+    "ddpg",
     "diagnose",
+    "discrete_sac",
+    "dqn",
     "evaluate",
+    "flow_sac",
     "make",
     "meow",
     "ppo",
@@ -61,6 +78,8 @@ __all__ = [
     "registered",
     "sac",
     "soft_q",
+    "sql",
+    "summaries",
     "td3",
     "train",
     "training",
@@ -68,10 +87,16 @@ __all__ = [
 
 _MODULES = {
     "agent": ("Agent", "Rollout", "Step"),
+    "bc": ("BcConfig", "bc"),
+    "ddpg": ("DdpgConfig", "ddpg"),
+    "discrete_sac": ("DiscreteSacConfig", "discrete_sac"),
+    "dqn": ("DqnConfig", "dqn"),
+    "flow_sac": ("FlowSacConfig", "flow_sac"),
+    "sql": ("SqlConfig", "sql"),
     "learner": ("CompilationError",),
     "meow": ("MeowConfig", "meow"),
     "ppo": ("PpoConfig", "ppo"),
-    "registry": ("config", "make", "register", "registered"),
+    "registry": ("config", "make", "register", "registered", "summaries"),
     "sac": ("SacConfig", "sac"),
     "settings": ("AgentConfig",),
     "soft_q": ("SoftQConfig", "soft_q"),

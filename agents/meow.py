@@ -10,10 +10,12 @@ import torch
 
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent, Step
+from maxentflow.agents.architecture import check_image
 from maxentflow.agents.meow_config import MeowConfig, build_flow, normalized, policy_flow
 from maxentflow.agents.networks import averaged
 from maxentflow.agents.registry import register
 from maxentflow.agents.spaces import continuous_sizes
+from maxentflow.agents.temperature import dual_step
 from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
 
 __all__ = ["MeowConfig", "meow"]
@@ -51,38 +53,42 @@ def meow(
         >>> agent.loss.temperature
         0.1
     """
-    obs_dim, action_dim = continuous_sizes(env, "meow")
     if config is None:
         config = MeowConfig.for_task(envs.task_id(env))
     config = replace(config, **overrides)
+    if flow is None:
+        check_image(config, env, "meow")
+    observation, action_dim = continuous_sizes(env, "meow")
     custom = () if flow is None else ("flow",)
     model: Any
     actor: Any
     if flow is None:
-        flow = build_flow(config, obs_dim, action_dim)
+        flow = build_flow(config, observation, action_dim, device)
         model, actor, state = normalized(flow, config)
-    elif (flow.action_dim, flow.obs_dim) != (action_dim, obs_dim):
+    elif flow.action_dim != action_dim or (
+        policy_flow(flow).encoder is None and (flow.obs_dim,) != observation
+    ):
         raise ValueError(
             f"The flow has actions of size {flow.action_dim} and observations of size "
-            f"{flow.obs_dim}, the environment has {action_dim} and {obs_dim}."
+            f"{flow.obs_dim}, the environment has {action_dim} and "
+            f"{', '.join(map(str, observation))}."
         )
     else:
         model, actor, state = flow, policy_flow(flow), {}
     model.to(device)
-    learned = flow.learned_temperature
+    changing = flow.temperature_module
     target_entropy = None
-    if learned is not None and config.target_entropy is not None:
+    if isinstance(changing, flows.LearnedTemperature) and config.target_entropy is not None:
         target_entropy = config.target_entropy * action_dim
     over_heads = "mean" if isinstance(flow, flows.TwinFlow) else "min"
     loss = SoftBellmanLoss(model, target_entropy=target_entropy, over_heads=over_heads)
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
     optimizer = torch.optim.Adam(_groups(loss, flow, config), lr=config.learning_rate, fused=True)
     steps = [Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)]
-    if target_entropy is not None:
-        assert learned is not None
-        rate = config.temperature_learning_rate
-        dual = torch.optim.Adam([learned.log_alpha], lr=rate, fused=True)
-        steps.append(Step(("loss_alpha",), dual))
+    if isinstance(changing, flows.ScheduledTemperature):
+        state["temperature"] = changing
+    elif changing is not None:
+        steps += dual_step(changing.log_alpha, config)
     keeps_raw = config.raw_actions and flow.squash is not None
     if keeps_raw:
         state["raw_actions"] = flows.RawActions(policy_flow(flow))
@@ -107,8 +113,8 @@ def _groups(
     loss: SoftBellmanLoss, flow: flows.EnergyBasedFlow | flows.TwinFlow, config: MeowConfig
 ) -> list[dict[str, Any]]:
     """What the regression changes, by learning rate: all but the temperature."""
-    learned = flow.learned_temperature
-    weights = [p for p in loss.parameters() if learned is None or p is not learned.log_alpha]
+    changing = flow.temperature_module
+    weights = [p for p in loss.parameters() if changing is None or p is not changing.log_alpha]
     if config.flow_learning_rate == config.learning_rate:
         return [{"params": weights}]
     each = (flow.first, flow.second) if isinstance(flow, flows.TwinFlow) else (flow,)

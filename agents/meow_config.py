@@ -3,66 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import tyro
 from torch import nn
 
 from maxentflow import flows
+from maxentflow.agents.architecture import FlowConfig, recipe_options
+from maxentflow.agents.networks import encoder
 from maxentflow.agents.presets import preset
-from maxentflow.agents.settings import (
-    AgentConfig,
-    FractionBelowOne,
-    Positive,
-    PositiveFraction,
-    Widths,
-)
+from maxentflow.agents.settings import FractionBelowOne, Positive, PositiveFraction, Widths
+from maxentflow.agents.spaces import Shape
+from maxentflow.agents.temperature import TemperatureConfig, temperature
 
 __all__ = ["MeowConfig", "build_flow", "normalized", "policy_flow"]
 
 
-def _one_of(names: Callable[[], Iterable[str]]) -> Any:
-    """Lists the names in the help of the command line, those registered up to then."""
-    return tyro.conf.arg(
-        help_behavior_hint=lambda default: f"({', '.join(names())}) (default: {default})"
-    )
-
-
-def _bases() -> Iterable[str]:
-    return flows.registry.BASES
-
-
-def _squashes() -> Iterable[str]:
-    return flows.registry.SQUASHES
-
-
 @dataclass
-class MeowConfig(AgentConfig):
+class MeowConfig(TemperatureConfig, FlowConfig):
     """Settings of MEow, the same for every task but for its discount."""
 
-    flow: Annotated[str, _one_of(flows.registered)] = "additive"
-    """Architecture."""
-    flow_options: dict[str, bool | int | float | str] = field(default_factory=dict)
-    """Options of the architecture by name and value, such as blocks 3 or hidden 128,128; see
-    flows.options()."""
-    base: Annotated[str, _one_of(_bases)] = "normal"
-    """Base distribution."""
-    squash: Annotated[str, _one_of(_squashes)] = "tanh"
-    """Last layer; the actions of a task lie in [-1, 1]."""
     normalize_observations: bool = True
-    """Standardise observations by their running mean and variance."""
+    """Standardise observations by their running mean and variance, but for images."""
     normalize_rewards: bool = True
     """Divide rewards by the running scale of discounted returns."""
     temperature: Positive = 0.01
-    """Entropy weight alpha, in units of (scaled) reward; where it is learned, at first."""
+    """Entropy weight alpha, in units of (scaled) reward; at first, where it is learned or
+    scheduled."""
     target_entropy: float | None = -0.5
     """Entropy of each entry of the action, in nats, that the temperature is learned towards; None
-    for a temperature that stays."""
-    temperature_learning_rate: Positive = 1e-3
-    """Learning rate of the temperature's logarithm."""
+    for a temperature that is not learned."""
     normalized: bool = True
     """Learn V as the shift alone; if not, the scale's log-determinant is counted in it."""
     raw_actions: bool = True
@@ -148,12 +118,9 @@ class MeowConfig(AgentConfig):
 
 
 def build_flow(
-    config: MeowConfig, obs_dim: int, action_dim: int
+    config: MeowConfig, observation: Shape, action_dim: int, device: str
 ) -> flows.EnergyBasedFlow | flows.TwinFlow:
     """The flow that a configuration describes, or the two."""
-    temperature: float | flows.LearnedTemperature = config.temperature
-    if config.target_entropy is not None:
-        temperature = flows.LearnedTemperature(config.temperature)
     networks: dict[str, Any] = {"activation": config.activation}
     near_zero = config.init == "near_zero"
     if near_zero:
@@ -168,26 +135,31 @@ def build_flow(
     shift = {**networks, "hidden": config.shift_hidden, "layer_norm": config.shift_norm}
     known = flows.options(config.flow)
     layers = {"dropout": config.dropout, **networks}
-    make = partial(
-        flows.build,
-        config.flow,
-        action_dim,
-        obs_dim,
-        temperature=temperature,
-        heads=config.heads,
-        normalized=config.normalized,
-        log_sigma=config.log_sigma,
-        scale=scale,
-        translation=mean,
-        shift=shift,
-        base=config.base,
-        squash=config.squash,
-        dropout_per_head=config.dropout_per_head,
-        **{
-            **{name: value for name, value in layers.items() if name in known},
-            **_flow_options(config),
-        },
-    )
+    alpha = temperature(config)
+
+    def make() -> flows.EnergyBasedFlow:
+        encodes, obs_dim = encoder(observation, device)
+        return flows.build(
+            config.flow,
+            action_dim,
+            obs_dim,
+            temperature=alpha,
+            heads=config.heads,
+            normalized=config.normalized,
+            log_sigma=config.log_sigma,
+            scale=scale,
+            translation=mean,
+            shift=shift,
+            base=config.base,
+            squash=config.squash,
+            dropout_per_head=config.dropout_per_head,
+            encoder=encodes,
+            **{
+                **{name: value for name, value in layers.items() if name in known},
+                **recipe_options(config),
+            },
+        )
+
     return flows.TwinFlow(make(), make()) if config.twin else make()
 
 
@@ -197,7 +169,8 @@ def normalized(
     """What learns, what acts, and the parts of both that follow the steps of the environments."""
     observations = returns = None
     state: dict[str, Any] = {}
-    if config.normalize_observations and flow.obs_dim is not None:
+    is_image = policy_flow(flow).encoder is not None
+    if config.normalize_observations and flow.obs_dim is not None and not is_image:
         state["observations"] = observations = flows.ObservationNorm(flow.obs_dim)
     if config.normalize_rewards:
         returns = flows.ReturnScale()
@@ -213,21 +186,3 @@ def normalized(
 def policy_flow(flow: flows.EnergyBasedFlow | flows.TwinFlow) -> flows.EnergyBasedFlow:
     """The flow that is the policy: the first of two."""
     return flow.first if isinstance(flow, flows.TwinFlow) else flow
-
-
-def _flow_options(config: MeowConfig) -> dict[str, Any]:
-    """Options of the recipe and nothing else, with sizes such as "128,128" as tuples."""
-    known = flows.options(config.flow)
-    options = {
-        name: _sizes(value) if isinstance(known.get(name), tuple) else value
-        for name, value in config.flow_options.items()
-    }
-    flows.registry.check_options(config.flow, options)
-    return options
-
-
-def _sizes(value: object) -> object:
-    try:
-        return tuple(int(part) for part in str(value).split(","))
-    except ValueError:
-        return value  # not as a command line writes them

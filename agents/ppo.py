@@ -76,15 +76,15 @@ def ppo(
     """
     config = replace(config or PpoConfig.for_task(envs.task_id(env)), **overrides)
     if isinstance(env.single_action_space, gym.spaces.Discrete):
-        obs_dim, n_actions = discrete_sizes(env, "ppo")
-        policy = categorical_actor(obs_dim, n_actions, config.hidden, device, nn.Tanh)
+        observation, n_actions = discrete_sizes(env, "ppo")
+        policy = categorical_actor(observation, n_actions, config.hidden, device, nn.Tanh)
     else:
-        obs_dim, action_dim = continuous_sizes(env, "ppo")
+        observation, action_dim = continuous_sizes(env, "ppo")
         policy = gaussian_actor(
-            obs_dim, action_dim, config.hidden, device, least_scale=1e-2, activation=nn.Tanh
+            observation, action_dim, config.hidden, device, least_scale=1e-2, activation=nn.Tanh
         )
     critic = ValueOperator(
-        mlp(obs_dim, 1, config.hidden, device, nn.Tanh), in_keys=["observation"]
+        mlp(observation, 1, config.hidden, device, nn.Tanh), in_keys=["observation"]
     )
     entropy = ("loss_entropy",) if config.entropy_coefficient else ()
     loss = ClipPPOLoss(

@@ -12,7 +12,7 @@ import gymnasium as gym
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent
-from maxentflow.agents.names import BUILT_IN
+from maxentflow.agents.names import BUILT_IN, Summary
 from maxentflow.agents.settings import AgentConfig
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "make",
     "register",
     "registered",
+    "summaries",
     "unknown_name",
 ]
 
@@ -28,14 +29,22 @@ __all__ = [
 Build = Callable[..., Agent]
 
 _AGENTS: dict[str, tuple[Build, type[AgentConfig]]] = {}
+_SUMMARIES: dict[str, Summary] = {}  # of those that users have registered
 
 
-def register(name: str, config_type: type[AgentConfig]) -> Callable[[Build], Build]:
+def register(
+    name: str,
+    config_type: type[AgentConfig],
+    *,
+    actions: tuple[str, ...] = ("continuous", "discrete"),
+) -> Callable[[Build], Build]:
     """Decorator that adds an agent under ``name``, for :func:`make` and the command line.
 
     Args:
         name: what to call it.
         config_type: a dataclass of its settings.
+        actions: the spaces it acts in, for ``maxentflow agents``, which shows the first line of
+            its docstring too.
 
     Raises:
         ValueError: ``config_type`` does not derive from ``AgentConfig``.
@@ -54,6 +63,9 @@ def register(name: str, config_type: type[AgentConfig]) -> Callable[[Build], Bui
 
     def add(build: Build) -> Build:
         _AGENTS[name] = build, config_type
+        if name not in BUILT_IN:
+            about = (build.__doc__ or "").strip().partition("\n")[0].removesuffix(".")
+            _SUMMARIES[name] = Summary(actions, about)
         return build
 
     return add
@@ -64,9 +76,20 @@ def registered() -> tuple[str, ...]:
 
     Example:
         >>> registered()
-        ('meow', 'sac', 'td3', 'soft-q', 'ppo')
+        ('meow', 'sac', 'flow-sac', 'sql', 'td3', 'ddpg', 'bc', 'soft-q', 'discrete-sac', 'dqn', \
+'ppo')
     """
     return tuple(dict.fromkeys((*BUILT_IN, *_AGENTS)))
+
+
+def summaries() -> dict[str, Summary]:
+    """A line about each agent, and the spaces that it acts in.
+
+    Example:
+        >>> summaries()["dqn"].actions
+        ('discrete',)
+    """
+    return {**BUILT_IN, **_SUMMARIES}
 
 
 def config(name: str, env_id: str | None = None, *, paper: bool = False, **overrides: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Soft actor-critic on TorchRL's loss."""
+"""Soft actor-critic on TorchRL's loss, with its critics and its actor as networks or flows."""
 
 from __future__ import annotations
 
@@ -7,34 +7,39 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from torch import Tensor, nn
 from torchrl.data import Bounded
+from torchrl.modules import ProbabilisticActor, ValueOperator
 from torchrl.objectives import SACLoss
 
-from maxentflow import envs
+from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.networks import averaged, gaussian_actor, q_networks
+from maxentflow.agents.architecture import without_dropout
+from maxentflow.agents.networks import averaged, encoder, gaussian_actor, learned, mlp
 from maxentflow.agents.registry import register
-from maxentflow.agents.settings import (
-    AgentConfig,
-    FractionBelowOne,
-    Positive,
-    PositiveFraction,
-    Widths,
-)
-from maxentflow.agents.spaces import continuous_sizes
+from maxentflow.agents.settings import FractionBelowOne, Positive, PositiveFraction, Widths
+from maxentflow.agents.spaces import Shape, continuous_sizes
+from maxentflow.agents.temperature import TemperatureConfig, dual_step, follow_schedule
 from maxentflow.objectives import PolyakUpdate
 
-__all__ = ["SacConfig", "sac"]
+__all__ = ["Critic", "SacConfig", "sac", "soft_actor_critic"]
 
 
 @dataclass
-class SacConfig(AgentConfig):
-    """Settings of SAC with a learned temperature."""
+class SacConfig(TemperatureConfig):
+    """Settings of SAC."""
 
+    temperature: Positive = 1.0
+    """Entropy weight alpha, in units of reward; at first, where it is learned or scheduled."""
+    target_entropy: float | None = -1.0
+    """Entropy of each entry of the action, in nats, that the temperature is learned towards; None
+    for a temperature that is not learned."""
+    temperature_learning_rate: Positive = 3e-4
+    """Learning rate of the temperature's logarithm."""
     tau: PositiveFraction = 0.005
     """Fraction by which the targets move in an update."""
     actor_learning_rate: Positive = 3e-4
-    """Learning rate of the actor and the temperature."""
+    """Learning rate of the actor."""
     critic_learning_rate: Positive = 1e-3
     """Learning rate of the critics."""
     max_grad_norm: Positive | None = None
@@ -44,8 +49,10 @@ class SacConfig(AgentConfig):
     with; 0 for the newest weights."""
     hidden: Widths = (256, 256)
     """Hidden widths of actor and critics."""
-    alpha_init: Positive = 1.0
-    """Temperature at the start."""
+    critic_flow: str | None = None
+    """Read Q off an energy-based flow of this architecture; None for a network."""
+    reward_shift: bool = False
+    """Add a learned function of the observation to each Q (LRS)."""
 
 
 @register("sac", SacConfig)
@@ -73,26 +80,94 @@ def sac(
         >>> sac(envs.make("Pendulum-v1"), hidden=(64, 64)).config.hidden
         (64, 64)
     """
-    obs_dim, action_dim = continuous_sizes(env, "sac")
-    if config is None:
-        config = SacConfig.for_task(envs.task_id(env))
-    config = replace(config, **overrides)
-    newest = gaussian_actor(obs_dim, action_dim, config.hidden, device, least_scale=1e-4)
+    config = replace(config or SacConfig.for_task(envs.task_id(env)), **overrides)
+    sizes = continuous_sizes(env, "sac")
+    actor = gaussian_actor(*sizes, config.hidden, device, least_scale=1e-4)
+    return soft_actor_critic("sac", actor, sizes, config, device)
+
+
+class Critic(nn.Module):
+    r"""Q of an observation and an action, by a network or an energy-based flow, perhaps with a
+    learned reward shift :math:`b(s)` added (Chao et al. 2024, arXiv:2405.13629, section 3.3).
+
+    Args:
+        observation: shape of an observation.
+        action_dim: size of an action.
+        config: its settings.
+        device: where it is.
+    """
+
+    def __init__(
+        self, observation: Shape, action_dim: int, config: SacConfig, device: str
+    ) -> None:
+        super().__init__()
+        hidden = {"hidden": config.hidden}
+        self.network = self.flow = self.shift = None
+        if config.critic_flow is None:
+            self.network = mlp(observation, 1, config.hidden, device, others=action_dim)
+            if config.reward_shift:
+                self.shift = mlp(observation, 1, config.hidden, device)
+            return
+        encodes, obs_dim = encoder(observation, device)
+        self.flow = flows.build(
+            config.critic_flow,
+            action_dim,
+            obs_dim,
+            temperature=config.temperature,
+            heads=int(config.reward_shift),
+            log_sigma=(-5.0, 1.0),
+            scale={**hidden, "initial": 0.0},
+            translation=hidden,
+            shift=hidden,
+            encoder=encodes,
+            **without_dropout(config.critic_flow),
+        ).to(device)
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Q, shape ``(*batch, 1)``."""
+        if self.flow is not None:
+            return self.flow.q_value(action, observation)
+        assert self.network is not None
+        q = self.network(observation, action)
+        return q if self.shift is None else q + self.shift(observation)
+
+
+def soft_actor_critic(
+    name: str,
+    newest: ProbabilisticActor,
+    sizes: tuple[Shape, int],
+    config: SacConfig,
+    device: str,
+) -> Agent:
+    """SAC around any actor that samples with gradients and gives log-probabilities.
+
+    Args:
+        name: of the agent.
+        newest: the actor.
+        sizes: shape of an observation, size of an action.
+        config: settings.
+        device: where its networks are.
+    """
+    critics = [
+        ValueOperator(Critic(*sizes, config, device), in_keys=["observation", "action"])
+        for _ in range(2)
+    ]
     loss = SACLoss(
         newest,
-        q_networks(obs_dim, action_dim, config.hidden, device),
+        critics,
         num_qvalue_nets=2,
         loss_function="l2",
-        alpha_init=config.alpha_init,
-        target_entropy=-float(action_dim),
-        action_spec=Bounded(-1.0, 1.0, (action_dim,)),
+        alpha_init=config.temperature,
+        fixed_alpha=config.target_entropy is None,
+        target_entropy=(config.target_entropy or 0.0) * sizes[1],
+        action_spec=Bounded(-1.0, 1.0, (sizes[1],)),
     )
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
-    critic = list(loss.qvalue_network_params.values(True, True))
-    actor = list(loss.actor_network_params.values(True, True))
+    critic = learned(loss.qvalue_network_params)
+    actor = learned(loss.actor_network_params)
     policy, average = averaged(newest, config.average_decay)
     return Agent(
-        name="sac",
+        name=name,
         policy=policy,
         behavior=newest,
         loss=loss,
@@ -103,13 +178,13 @@ def sac(
                 max_grad_norm=config.max_grad_norm,
             ),
             Step(
-                ("loss_actor", "loss_alpha"),
-                torch.optim.Adam(
-                    [*actor, loss.log_alpha], lr=config.actor_learning_rate, fused=True
-                ),
+                ("loss_actor",),
+                torch.optim.Adam(actor, lr=config.actor_learning_rate, fused=True),
                 max_grad_norm=config.max_grad_norm,
             ),
+            *dual_step(loss.log_alpha, config),
         ],
         target_updaters=[PolyakUpdate(loss, tau=config.tau), *average],
+        state=follow_schedule(loss, config),
         config=config,
     )

@@ -28,6 +28,7 @@ __all__ = [
     "Fraction",
     "FractionBelowOne",
     "NotNegative",
+    "NotNegativeNumber",
     "Positive",
     "PositiveFraction",
     "Widths",
@@ -54,6 +55,7 @@ Fraction = Annotated[float, Accepts(lambda x: 0 <= x <= 1, "in [0, 1]")]
 PositiveFraction = Annotated[float, Accepts(lambda x: 0 < x <= 1, "in (0, 1]")]
 FractionBelowOne = Annotated[float, Accepts(lambda x: 0 <= x < 1, "in [0, 1)")]
 Count = Annotated[int, Accepts(lambda x: 1 <= x < math.inf, "at least 1")]
+NotNegativeNumber = Annotated[float, Accepts(lambda x: 0 <= x < math.inf, "at least 0, finite")]
 NotNegative = Annotated[int, Accepts(lambda x: 0 <= x < math.inf, "at least 0")]
 Widths = Annotated[
     tuple[int, ...], Accepts(lambda x: min(x, default=1) >= 1, "widths of at least 1")

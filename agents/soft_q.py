@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,28 +11,32 @@ import torch
 
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.networks import averaged
+from maxentflow.agents.networks import averaged, encoder
 from maxentflow.agents.registry import register
 from maxentflow.agents.settings import (
-    AgentConfig,
     Count,
+    Fraction,
     FractionBelowOne,
     Positive,
     PositiveFraction,
     Widths,
 )
 from maxentflow.agents.spaces import discrete_sizes
+from maxentflow.agents.temperature import TemperatureConfig, dual_step, temperature
 from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
 
 __all__ = ["SoftQConfig", "soft_q"]
 
 
 @dataclass
-class SoftQConfig(AgentConfig):
+class SoftQConfig(TemperatureConfig):
     """Settings of soft Q-learning."""
 
     temperature: Positive = 0.1
-    """Entropy weight alpha, in units of reward."""
+    """Entropy weight alpha, in units of reward; at first, where it is learned or scheduled."""
+    target_entropy: Fraction | None = None
+    """Entropy that the temperature is learned towards, as a fraction of that of uniform actions;
+    None for a temperature that is not learned."""
     tau: PositiveFraction = 0.02
     """Fraction by which the target moves in an update."""
     learning_rate: Positive = 1e-3
@@ -41,10 +46,20 @@ class SoftQConfig(AgentConfig):
     average_decay: FractionBelowOne = 0.995
     """Decay, for each update, of the average of weights that the policy is evaluated and used
     with; 0 for the newest weights."""
+    shifts: bool = False
+    """Use one network of energies with learned reward shifts, as MEow does (with one head LRS,
+    with two SCDQ), in place of independent Q networks."""
+    normalized: bool = False
+    """With shifts, learn V as the shift alone."""
     heads: Count = 2
-    """Independent Q networks; the target takes their minimum."""
+    """Independent Q networks, or shifts; the target takes their minimum."""
     hidden: Widths = (256, 256)
     """Hidden widths."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.normalized and not self.shifts:
+            raise ValueError("normalized needs shifts, whose values V is.")
 
 
 @register("soft-q", SoftQConfig)
@@ -76,27 +91,45 @@ def soft_q(
         >>> agent.loss.temperature
         0.5
     """
-    obs_dim, n_actions = discrete_sizes(env, "soft-q")
+    observation, n_actions = discrete_sizes(env, "soft-q")
     config = replace(config or SoftQConfig.for_task(envs.task_id(env)), **overrides)
+    encodes, obs_dim = encoder(observation, device)
+    shift = None
+    if config.shifts:
+        shift = flows.RewardShift(
+            obs_dim, config.heads, hidden=config.hidden, activation="relu", init="default"
+        )
+    alpha = temperature(config)
     model = flows.CategoricalEnergy(
         n_actions,
         obs_dim,
-        temperature=config.temperature,
+        temperature=alpha,
         heads=config.heads,
+        shift=shift,
+        normalized=config.normalized,
         hidden=config.hidden,
+        encoder=encodes,
     ).to(device)
-    loss = SoftBellmanLoss(model)
+    target_entropy = None
+    if config.target_entropy is not None:
+        target_entropy = config.target_entropy * math.log(n_actions)
+    loss = SoftBellmanLoss(model, target_entropy=target_entropy)
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
     newest = flows.FlowPolicy(model)
     policy, average = averaged(newest, config.average_decay)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=config.learning_rate, fused=True)
+    learned = [p for p in loss.parameters() if p is not getattr(alpha, "log_alpha", None)]
+    optimizer = torch.optim.Adam(learned, lr=config.learning_rate, fused=True)
+    steps = [Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)]
+    if isinstance(alpha, flows.LearnedTemperature):
+        steps += dual_step(alpha.log_alpha, config)
     return Agent(
         name="soft-q",
         policy=policy,
         behavior=newest,
         loss=loss,
-        steps=[Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)],
+        steps=steps,
         target_updaters=[PolyakUpdate(loss, tau=config.tau), *average],
+        state={"temperature": alpha} if isinstance(alpha, flows.ScheduledTemperature) else {},
         critic=policy.flow,
         config=config,
     )

@@ -1,58 +1,87 @@
-"""Sizes of the spaces that an agent acts in."""
+"""Shapes of the spaces that an agent acts in."""
 
 from __future__ import annotations
 
 import gymnasium as gym
 
+from maxentflow.agents.names import BUILT_IN
+
 __all__ = ["continuous_sizes", "discrete_sizes"]
 
+Shape = tuple[int, ...]
+"""Of an observation: ``(size,)`` of a vector, or ``(height, width, channels)`` of an image."""
 
-def continuous_sizes(env: gym.vector.VectorEnv, agent: str) -> tuple[int, int]:
-    """Sizes of an observation and of a continuous action.
+
+def continuous_sizes(
+    env: gym.vector.VectorEnv, agent: str, *, images: bool = True
+) -> tuple[Shape, int]:
+    """Shape of an observation, and size of a continuous action.
+
+    Args:
+        env: the environment.
+        agent: its name, for a refusal.
+        images: whether the agent takes images.
 
     Raises:
-        ValueError: a space is not a one-dimensional box; the message names agents that fit.
+        ValueError: the action space is not a one-dimensional box in [-1, 1], or the observation
+            neither a vector nor an image; the message names agents or a wrapper that fit.
     """
     space = env.single_action_space
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        fits = ""
-        if isinstance(space, gym.spaces.Discrete):
-            fits = "; for discrete actions there are soft-q and ppo"
         raise ValueError(
-            f"Agent {agent!r} needs a one-dimensional continuous action space, got {space}{fits}."
+            f"Agent {agent!r} needs a one-dimensional continuous action space, got {space}"
+            f"{_hint(space)}."
         )
     if (space.low != -1).any() or (space.high != 1).any():
         raise ValueError(
             f"Agent {agent!r} acts between -1 and 1, the environment takes {space}; make it with "
             "maxentflow.envs.make, which rescales actions."
         )
-    return _observation_size(env, agent), space.shape[0]
+    return _observation_shape(env, agent, images), space.shape[0]
 
 
-def discrete_sizes(env: gym.vector.VectorEnv, agent: str) -> tuple[int, int]:
-    """Size of an observation, and the number of discrete actions.
+def discrete_sizes(env: gym.vector.VectorEnv, agent: str) -> tuple[Shape, int]:
+    """Shape of an observation, and the number of discrete actions.
 
     Raises:
-        ValueError: the observation space is not a one-dimensional box, or the action space is not
-            discrete from 0 on; the message names agents that fit.
+        ValueError: the action space is not discrete from 0 on, or the observation neither a
+            vector nor an image; the message names agents or a wrapper that fit.
     """
     space = env.single_action_space
     if not isinstance(space, gym.spaces.Discrete) or space.start != 0:
-        fits = ""
-        if isinstance(space, gym.spaces.Box):
-            fits = "; for continuous actions there are meow, sac, td3 and ppo"
         raise ValueError(
-            f"Agent {agent!r} needs discrete actions 0, 1, 2, ..., got {space}{fits}."
+            f"Agent {agent!r} needs discrete actions 0, 1, 2, ..., got {space}{_hint(space)}."
         )
-    return _observation_size(env, agent), int(space.n)
+    return _observation_shape(env, agent), int(space.n)
 
 
-def _observation_size(env: gym.vector.VectorEnv, agent: str) -> int:
+def _hint(space: gym.Space) -> str:
+    """Agents that act in a space, or a wrapper after which some do."""
+    if isinstance(space, gym.spaces.Discrete):
+        if space.start == 0:
+            return f"; for discrete actions there are {_fitting('discrete')}"
+        return "; gymnasium.wrappers.TransformAction can count its actions from 0"
+    if isinstance(space, gym.spaces.Box):
+        if len(space.shape) == 1:
+            return f"; for continuous actions there are {_fitting('continuous')}"
+        return "; gymnasium.wrappers.TransformAction can make its actions vectors"
+    if isinstance(space, gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
+        return "; gymnasium.wrappers.TransformAction can number its combinations, as one Discrete"
+    return "; gymnasium.wrappers.TransformAction can turn it into a Box or a Discrete space"
+
+
+def _fitting(actions: str) -> str:
+    *names, last = (name for name, agent in BUILT_IN.items() if actions in agent.actions)
+    return f"{', '.join(names)} and {last}"
+
+
+def _observation_shape(env: gym.vector.VectorEnv, agent: str, images: bool = True) -> Shape:
     shape = env.single_observation_space.shape
-    if shape is None or len(shape) != 1:
+    if shape is None or len(shape) not in ((1, 3) if images else (1,)):
+        kinds = "vectors, or images (height, width, channels)" if images else "vectors"
         raise ValueError(
-            f"Agent {agent!r} needs observations that are vectors, got "
+            f"Agent {agent!r} needs observations that are {kinds}, got "
             f"{env.single_observation_space}; flatten them with "
             "gymnasium.wrappers.FlattenObservation."
         )
-    return shape[0]
+    return shape

@@ -7,15 +7,12 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from tensordict.nn import TensorDictModule, TensorDictSequential
-from torch import nn
-from torchrl.data import Bounded
-from torchrl.modules import AdditiveGaussianModule
+from tensordict.nn import TensorDictSequential
 from torchrl.objectives import TD3Loss
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.networks import mlp, q_networks
+from maxentflow.agents.networks import deterministic_actor, gaussian_noise, learned, q_networks
 from maxentflow.agents.registry import register
 from maxentflow.agents.settings import AgentConfig, Count, Positive, PositiveFraction, Widths
 from maxentflow.agents.spaces import continuous_sizes
@@ -68,29 +65,25 @@ def td3(
         >>> [step.every for step in td3(envs.make("Pendulum-v1")).steps]
         [1, 2]
     """
-    obs_dim, action_dim = continuous_sizes(env, "td3")
+    observation, action_dim = continuous_sizes(env, "td3")
     config = replace(config or Td3Config.for_task(envs.task_id(env)), **overrides)
-    spec = Bounded(-1.0, 1.0, (action_dim,), device=device)
-    network = nn.Sequential(mlp(obs_dim, action_dim, config.hidden, device), nn.Tanh())
-    policy = TensorDictModule(network, in_keys=["observation"], out_keys=["action"])
-    noise = AdditiveGaussianModule(
-        spec, sigma_init=config.exploration_noise, sigma_end=config.exploration_noise
-    )
+    policy = deterministic_actor(observation, action_dim, config.hidden, device)
+    noise = gaussian_noise(action_dim, config.exploration_noise, device)
     loss = TD3Loss(
         policy,
-        q_networks(obs_dim, action_dim, config.hidden, device),
-        action_spec=spec,
+        q_networks(observation, action_dim, config.hidden, device),
+        action_spec=noise.spec["action"],
         policy_noise=config.target_noise,
         noise_clip=config.target_noise_clip,
         loss_function="l2",
     )
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
-    critic = list(loss.qvalue_network_params.values(True, True))
-    actor = list(loss.actor_network_params.values(True, True))
+    critic = learned(loss.qvalue_network_params)
+    actor = learned(loss.actor_network_params)
     return Agent(
         name="td3",
         policy=policy,
-        behavior=TensorDictSequential(policy, noise.to(device)),
+        behavior=TensorDictSequential(policy, noise),
         loss=loss,
         steps=[
             Step(("loss_qvalue",), torch.optim.Adam(critic, lr=config.learning_rate, fused=True)),

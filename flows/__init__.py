@@ -19,6 +19,7 @@ from maxentflow.flows.coupling import (
     SplineCoupling,
 )
 from maxentflow.flows.describe import describe
+from maxentflow.flows.distribution import FlowDistribution, ObservationOf
 from maxentflow.flows.elementwise import Elementwise, ElementwiseAffine
 from maxentflow.flows.energy import ClosedFormValue, EnergyBasedFlow, ShiftValue
 from maxentflow.flows.gaussian_mixture import GaussianMixture
@@ -43,7 +44,7 @@ from maxentflow.flows.shift import RewardShift
 from maxentflow.flows.spline import ElementwiseSpline
 from maxentflow.flows.squash import SimplexSquash, TanhSquash
 from maxentflow.flows.student_t import StudentT
-from maxentflow.flows.temperature import LearnedTemperature
+from maxentflow.flows.temperature import LearnedTemperature, ScheduledTemperature, Temperature
 from maxentflow.flows.translation import StateTranslation
 from maxentflow.flows.twin import TwinFlow
 from maxentflow.flows.uniform import Uniform
@@ -70,6 +71,7 @@ __all__ = [
     "ElementwiseMixtureCDF",
     "ElementwiseSpline",
     "EnergyBasedFlow",
+    "FlowDistribution",
     "FlowPolicy",
     "GaussianMixture",
     "Inverse",
@@ -79,11 +81,13 @@ __all__ = [
     "NormalizedModel",
     "NormflowsLayer",
     "ObservationNorm",
+    "ObservationOf",
     "Permutation",
     "RawActions",
     "ResidualLayer",
     "ReturnScale",
     "RewardShift",
+    "ScheduledTemperature",
     "ShiftValue",
     "SimplexSquash",
     "SplineCoupling",
@@ -94,6 +98,7 @@ __all__ = [
     "StudentT",
     "Swish",
     "TanhSquash",
+    "Temperature",
     "TwinFlow",
     "Uniform",
     "build",

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from maxentflow.flows.batched_mlp import BatchedMLP
 from maxentflow.flows.mlp import Activation, Initialization
+from maxentflow.flows.shift import RewardShift
+from maxentflow.flows.temperature import Temperature
 
 __all__ = ["CategoricalEnergy"]
 
@@ -29,23 +31,41 @@ class CategoricalEnergy(nn.Module):
     :class:`~maxentflow.objectives.SoftBellmanLoss` does. :math:`\exp((Q_h - V_h) / \alpha)` sums
     to 1 over actions for each head; with one head it is the policy.
 
+    With a **shift**, one network gives energies :math:`E`, and the heads are those of the shift,
+    as an :class:`~maxentflow.flows.EnergyBasedFlow` has them (Chao et al. 2024, arXiv:2405.13629,
+    section 3.3):
+
+    .. math::
+        Q_h(s, a) = \alpha E(s, a) + b_h(s), \qquad
+        V_h(s) = \alpha \log \sum_a e^{E(s, a)} + b_h(s), \qquad \pi(a|s) \propto e^{E(s, a)}
+
+    with :math:`b_h` in units of reward. **Normalized**, the energies are log-probabilities:
+    :math:`Q_h = \alpha \log \pi + b_h` and :math:`V_h = b_h`, which does not move when the
+    temperature does.
+
     Actions are int64 tensors of shape ``(*batch,)`` from 0 to ``n_actions - 1``, observations have
     shape ``(*batch, obs_dim)``; batch dimensions broadcast. Q and V are in units of reward.
 
     Args:
         n_actions: number of actions, at least 1.
         obs_dim: size of the observation, at least 1.
-        temperature: the entropy's weight :math:`\alpha`, positive, in units of reward.
-        heads: number of Q networks, at least 1.
+        temperature: the entropy's weight :math:`\alpha`, positive, in units of reward; or a
+            :class:`~maxentflow.flows.Temperature` that changes.
+        heads: number of Q networks, at least 1; left out with a shift.
+        shift: learnable reward shifting: one head is LRS, two are SCDQ. ``None`` for independent
+            Q networks.
+        normalized: count everything but the shift in Q, which then is V.
+        encoder: what makes vectors ``(*batch, obs_dim)`` of observations of another form, such as
+            images; ``None`` to take them as they are.
         hidden: widths of the hidden layers.
         activation: a name or a function from a width to a module, as in
             :class:`~maxentflow.flows.MLP`.
         init: initialisation of the weights.
 
     Raises:
-        ValueError: a size below 1, a temperature that is not positive and finite, an unknown
-            activation or initialisation, or (in every method) an observation of another size or
-            an action that is not int64.
+        ValueError: a size below 1, a temperature that is not positive and finite, ``normalized``
+            without a shift, an unknown activation or initialisation, or (in every method) an
+            observation of another size or an action that is not int64.
         RuntimeError: an action is out of range (torch's own refusal, on a CPU).
 
     Example:
@@ -60,13 +80,18 @@ class CategoricalEnergy(nn.Module):
         True
     """
 
+    temperature_module: Temperature | None
+
     def __init__(
         self,
         n_actions: int,
         obs_dim: int,
         *,
-        temperature: float,
+        temperature: float | Temperature,
         heads: int = 2,
+        shift: RewardShift | None = None,
+        normalized: bool = False,
+        encoder: nn.Module | None = None,
         hidden: Sequence[int] = (256, 256),
         activation: Activation = "relu",
         init: Initialization = "default",
@@ -77,24 +102,38 @@ class CategoricalEnergy(nn.Module):
                 "CategoricalEnergy needs sizes of at least 1, got "
                 f"n_actions={n_actions}, obs_dim={obs_dim}, heads={heads}, hidden={tuple(hidden)}."
             )
-        if not 0 < temperature < float("inf"):
+        changing = temperature if isinstance(temperature, Temperature) else None
+        if not isinstance(temperature, Temperature) and not 0 < temperature < float("inf"):
             raise ValueError(f"temperature must be positive and finite, got {temperature}.")
+        if normalized and shift is None:
+            raise ValueError("A normalized model needs a shift, which is its value.")
         self.n_actions = n_actions
         self.obs_dim = obs_dim
-        self.temperature = float(temperature)
-        self.heads = heads
+        self.temperature_module = changing
+        self._temperature = 0.0 if isinstance(temperature, Temperature) else float(temperature)
+        self.shift = shift
+        self.heads = heads if shift is None else shift.heads
+        self.normalized = normalized
+        self.encoder = encoder
+        networks = heads if shift is None else 1
         self.net = BatchedMLP(
-            heads, obs_dim, n_actions, hidden=hidden, activation=activation, init=init
+            networks, obs_dim, n_actions, hidden=hidden, activation=activation, init=init
         )
+
+    @property
+    def temperature(self) -> float | Tensor:
+        r"""The entropy's weight :math:`\alpha`: a number, or of shape ``()`` where it changes."""
+        changing = self.temperature_module
+        return self._temperature if changing is None else changing()
 
     def q_values(self, observation: Tensor) -> Tensor:
         """Soft Q of every action, shape ``(*batch, n_actions, heads)``."""
-        if observation.shape[-1:] != (self.obs_dim,):
-            raise ValueError(
-                f"observation must have shape (*batch, {self.obs_dim}), "
-                f"got {tuple(observation.shape)}."
-            )
-        return self.net(observation)
+        observation = self._encoded(observation)
+        outputs = self.net(observation)
+        if self.shift is None:
+            return outputs
+        energies = outputs.log_softmax(-2) if self.normalized else outputs
+        return self.temperature * energies + self.shift(observation).unsqueeze(-2)
 
     def q_value(self, action: Tensor, observation: Tensor) -> Tensor:
         """Soft Q of each head, shape ``(*batch, heads)``."""
@@ -102,6 +141,9 @@ class CategoricalEnergy(nn.Module):
 
     def value(self, observation: Tensor) -> Tensor:
         """Soft value of each head, shape ``(*batch, heads)``."""
+        if self.normalized:
+            assert self.shift is not None
+            return self.shift(self._encoded(observation))
         return self._soft_maximum(self.q_values(observation))
 
     def q_and_value(self, action: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,7 +158,8 @@ class CategoricalEnergy(nn.Module):
 
     def log_probs(self, observation: Tensor) -> Tensor:
         """Log-probabilities of all actions under the policy, shape ``(*batch, n_actions)``."""
-        return (self.q_values(observation).mean(-1) / self.temperature).log_softmax(-1)
+        logits = self.net(self._encoded(observation)).mean(-1)
+        return (logits if self.shift is not None else logits / self.temperature).log_softmax(-1)
 
     def sample(
         self, observation: Tensor, sample_shape: Sequence[int] = ()
@@ -145,6 +188,17 @@ class CategoricalEnergy(nn.Module):
         """The most likely action, int64 of shape ``(*batch,)``."""
         return self.log_probs(observation).argmax(-1)
 
+    def _encoded(self, observation: Tensor) -> Tensor:
+        """The vectors that the networks read."""
+        if self.encoder is not None:
+            observation = self.encoder(observation)
+        if observation.shape[-1:] != (self.obs_dim,):
+            raise ValueError(
+                f"observation must have shape (*batch, {self.obs_dim}), "
+                f"got {tuple(observation.shape)}."
+            )
+        return observation
+
     def _of_action(self, table: Tensor, action: Tensor) -> Tensor:
         """The entries ``(*batch, columns)`` of a table ``(*batch, n_actions, columns)``."""
         if action.dtype != torch.int64:
@@ -160,4 +214,5 @@ class CategoricalEnergy(nn.Module):
         return self.temperature * (q_values / self.temperature).logsumexp(-2)
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}"
+        temperature = "" if self.temperature_module else f"temperature={self.temperature}, "
+        return f"{temperature}normalized={self.normalized}"

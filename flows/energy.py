@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from maxentflow.flows.base import Base
 from maxentflow.flows.layer import Layer, broadcast_batch
 from maxentflow.flows.shift import RewardShift
-from maxentflow.flows.temperature import LearnedTemperature
+from maxentflow.flows.temperature import Temperature
 
 __all__ = ["ClosedFormValue", "EnergyBasedFlow", "ShiftValue"]
 
@@ -123,13 +123,15 @@ class EnergyBasedFlow(nn.Module):
         layers: invertible layers, in order from latent to action. A normflows layer is adapted
             with :class:`~maxentflow.flows.NormflowsLayer`.
         temperature: the entropy's weight :math:`\alpha`, positive, in units of reward; or a
-            :class:`~maxentflow.flows.LearnedTemperature`, for a normalized flow.
+            :class:`~maxentflow.flows.Temperature` that changes, for a normalized flow.
         shift: learnable reward shifting, or ``None``.
         dropout_per_head: draw a dropout mask for each head instead of one for all.
         normalized: count everything but the shift in Q.
+        encoder: what makes the vectors ``(*batch, obs_dim)`` that the parts read, of observations
+            of another form, such as images; ``None`` to take them as they are.
 
     Raises:
-        ValueError: the temperature is not positive and finite, or learned without
+        ValueError: the temperature is not positive and finite, or changes without
             ``normalized``; ``normalized`` without a shift; the parts disagree on a size; or
             (in every method) a tensor's last dimension is not the size expected, its precision is
             below float32, or autocast is on.
@@ -155,7 +157,7 @@ class EnergyBasedFlow(nn.Module):
 
     base: Base
     shift: RewardShift | None
-    learned_temperature: LearnedTemperature | None
+    temperature_module: Temperature | None
     _nothing: Tensor
     _value: ClosedFormValue | ShiftValue
 
@@ -164,17 +166,18 @@ class EnergyBasedFlow(nn.Module):
         base: Base,
         layers: Sequence[Layer],
         *,
-        temperature: float | LearnedTemperature,
+        temperature: float | Temperature,
         shift: RewardShift | None = None,
         dropout_per_head: bool = True,
         normalized: bool = False,
+        encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        learned = temperature if isinstance(temperature, LearnedTemperature) else None
-        if learned is None and not 0 < cast(float, temperature) < float("inf"):
+        changing = temperature if isinstance(temperature, Temperature) else None
+        if changing is None and not 0 < cast(float, temperature) < float("inf"):
             raise ValueError(f"temperature must be positive and finite, got {temperature}.")
-        if learned is not None and not normalized:
-            raise ValueError("A learned temperature needs a flow with normalized=True.")
+        if changing is not None and not normalized:
+            raise ValueError("A temperature that changes needs a flow with normalized=True.")
         if normalized and shift is None:
             raise ValueError("A normalized flow needs a shift, which is its value.")
         size = base.dim
@@ -203,9 +206,10 @@ class EnergyBasedFlow(nn.Module):
         self.base = base
         self.layers = nn.ModuleList(layers)
         self.shift = shift
-        self.learned_temperature = learned
-        self._temperature = 0.0 if learned is not None else float(cast(float, temperature))
+        self.temperature_module = changing
+        self._temperature = 0.0 if changing is not None else float(cast(float, temperature))
         self.normalized = normalized
+        self.encoder = encoder
         self.action_dim = size
         self.obs_dim: int | None = next(iter(context_dims), None)
         self.heads = 1 if shift is None else shift.heads
@@ -225,11 +229,9 @@ class EnergyBasedFlow(nn.Module):
 
     @property
     def temperature(self) -> float | Tensor:
-        r"""The entropy's weight :math:`\alpha`: a number, or of shape ``()`` where it is
-        learned."""
-        return (
-            self._temperature if self.learned_temperature is None else self.learned_temperature()
-        )
+        r"""The entropy's weight :math:`\alpha`: a number, or of shape ``()`` where it
+        changes."""
+        return self._temperature if self.temperature_module is None else self.temperature_module()
 
     @property
     def squash(self) -> Layer | None:
@@ -377,7 +379,8 @@ class EnergyBasedFlow(nn.Module):
         return action
 
     def value_module(self) -> ClosedFormValue | ShiftValue:
-        """A module of the soft value alone, which shares this flow's parameters."""
+        """A module of the soft value alone, of encoded observations, which shares this flow's
+        parameters."""
         return self._value
 
     @torch.no_grad()
@@ -395,6 +398,8 @@ class EnergyBasedFlow(nn.Module):
     def _checked(self, observation: Tensor | None) -> Tensor:
         if observation is None:
             observation = self._nothing
+        if self.encoder is not None:
+            observation = self.encoder(observation)
         _check("observation", observation, self.obs_dim)
         return observation
 
@@ -426,7 +431,7 @@ class EnergyBasedFlow(nn.Module):
         return latent, linear, non_linear
 
     def extra_repr(self) -> str:
-        temperature = "" if self.learned_temperature else f"temperature={self.temperature}, "
+        temperature = "" if self.temperature_module else f"temperature={self.temperature}, "
         normalized = ", normalized=True" if self.normalized else ""
         return f"{temperature}dropout_per_head={self.dropout_per_head}{normalized}"
 

@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from maxentflow.flows.base import Base, StandardNormal
 from maxentflow.flows.energy import EnergyBasedFlow
 from maxentflow.flows.gaussian_mixture import GaussianMixture
@@ -15,7 +17,7 @@ from maxentflow.flows.scale import StateScale
 from maxentflow.flows.shift import RewardShift
 from maxentflow.flows.squash import SimplexSquash, TanhSquash
 from maxentflow.flows.student_t import StudentT
-from maxentflow.flows.temperature import LearnedTemperature
+from maxentflow.flows.temperature import Temperature
 from maxentflow.flows.translation import StateTranslation
 from maxentflow.flows.uniform import Uniform
 
@@ -109,7 +111,7 @@ def build(
     action_dim: int,
     obs_dim: int | None,
     *,
-    temperature: float | LearnedTemperature,
+    temperature: float | Temperature,
     heads: int = 2,
     normalized: bool = False,
     log_sigma: tuple[float, float] | None = (-5.0, -0.3),
@@ -119,6 +121,7 @@ def build(
     base: str | Base = "normal",
     squash: str | Layer = "tanh",
     dropout_per_head: bool = True,
+    encoder: nn.Module | None = None,
     **recipe_options: Any,
 ) -> EnergyBasedFlow:
     """Build a whole energy-based flow by the name of its architecture.
@@ -133,7 +136,7 @@ def build(
         obs_dim: size of the observation, at least 1; ``None`` for a density without one, which
             takes ``heads=0``.
         temperature: the entropy's weight, positive; or a
-            :class:`~maxentflow.flows.LearnedTemperature`.
+            :class:`~maxentflow.flows.Temperature` that changes.
         normalized: count all but the shift in Q, see :class:`EnergyBasedFlow`.
         heads: heads of the reward shift: 0 for none, 1 for LRS, 2 for SCDQ.
         log_sigma: lowest and highest log-sigma of the state-conditioned scale; ``None`` for no
@@ -149,6 +152,7 @@ def build(
         squash: ``"tanh"``, so that actions lie in (-1, 1); ``"simplex"``, so that they are shares
             of a whole; ``"none"``; or a layer.
         dropout_per_head: a dropout mask for each head, see :class:`EnergyBasedFlow`.
+        encoder: of observations, see :class:`EnergyBasedFlow`.
         recipe_options: options of the recipe, see :func:`options`.
 
     Raises:
@@ -197,6 +201,7 @@ def build(
         shift=RewardShift(obs_dim, heads, **(shift or {})) if obs_dim and heads else None,
         dropout_per_head=dropout_per_head,
         normalized=normalized,
+        encoder=encoder,
     )
     if flow.action_dim != action_dim:
         raise ValueError(

@@ -1,16 +1,28 @@
-"""The entropy's weight as something that is learned."""
+"""The entropy's weight as something that changes: by learning, or by a schedule."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import MutableMapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LearnedTemperature"]
+__all__ = ["LearnedTemperature", "ScheduledTemperature", "Temperature"]
 
 
-class LearnedTemperature(nn.Module):
+class Temperature(nn.Module):
+    r"""Base of temperatures :math:`\alpha > 0` that change, kept as their logarithm."""
+
+    log_alpha: Tensor
+
+    def forward(self) -> Tensor:
+        r""":math:`\alpha`, shape ``()``, without a gradient."""
+        return self.log_alpha.detach().exp()
+
+
+class LearnedTemperature(Temperature):
     r"""A temperature :math:`\alpha > 0` that dual descent moves, kept as its logarithm.
 
     It is a constant of Q, V and the policy: a regression of Q does not change it. A loss changes
@@ -52,7 +64,7 @@ class LearnedTemperature(nn.Module):
 
     def forward(self) -> Tensor:
         r""":math:`\alpha`, shape ``()``, without a gradient."""
-        return self.log_alpha.detach().exp().clamp(*self.bounds)
+        return super().forward().clamp(*self.bounds)
 
     def dual_loss(self, log_prob: Tensor, target_entropy: float) -> Tensor:
         r""":math:`-\log\alpha \cdot \operatorname{mean}(\log \pi(a|s) + \bar H)`, shape ``()``.
@@ -71,3 +83,58 @@ class LearnedTemperature(nn.Module):
 
     def extra_repr(self) -> str:
         return f"initial={self.initial}"
+
+
+class ScheduledTemperature(Temperature):
+    r"""A temperature that goes from one value to another in equal ratios, and stays there.
+
+    .. math:: \alpha_t = \alpha_0^{1 - p}\, \alpha_1^{p}, \qquad p = \min(t / T, 1)
+
+    Args:
+        initial: :math:`\alpha_0`.
+        final: :math:`\alpha_1`.
+        steps: :math:`T`, environment steps from one to the other.
+
+    Raises:
+        ValueError: a temperature is not positive and finite, or ``steps`` is below 1.
+
+    Example:
+        >>> temperature = ScheduledTemperature(1.0, 0.01, steps=100)
+        >>> temperature.advance(50)
+        >>> temperature()
+        tensor(0.1000)
+    """
+
+    def __init__(self, initial: float, final: float, *, steps: int) -> None:
+        super().__init__()
+        if not (0 < initial < math.inf and 0 < final < math.inf):
+            raise ValueError(
+                f"Temperatures must be positive and finite, got {initial} and {final}."
+            )
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}.")
+        self.initial, self.final, self.steps = float(initial), float(final), steps
+        self.register_buffer("log_alpha", torch.tensor(math.log(initial)))
+        self.taken = 0
+
+    @torch.no_grad()
+    def advance(self, steps: int) -> None:
+        """Count so many more environment steps."""
+        self.taken += steps
+        first, last = math.log(self.initial), math.log(self.final)
+        self.log_alpha.fill_(first + (last - first) * min(self.taken / self.steps, 1.0))
+
+    def observe(self, transitions: MutableMapping[Any, Any]) -> None:
+        """Count the transitions of a step of the environments."""
+        self.advance(len(transitions))
+
+    def get_extra_state(self) -> int:
+        """The steps taken, for ``state_dict``."""
+        return self.taken
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take back what :meth:`get_extra_state` gave."""
+        self.taken = state
+
+    def extra_repr(self) -> str:
+        return f"initial={self.initial}, final={self.final}, steps={self.steps}"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from maxentflow.flows.energy import EnergyBasedFlow
 from maxentflow.flows.layer import Layer
-from maxentflow.flows.temperature import LearnedTemperature
+from maxentflow.flows.temperature import Temperature
 
 __all__ = ["TwinFlow"]
 
@@ -69,8 +69,8 @@ class TwinFlow(nn.Module):
                 f"observations of {sizes[0]} and {sizes[1]}, {_squash(first)} and "
                 f"{_squash(second)}."
             )
-        if first.learned_temperature is not second.learned_temperature or (
-            first.learned_temperature is None and first.temperature != second.temperature
+        if first.temperature_module is not second.temperature_module or (
+            first.temperature_module is None and first.temperature != second.temperature
         ):
             raise ValueError("The flows of a TwinFlow share their temperature.")
         self.first = first
@@ -87,9 +87,9 @@ class TwinFlow(nn.Module):
         return self.first.temperature
 
     @property
-    def learned_temperature(self) -> LearnedTemperature | None:
-        """Where the temperature is learned, what learns it."""
-        return self.first.learned_temperature
+    def temperature_module(self) -> Temperature | None:
+        """The temperature of both, where it changes."""
+        return self.first.temperature_module
 
     @property
     def squash(self) -> Layer | None:

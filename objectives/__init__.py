@@ -2,6 +2,7 @@
 
 from maxentflow.objectives.maximum_likelihood import DensityModel, MaximumLikelihoodLoss
 from maxentflow.objectives.soft_bellman import SoftBellmanLoss, SoftValueModel
+from maxentflow.objectives.stein import SteinSoftQLoss, stein_direction
 from maxentflow.objectives.updaters import (
     DelayedUpdate,
     PolyakUpdate,
@@ -16,6 +17,8 @@ __all__ = [
     "PolyakUpdate",
     "SoftBellmanLoss",
     "SoftValueModel",
+    "SteinSoftQLoss",
     "UpdaterChain",
     "WeightAverage",
+    "stein_direction",
 ]

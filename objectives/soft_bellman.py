@@ -33,8 +33,8 @@ class SoftValueModel(Protocol):
     ``q_and_value``                both in one pass, of an action and an observation
     ``raw_q_and_value``            the same, of an action before the flow's squash
     ``temperature``                for the entropy in the report
-    ``learned_temperature`` and    for a ``target_entropy``
-    ``sample``
+    ``temperature_module``         the temperature where it changes, by learning or a schedule
+    ``sample``                     for a ``target_entropy``
     ``disagreement``               what to add to each head's value in the target, such as a
                                    :class:`~maxentflow.flows.TwinFlow` has it
     ``model``, ``observations``    a :class:`~maxentflow.flows.NormalizedModel`: what is
@@ -72,7 +72,7 @@ class _DualLoss(ModelModule):
         model: Any = self.model
         with torch.no_grad():
             _, log_prob = model.sample(observation)
-        return model.learned_temperature.dual_loss(log_prob, target_entropy), log_prob
+        return model.temperature_module.dual_loss(log_prob, target_entropy), log_prob
 
 
 class _TargetValue(ModelModule):
@@ -128,8 +128,9 @@ class SoftBellmanLoss(LossModule):
     ``"q"``, ``"value"``, ``"target"``, ``"td_error"`` (absolute) and ``"entropy"``, the mean of
     :math:`(V - Q) / \alpha = -\log \pi(a|s)` over the batch's own actions: the policy's entropy
     where it took them, a cross-entropy where they are older. ``"entropy"`` is left out if the
-    model has no ``temperature``. With a ``target_entropy`` also ``"loss_alpha"``, ``"alpha"`` in
-    units of reward, and ``"policy_entropy"``, that of the policy's own samples.
+    model has no ``temperature``. Where it changes also ``"alpha"``, in units of reward; with a
+    ``target_entropy`` ``"loss_alpha"``, and ``"policy_entropy"``, that of the policy's own
+    samples.
     Written to the input: ``"td_error"``, the priority of each sample, the largest absolute error
     over heads.
 
@@ -252,26 +253,33 @@ class SoftBellmanLoss(LossModule):
         self.reduction = check_reduction(reduction)
         self.use_prioritized_weights = use_prioritized_weights
         self.target_entropy = target_entropy
-        learned: Any = getattr(model, "learned_temperature", None)
-        if target_entropy is not None and (learned is None or not math.isfinite(target_entropy)):
+        changing: Any = getattr(model, "temperature_module", None)
+        learned = hasattr(changing, "dual_loss")
+        if target_entropy is not None and not (learned and math.isfinite(target_entropy)):
             raise ValueError(
                 "A target entropy is a finite number and needs a model with a learned "
                 f"temperature, got {target_entropy}."
             )
-        self.temperature: float | None = None if learned else getattr(model, "temperature", None)
+        self.temperature: float | None = (
+            getattr(model, "temperature", None) if changing is None else None
+        )
 
         self.convert_to_functional(
             _QAndValue(shared_copy(model)), "network", create_target_params=True
         )
         # A module of its own, so that the target's parameters need not be installed each time.
         value_network = _TargetValue(shared_copy(model), _OVER_HEADS[over_heads]).eval()
-        target = dict(self.named_children())["target_network_params"]  # without TorchRL's warning
-        cast(TensorDictParams, target).to_module(value_network)
+        # Without TorchRL's warning.
+        target = cast(TensorDictParams, dict(self.named_children())["target_network_params"])
+        for key, entry in self.network_params.items(True, True):
+            if "temperature_module" in key and not entry.requires_grad:
+                target[key] = entry  # a schedule moves it for both
+        target.to_module(value_network)
         value_network.requires_grad_(False)  # as the target is
         self.__dict__["value_network"] = value_network
         # In evaluation mode, as a policy acts.
         self.__dict__["_dual_loss"] = (
-            None if learned is None else _DualLoss(shared_copy(model)).eval()
+            None if changing is None else _DualLoss(shared_copy(model)).eval()
         )
         self.__dict__["_twin"] = (
             ModelModule(shared_copy(model)).eval() if hasattr(model, "disagreement") else None
@@ -321,10 +329,11 @@ class SoftBellmanLoss(LossModule):
     @property
     def out_keys(self) -> list[NestedKey]:
         if self._out_keys is None:
-            learned = self._dual_loss is not None
-            entropy = ["entropy"] if learned or self.temperature is not None else []
-            dual = ["loss_alpha", "alpha", "policy_entropy"]
+            changes = self._dual_loss is not None
+            entropy = ["entropy"] if changes or self.temperature is not None else []
             self._out_keys = ["loss", "q", "value", "target", "td_error", *entropy]
+            self._out_keys += ["alpha"] if changes else []
+            dual = ["loss_alpha", "policy_entropy"]
             self._out_keys += [] if self.target_entropy is None else dual
         return self._out_keys
 
@@ -382,9 +391,11 @@ class SoftBellmanLoss(LossModule):
         if self._dual_loss is not None:
             with installed(self.network_params, self._dual_loss):
                 temperature = self._dual_loss.model.temperature
+                dual = {"alpha": _times(temperature, scale)}
                 if self.target_entropy is not None:
-                    loss_alpha, log_prob = self._dual_loss(observation, self.target_entropy)
-                    dual = {"loss_alpha": loss_alpha, "alpha": _times(temperature, scale)}
+                    dual["loss_alpha"], log_prob = self._dual_loss(
+                        observation, self.target_entropy
+                    )
         with torch.no_grad():
             target_params = self.target_network_params
             following = tensordict["next"].select(keys.observation, keys.reward)

@@ -15,20 +15,24 @@ from maxentflow.agents.names import BUILT_IN
 
 __all__ = ["main"]
 
-_COMMANDS = ("train", "evaluate", "plot", "diagnose")  # a module of this package each
+# A module of this package each.
+_COMMANDS = ("train", "evaluate", "plot", "compare", "diagnose", "agents")
 
 _USAGE = """\
 usage: maxentflow COMMAND ...
 
 commands:
-  train AGENT --env TASK     train {agents}, e.g. maxentflow train meow --env Hopper-v4
+  train AGENT --env TASK     train an agent, e.g. maxentflow train meow --env Hopper-v4
   train --resume RUN ...     continue exactly where the last checkpoint is
   evaluate RUN [options]     run episodes with a trained policy, or film one
   plot RUN [RUN ...]         learning curves, with the published ones
+  compare RUN [RUN ...]      a table of runs: returns with intervals, sample efficiency
   diagnose RUN [options]     the soft value against returns, of meow and soft-q
+  agents                     the agents, and the actions that each takes
 
+Agents: {agents}.
 Options: train AGENT --help, train --resume --help, evaluate --help, plot --help,
-diagnose --help.
+compare --help, diagnose --help.
 """
 
 
@@ -63,7 +67,7 @@ def _run(arguments: list[str]) -> None:
     if {*arguments[:2]} <= {"train", "-h", "--help"}:
         registry = sys.modules.get("maxentflow.agents.registry")
         names = BUILT_IN if registry is None else registry.registered()
-        print(_USAGE.format(agents=f"{', '.join(names[:-1])} or {names[-1]}"), end="")
+        print(_USAGE.format(agents=", ".join(names)), end="")
         return
     command, *rest = arguments
     if command not in _COMMANDS:

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import stats
 
+from maxentflow.agents.cli.curves import Curve, read_curves
 from maxentflow.agents.training.diagnosis import Diagnosis
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
+from maxentflow.agents.training.statistics import mean_band, on_common_steps
 
-__all__ = ["diagnosis", "learning_curves", "published"]
+__all__ = ["STYLES", "Style", "diagnosis", "learning_curves", "published"]
+
+
+class Style(NamedTuple):
+    """How a curve is drawn."""
+
+    color: str
+    line: Any
+
+
+STYLES = (
+    Style("#0072B2", "-"),
+    Style("#D55E00", "--"),
+    Style("#009E73", "-."),
+    Style("#CC79A7", ":"),
+    Style("#E69F00", (0, (5, 1))),
+    Style("#56B4E9", (0, (3, 1, 1, 1, 1, 1))),
+)
+"""Six, told apart by readers in grey and by those who do not see all colours (Okabe and Ito)."""
 
 
 @cache
@@ -44,25 +62,15 @@ def published(
     return steps, returns
 
 
-@dataclass(frozen=True)
-class _Curve:
-    env: str
-    agent: str
-    settings: dict[str, str]
-    steps: NDArray[np.int64]
-    returns: NDArray[np.float64]
-    label: str | None
-
-
 def learning_curves(
     folders: Sequence[RunFolder], path: Path, labels: Sequence[str] | None = None
 ) -> None:
     """Draw the evaluations of runs over steps, one panel for each task.
 
     Runs of one task and label are one curve: their mean, thin lines for each and, of three and
-    more, a band of the 95% confidence interval of that mean (Student's t), which of two would
-    cover the panel. The published curve of the same algorithm is drawn beside them where there is
-    one.
+    more, a band of the 95% bootstrap interval of that mean. Curves differ in colour and in the
+    kind of line, for readers in grey. The published curve of the same algorithm is drawn beside
+    them where there is one.
 
     Args:
         folders: the runs.
@@ -72,24 +80,27 @@ def learning_curves(
             of the trainer that change what is learned, such as num_envs.
 
     Raises:
-        ValueError: a folder is not a run, or has no evaluation yet, or none at a step that the
-            other seeds of its curve have.
+        ValueError: a folder is not a run, is given twice, or has no evaluation yet, or none at a
+            step that the other seeds of its curve have; or a task has more than six curves.
     """
-    tasks: dict[str, list[_Curve]] = defaultdict(list)
-    for folder, label in zip(folders, labels or len(folders) * [None], strict=True):
-        curve = _read_curve(folder, label)
-        tasks[curve.env].append(curve)
+    tasks = read_curves(folders, labels)
     figure = Figure(figsize=(6.4 * len(tasks), 5.4), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]
-    for axes, (env_id, curves) in zip(panels, tasks.items(), strict=True):
-        for index, (label, group) in enumerate(_groups(curves).items()):
-            _draw_group(axes, label, group, f"C{index}")
+    for axes, (env_id, groups) in zip(panels, tasks.items(), strict=True):
+        if len(groups) > len(STYLES):
+            raise ValueError(
+                f"A figure shows at most {len(STYLES)} curves of a task, got {len(groups)} of "
+                f"{env_id}: {'; '.join(groups)}."
+            )
+        for style, (label, group) in zip(STYLES, groups.items(), strict=False):
+            _draw_group(axes, label, group, style)
+        curves = [curve for group in groups.values() for curve in group]
         last = max(int(curve.steps[-1]) for curve in curves)
         for agent in sorted({curve.agent for curve in curves}):
             if reference := published(env_id, agent):
                 steps, returns = (part[reference[0] <= 1.05 * last] for part in reference)
-                style = "k--" if agent == "meow" else "k:"
-                axes.plot(steps, returns, style, label=f"{agent}, published")
+                line = "k--" if agent == "meow" else "k:"
+                axes.plot(steps, returns, line, label=f"{agent}, published")
         # Vertical limits by the curves: the interval of few seeds would dwarf them.
         heights = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
         margin = 0.05 * (np.ptp(heights) or 1.0)
@@ -101,63 +112,15 @@ def learning_curves(
     _save(figure, path)
 
 
-# Settings of a trainer that change what is learned.
-_LEARNING = (
-    "warmup_steps",
-    "max_episode_steps",
-    "num_envs",
-    "utd_ratio",
-    "batch_size",
-    "replay_size",
-)
-
-
-def _read_curve(folder: RunFolder, label: str | None) -> _Curve:
-    config = folder.config()
-    settings = {name: config["trainer_config"].get(name) for name in _LEARNING}
-    settings |= config["agent_config"]
-    settings |= (settings.pop("flow_options", None) or {}) | config["env_options"]
-    try:
-        rows = [row for row in read_metrics(folder) if row["eval_return"]]
-        steps = np.array([int(row["step"]) for row in rows])
-        returns = np.array([float(row["eval_return"]) for row in rows])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{folder.metrics_path} is not the metrics of a run.") from error
-    if not rows:
-        raise ValueError(f"{folder} has no evaluation to plot yet.")
-    env, agent = str(config["env"] or "own environment"), str(config["agent"])
-    said = {str(name): str(value) for name, value in settings.items()}
-    return _Curve(env, agent, said, steps, returns, label)
-
-
-def _groups(curves: list[_Curve]) -> dict[str, list[_Curve]]:
-    groups: dict[str, list[_Curve]] = defaultdict(list)
-    for curve in curves:
-        rivals = [other.settings for other in curves if other.agent == curve.agent]
-        differing = [
-            f"{name} {value}"
-            for name, value in curve.settings.items()
-            if name != "flow" and any(rival.get(name) != value for rival in rivals)
-        ]
-        flow = [curve.settings["flow"]] if "flow" in curve.settings else []
-        label = curve.label or ", ".join([curve.agent, *flow, *differing])
-        groups[label].append(curve)
-    return groups
-
-
-def _draw_group(axes: Axes, label: str, group: list[_Curve], color: str) -> None:
-    common = sorted(set.intersection(*(set(curve.steps.tolist()) for curve in group)))
-    if not common:
-        raise ValueError(f"The {len(group)} runs of {label} have no evaluation at the same step.")
-    table = np.array([curve.returns[np.isin(curve.steps, common)] for curve in group])
+def _draw_group(axes: Axes, label: str, group: list[Curve], style: Style) -> None:
+    common, table = on_common_steps([(curve.steps, curve.returns) for curve in group])
     mean, count = table.mean(0), len(group)
-    axes.plot(common, mean, color=color, label=f"{label} ({count} seed{'s' * (count > 1)})")
+    label = f"{label} ({count} seed{'s' * (count > 1)})"
+    axes.plot(common, mean, color=style.color, linestyle=style.line, label=label)
     if count > 1:
-        for returns in table:
-            axes.plot(common, returns, color=color, alpha=0.4, linewidth=0.7)
+        axes.plot(common, table.T, color=style.color, alpha=0.4, linewidth=0.7)
     if count > 2:
-        half = stats.t.ppf(0.975, count - 1) * table.std(0, ddof=1) / np.sqrt(count)
-        axes.fill_between(common, mean - half, mean + half, color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(common, *mean_band(table), color=style.color, alpha=0.15, linewidth=0)
 
 
 # Columns of metrics.csv that share a panel of a diagnosis, and the label of its axis.

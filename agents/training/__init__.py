@@ -3,13 +3,19 @@
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.diagnosis import Diagnosis, diagnose
 from maxentflow.agents.training.evaluation import Evaluation, evaluate, record_video
-from maxentflow.agents.training.experience import Experience, ReplayBuffer, RolloutBuffer
+from maxentflow.agents.training.experience import (
+    Demonstrations,
+    Experience,
+    ReplayBuffer,
+    RolloutBuffer,
+)
 from maxentflow.agents.training.loop import NonFiniteError
 from maxentflow.agents.training.replay import Replay
 from maxentflow.agents.training.run_folder import RunFolder
 from maxentflow.agents.training.trainer import Trainer, train
 
 __all__ = [
+    "Demonstrations",
     "Diagnosis",
     "Evaluation",
     "Experience",

@@ -17,7 +17,14 @@ from maxentflow.agents.training.replay import Replay
 from maxentflow.agents.training.simulator import Simulator
 from maxentflow.agents.training.torchrl_buffer import TorchRLBuffer
 
-__all__ = ["Experience", "ReplayBuffer", "RolloutBuffer", "UpdateSchedule", "experience"]
+__all__ = [
+    "Demonstrations",
+    "Experience",
+    "ReplayBuffer",
+    "RolloutBuffer",
+    "UpdateSchedule",
+    "experience",
+]
 
 _ROUNDING = 1e-6  # of sums of update-to-data ratios
 
@@ -26,7 +33,8 @@ class Experience(Protocol):
     """Takes the steps of a run, and gives the batches that are due after each.
 
     If it has an attribute ``reads_agent`` that is true, the agent is brought up to date before
-    :meth:`batches` is called.
+    :meth:`batches` is called. With ``is_offline`` the environments are not stepped, and a step of
+    the run is a call of :meth:`batches`.
     """
 
     def add(self, transitions: TensorDictBase) -> None:
@@ -254,12 +262,69 @@ class RolloutBuffer:
         ]
 
 
+class Demonstrations:
+    """Random batches from transitions that were recorded before; nothing is added to them.
+
+    Args:
+        data: the transitions, batch size ``(n,)``.
+        batch_size: transitions in a batch.
+
+    Raises:
+        ValueError: there are none.
+
+    Example:
+        >>> data = TensorDict(action=torch.zeros(100, 2), batch_size=[100])
+        >>> [len(batch) for batch in Demonstrations(data, batch_size=8).batches()]
+        [8]
+    """
+
+    is_offline = True
+
+    def __init__(self, data: TensorDictBase, batch_size: int) -> None:
+        if not len(data):
+            raise ValueError("There are no demonstrations to learn from.")
+        self._data = data
+        self._batch_size = batch_size
+
+    def add(self, transitions: TensorDictBase) -> None:
+        """Refuse them.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("Demonstrations take no transitions.")
+
+    def batches(self) -> Iterator[TensorDictBase]:
+        """One batch."""
+        device = self._data.device
+        yield self._data[torch.randint(len(self._data), (self._batch_size,), device=device)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many there are; the transitions themselves come with the agent."""
+        return {"size": len(self._data)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See that there are as many.
+
+        Raises:
+            ValueError: there are not.
+        """
+        if state["size"] != len(self._data):
+            raise ValueError(
+                f"The run has learned from {state['size']} transitions, there are "
+                f"{len(self._data)} now."
+            )
+
+
 def experience(agent: Agent, simulator: Simulator, config: TrainerConfig) -> Experience:
-    """What an agent learns from: its rollout if it is on-policy, else a replay.
+    """What an agent learns from: its demonstrations, its rollout if it is on-policy, else a
+    replay.
 
     Raises:
         ValueError: a size is out of range, or an on-policy agent is to warm up with random steps.
     """
+    if agent.demonstrations is not None:
+        return Demonstrations(agent.demonstrations, config.batch_size)
     if agent.rollout is not None:
         if config.warmup_steps:
             raise ValueError(

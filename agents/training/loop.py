@@ -22,9 +22,9 @@ from maxentflow.agents.learner import (
     set_random_state,
 )
 from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.episodes import EpisodeStatistics
 from maxentflow.agents.training.experience import Experience, ReplayBuffer
 from maxentflow.agents.training.simulator import Simulator
-from maxentflow.agents.training.statistics import EpisodeStatistics
 
 __all__ = ["Act", "NonFiniteError", "Run", "Synchronize", "Update", "drive", "training_loop"]
 
@@ -89,7 +89,7 @@ class Run:
 
 
 def training_loop(run: Run) -> Loop:
-    """Act, step, store, update, log, save, to the end of the run.
+    """Step the environments, update, log, save, to the end of the run.
 
     What acts and learns answers the loop's requests, see :func:`drive`.
     """
@@ -98,19 +98,10 @@ def training_loop(run: Run) -> Loop:
         run.observation = run.simulator.reset(config.seed)
     stops = False
     while run.step < config.total_steps and not stops:
-        if run.step < config.warmup_steps:
-            acted = run.simulator.random_action(run.observation)
+        if getattr(run.experience, "is_offline", False):
+            run.step += 1
         else:
-            acted = yield Act(run.observation)
-
-        run.simulator.send(acted)
-        yield Wait()
-        transitions, run.observation = run.simulator.receive()
-
-        run.statistics.add(transitions)
-        run.agent.observe(transitions)
-        run.experience.add(transitions)
-        run.step += run.simulator.num_envs
+            yield from _step(run)
         if getattr(run.experience, "reads_agent", False):
             yield Synchronize()
         for batch in run.experience.batches():
@@ -124,6 +115,24 @@ def training_loop(run: Run) -> Loop:
         if stops or _is_due(run, config.checkpoint_every or config.total_steps):
             yield Synchronize()
             run.save()
+
+
+def _step(run: Run) -> Loop:
+    """Act, step the environments, store."""
+    assert run.observation is not None
+    if run.step < run.config.warmup_steps:
+        acted = run.simulator.random_action(run.observation)
+    else:
+        acted = yield Act(run.observation)
+
+    run.simulator.send(acted)
+    yield Wait()
+    transitions, run.observation = run.simulator.receive()
+
+    run.statistics.add(transitions)
+    run.agent.observe(transitions)
+    run.experience.add(transitions)
+    run.step += run.simulator.num_envs
 
 
 def _is_due(run: Run, interval: int) -> bool:

@@ -23,6 +23,7 @@ from maxentflow.agents.learner import EagerLearner, Learner, random_state
 from maxentflow.agents.training import experience as experiences
 from maxentflow.agents.training.alarms import Alarms
 from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.episodes import EpisodeStatistics
 from maxentflow.agents.training.evaluation import Evaluation, evaluate
 from maxentflow.agents.training.experience import Experience
 from maxentflow.agents.training.loggers import Metrics
@@ -30,7 +31,6 @@ from maxentflow.agents.training.loop import Run, drive
 from maxentflow.agents.training.run_folder import RunFolder
 from maxentflow.agents.training.session import session
 from maxentflow.agents.training.simulator import simulator
-from maxentflow.agents.training.statistics import EpisodeStatistics
 
 __all__ = ["Trainer", "train"]
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -14,7 +19,8 @@ from maxentflow.agents.training.run_folder import read_metrics
 
 MULTIGOAL = "maxentflow/MultiGoal-v0"
 COUNT = "probe/Count-v0"
-TASKS = {"soft-q": "CartPole-v1", "ppo": "Pendulum-v1"}
+DISCRETE = [name for name, of in agents.summaries().items() if of.actions == ("discrete",)]
+TASKS = {"ppo": "Pendulum-v1", **dict.fromkeys(DISCRETE, "CartPole-v1")}
 """Where an agent does not act in MultiGoal."""
 SMALL = {
     "meow": {
@@ -26,7 +32,13 @@ SMALL = {
     },
     "sac": {"hidden": (16,)},
     "td3": {"hidden": (16,)},
+    "flow-sac": {"hidden": (8,), "flow_options": {"blocks": 1, "hidden": "8"}},
+    "sql": {"hidden": (16,), "value_samples": 4, "particles": 4},
+    "ddpg": {"hidden": (16,)},
+    "bc": {"hidden": (8,), "flow": "affine", "flow_options": {"blocks": 1, "hidden": "8"}},
     "soft-q": {"hidden": (16,)},
+    "discrete-sac": {"hidden": (16,)},
+    "dqn": {"hidden": (16,), "epsilon_steps": 100},
     "ppo": {"hidden": (16,), "rollout_steps": 32, "epochs": 2, "minibatch_size": 16},
 }
 RUN = {
@@ -39,7 +51,24 @@ RUN = {
     "eval_every": 60,
     "eval_episodes": 2,
 }
-ON_POLICY = {"ppo": {"warmup_steps": 0}}
+NO_WARMUP = {"ppo": {"warmup_steps": 0}, "bc": {"warmup_steps": 0}}
+EPISODES = Path(tempfile.mkdtemp(prefix="maxentflow")) / "multigoal.npz"
+"""Demonstrations for behaviour cloning."""
+
+
+def _demonstrations():
+    """A file of random actions in MultiGoal."""
+    chance = np.random.default_rng(0)
+    np.savez(
+        EPISODES,
+        observation=chance.normal(size=(400, 2)).astype(np.float32),
+        action=chance.uniform(-1.0, 1.0, (400, 2)).astype(np.float32),
+    )
+    atexit.register(shutil.rmtree, EPISODES.parent, ignore_errors=True)
+    return str(EPISODES)
+
+
+SMALL["bc"]["dataset"] = _demonstrations()
 
 
 def task(agent):
@@ -95,7 +124,7 @@ def make_trainer(
     """
     torch.manual_seed(seed)
     env_id = env_id or task(agent)
-    config = TrainerConfig(**{"seed": seed, **RUN, **ON_POLICY.get(agent, {}), **changes})
+    config = TrainerConfig(**{"seed": seed, **RUN, **NO_WARMUP.get(agent, {}), **changes})
     env = envs.make(env_id, config.num_envs, workers=config.workers)
     made = agents.make(agent, env, **{**SMALL.get(agent, {}), **(settings or {})})
     if folder is not None:

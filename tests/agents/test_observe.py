@@ -131,7 +131,7 @@ def test_temperature_and_networks_have_optimizers_of_their_own():
     )
     regression, dual = agent.steps
     twin = agent.loss.network.model
-    learned = twin.learned_temperature.log_alpha
+    learned = twin.temperature_module.log_alpha
     assert [id(p) for p in dual.parameters()] == [id(learned)]
     assert dual.losses == ("loss_alpha",)
     assert dual.optimizer.param_groups[0]["lr"] == 0.125

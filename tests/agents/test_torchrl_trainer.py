@@ -119,7 +119,7 @@ def test_the_same_weights_by_torchrls_trainer_and_by_ours(name):
     assert differences(start["policy"], expected["policy"])
 
 
-@pytest.mark.parametrize("name", [n for n in agents.registered() if n != "ppo"])
+@pytest.mark.parametrize("name", [n for n in agents.registered() if n not in ("ppo", "bc")])
 def test_driven_by_torchrl_alone(name):
     """Its collector acts with the behaviour, its buffer keeps, its trainer learns."""
     agent = agents.make(name, envs.make(task(name)), **SMALL[name])
@@ -179,6 +179,6 @@ def test_torchrls_collector_explores_with_the_behaviour(name):
     for key in agent.behavior.out_keys:
         assert again[key].shape == data[key].shape
         assert again[key].dtype == data[key].dtype
-    if name != "soft-q":
+    if name not in ("soft-q", "dqn", "discrete-sac"):  # of two actions, chance may be the same
         assert (again["action"] != data["action"]).any()
     collector.shutdown()

@@ -52,7 +52,7 @@ def normalized(name: str, dim: int = 2, *, kind: str = "learned", **further: obj
     )
     flow = perturb(flow, 0.1).double().eval()
     if learned:
-        flow.learned_temperature.log_alpha.data.fill_(math.log(ALPHA))
+        flow.temperature_module.log_alpha.data.fill_(math.log(ALPHA))
     return flow
 
 

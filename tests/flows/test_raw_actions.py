@@ -71,8 +71,8 @@ def flow_of(
         **{**{key: value for key, value in small.items() if key in options(name)}, **further},
     )
     flow = perturb(flow, noise).to(dtype).eval()
-    if flow.learned_temperature is not None:
-        flow.learned_temperature.log_alpha.data.fill_(math.log(ALPHA))
+    if flow.temperature_module is not None:
+        flow.temperature_module.log_alpha.data.fill_(math.log(ALPHA))
     return flow
 
 

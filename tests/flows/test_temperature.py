@@ -133,7 +133,7 @@ def test_v_stays_where_it_is_and_the_advantage_scales(name: str) -> None:
     observation, action = uniform(5, 3, bound=2), uniform(5, 2, bound=0.9)
     at: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
     for alpha in (0.02, 1.0, 30.0):
-        flow.learned_temperature.log_alpha.data.fill_(math.log(alpha))
+        flow.temperature_module.log_alpha.data.fill_(math.log(alpha))
         q, value = flow.q_and_value(action, observation)
         assert torch.equal(flow.value(observation), value)
         at[alpha] = q - value, value, flow.log_prob(action, observation)
@@ -148,7 +148,7 @@ def test_a_regression_of_q_gives_it_no_gradient() -> None:
     flow = build("additive", 1, 3, temperature=LearnedTemperature(0.5), normalized=True)
     q, value = flow.q_and_value(torch.zeros(4, 1), torch.randn(4, 3))
     (q.square().mean() + value.mean()).backward()
-    assert flow.learned_temperature.log_alpha.grad is None
+    assert flow.temperature_module.log_alpha.grad is None
     assert all(p.grad is not None for p in flow.shift.parameters())
 
 

@@ -49,7 +49,7 @@ def learned_model(name="additive", *, dropout=0.0, alpha=TEMPERATURE):
 
 
 def heat(flow, alpha):
-    flow.learned_temperature.log_alpha.data.fill_(math.log(alpha))
+    flow.temperature_module.log_alpha.data.fill_(math.log(alpha))
 
 
 def sampled(model, observation, seed=0):
@@ -72,7 +72,7 @@ def test_the_gradient_of_the_temperature_by_hand(name):
     out = seeded(loss, data)
     gap = sampled(model, data["observation"]).mean() + TARGET
     closely(out["loss_alpha"].detach(), -math.log(TEMPERATURE) * gap)
-    log_alpha = model.learned_temperature.log_alpha
+    log_alpha = model.temperature_module.log_alpha
     (gradient,) = torch.autograd.grad(out["loss_alpha"], log_alpha)
     closely(gradient, -gap)
 
@@ -80,7 +80,7 @@ def test_the_gradient_of_the_temperature_by_hand(name):
 def test_the_two_losses_learn_different_things():
     model, data = learned_model(), make_batch()
     out = make_loss(model, target_entropy=TARGET)(data)
-    temperature = model.learned_temperature.log_alpha
+    temperature = model.temperature_module.log_alpha
     others = [p for p in model.parameters() if p is not temperature]
     parameters = [temperature, *others]
 
@@ -155,7 +155,7 @@ def test_without_a_target_entropy_the_temperature_stays():
     before = torch.get_rng_state()
     out = loss(data)
     assert torch.equal(torch.get_rng_state(), before)  # no sample is drawn
-    assert set(out.keys()) == set(REGRESSION) == set(loss.out_keys)
+    assert set(out.keys()) == {*REGRESSION, "alpha"} == set(loss.out_keys)
     expected = -model.log_prob(data["action"], data["observation"]).mean().detach()
     closely(out["entropy"], expected)
     gradients = torch.autograd.grad(
@@ -163,7 +163,7 @@ def test_without_a_target_entropy_the_temperature_stays():
     )
     names = [name for name, _ in model.named_parameters()]
     still = {name for name, each in zip(names, gradients, strict=True) if not each.any()}
-    assert still == {"learned_temperature.log_alpha"}
+    assert still == {"temperature_module.log_alpha"}
 
 
 # What the temperature is to Q and V
@@ -283,7 +283,7 @@ def test_the_policy_of_a_regression_arrives_at_its_target_entropy(alpha):
     k, target, offset, steps = 2.0, 0.25, 3.0, 550
     flow, loss = gaussian_loss(alpha, target)
     batch = quadratic_batch(k, offset)
-    log_alpha = flow.learned_temperature.log_alpha
+    log_alpha = flow.temperature_module.log_alpha
     groups = [
         {"params": [p for p in flow.parameters() if p is not log_alpha], "lr": 0.03},
         {"params": [log_alpha], "lr": 0.015},

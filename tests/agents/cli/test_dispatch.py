@@ -26,7 +26,7 @@ def test_usage(capsys, arguments):
     assert output.err == ""
     for command in ("train AGENT", "train --resume RUN", "evaluate RUN", "plot RUN"):
         assert command in output.out
-    assert "meow, sac, td3, soft-q or ppo" in output.out
+    assert f"Agents: {', '.join(BUILT_IN)}.\n" in output.out
 
 
 def test_usage_comes_at_once():
@@ -44,11 +44,11 @@ def test_usage_lists_agents_registered_by_then(capsys, monkeypatch):
     monkeypatch.setattr(registry, "_AGENTS", dict(registry._AGENTS))
     registry.register("own", MeowConfig)(registry.make)
     main(["--help"])
-    assert "soft-q, ppo or own" in capsys.readouterr().out
+    assert "dqn, ppo, own." in capsys.readouterr().out
 
 
 def test_the_names_that_are_known_without_import_are_those_that_can_be_made():
-    assert registry.registered() == BUILT_IN
+    assert registry.registered() == tuple(BUILT_IN)
     for name in BUILT_IN:
         assert registry.config(name).__class__ is registry.config_type(name)
 
@@ -58,10 +58,13 @@ def test_the_names_that_are_known_without_import_are_those_that_can_be_made():
     [
         (
             "trian",
-            "Unknown command 'trian'; known: train, evaluate, plot, diagnose. "
+            "Unknown command 'trian'; known: train, evaluate, plot, compare, diagnose, agents. "
             "Did you mean 'train'?",
         ),
-        ("xyz", "Unknown command 'xyz'; known: train, evaluate, plot, diagnose."),
+        (
+            "xyz",
+            "Unknown command 'xyz'; known: train, evaluate, plot, compare, diagnose, agents.",
+        ),
     ],
 )
 def test_an_unknown_command(refused, word, says):

@@ -8,6 +8,7 @@ from maxentflow import agents, envs, flows
 from maxentflow.agents import MeowConfig, RunFolder, TrainerConfig, registry
 from maxentflow.agents.cli import main
 
+from ..common import task
 from .tiny import TRAIN, words
 
 # Chao et al. 2024, appendix: alpha, tau, highest log-sigma, steps, warm-up
@@ -76,7 +77,7 @@ def test_agents_without_a_paper_refuse(name):
     message = rf"^Agent '{name}' has no settings of a paper\.$"
     with pytest.raises(ValueError, match=message):
         registry.config(name, "Pendulum-v1", paper=True)
-    env_id = "CartPole-v1" if name == "soft-q" else "Pendulum-v1"
+    env_id = task(name)
     with pytest.raises(ValueError, match=message):
         agents.make(name, envs.make(env_id), paper=True)
 

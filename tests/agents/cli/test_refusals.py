@@ -11,7 +11,7 @@ RUN = "{run}"  # a finished run in it
 TRAIN = ("train", "meow", "--env", "Pendulum-v1")
 REFUSED = [
     # what is wrong, and what the sentence says of it
-    (("train", "moew"), "Unknown agent 'moew'; known: meow, sac, td3, soft-q, ppo. Did you mean"),
+    (("train", "moew"), "Unknown agent 'moew'; known: meow, sac, flow-sac, sql, td3, ddpg, bc,"),
     (("train", "--env", "Hopper-v4"), "--env"),
     (("train", "meow"), "A task is missing; give its id, as in train meow --env Hopper-v4"),
     ((*TRAIN, "--env", "Hoper-v4"), "Unknown task 'Hoper-v4'. Did you mean Hopper-v4"),
@@ -21,7 +21,10 @@ REFUSED = [
     ((*TRAIN, "--env", "nothing_here:Task-v0"), "nothing_here"),
     ((*TRAIN, "--env", "CartPole-v1"), "'meow' needs a one-dimensional continuous action space"),
     (("train", "sac", "--env", "CartPole-v1"), "got Discrete(2)"),
-    (("train", "soft-q", "--env", "Pendulum-v1"), "continuous actions there are meow, sac, td3"),
+    (
+        ("train", "soft-q", "--env", "Pendulum-v1"),
+        "for continuous actions there are meow, sac,",
+    ),
     ((*TRAIN, "--env-options", "gravity", "3"), "unexpected keyword argument 'gravity'"),
     ((*TRAIN, "--env-options", "g", "banana"), "Task 'Pendulum-v1' cannot be used with {'g': "),
     ((*TRAIN, "--env-options", "workers", "True"), "unexpected keyword argument 'workers'"),

@@ -10,6 +10,8 @@ from maxentflow import agents
 from maxentflow.agents import TrainerConfig, registry
 from maxentflow.agents.cli.runs import settings
 
+from ..common import SMALL, task
+
 
 @dataclass
 class Settings:
@@ -79,10 +81,10 @@ def test_every_agents_settings_come_back(name, tmp_path):
     """As they are written to config.yaml."""
     from maxentflow import envs
 
-    env_id = "CartPole-v1" if name == "soft-q" else "Pendulum-v1"
+    env_id = task(name)
     env = envs.make(env_id)
     folder = agents.RunFolder(tmp_path / "run")
-    agent = agents.make(name, env)
+    agent = agents.make(name, env, **SMALL[name])
     folder.create(agent, TrainerConfig.for_task(env_id, name), env_id)
     content = yaml.safe_load(folder.config_path.read_text())
     kind = registry.config_type(name)

@@ -98,7 +98,10 @@ def test_from_beginning_to_end(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("agent", "env"),
-    [("sac", PROBE), ("td3", PROBE), ("ppo", "CartPole-v1"), ("soft-q", "CartPole-v1")],
+    [
+        *((name, PROBE) for name in ("sac", "flow-sac", "sql", "td3", "ddpg")),
+        *((name, "CartPole-v1") for name in ("ppo", "soft-q", "discrete-sac", "dqn")),
+    ],
 )
 def test_every_agent(tmp_path, capsys, agent, env):
     run = tmp_path / "run"
@@ -114,7 +117,7 @@ def test_every_agent(tmp_path, capsys, agent, env):
 
 
 def test_every_agent_is_tried():
-    assert {"meow", "sac", "td3", "ppo", "soft-q"} == set(SMALL) == set(agents.registered())
+    assert set(SMALL) == set(agents.registered())
 
 
 def test_the_summary_of_a_task_sees_samples_and_values(tmp_path, monkeypatch, capsys):

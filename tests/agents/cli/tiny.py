@@ -26,7 +26,13 @@ SMALL = {
     "meow": ["--flow-options", "blocks", "1"],
     "sac": ["--hidden", "8"],
     "td3": ["--hidden", "8"],
+    "flow-sac": ["--hidden", "8", "--flow-options", "blocks", "1"],
+    "sql": ["--hidden", "8", "--value-samples", "4", "--particles", "4"],
+    "ddpg": ["--hidden", "8"],
+    "bc": ["--hidden", "8", "--flow", "affine", "--flow-options", "blocks", "1"],
     "soft-q": ["--hidden", "8"],
+    "discrete-sac": ["--hidden", "8"],
+    "dqn": ["--hidden", "8"],
     "ppo": ["--hidden", "8", "--rollout-steps", "16", "--minibatch-size", "8", "--epochs", "2"],
 }
 
@@ -34,7 +40,7 @@ SMALL = {
 def words(folder=None, agent="meow", **changes):
     """The command line of a small training run."""
     options = {**TRAIN, **changes}
-    if agent == "ppo":
+    if agent in ("ppo", "bc"):
         options["warmup_steps"] = 0
     if folder is not None:
         options["run_dir"] = folder

@@ -27,6 +27,8 @@ def trainer(name, seed=0, **changes):
     run = {**RUN, **changes}
     if name == "meow twin":
         name, run = "meow", run | {"settings": {"twin": True}}
+    if name == "bc":
+        run |= {"warmup_steps": 0}
     if name == "ppo":
         run |= {"warmup_steps": 0, "settings": {"learning_rate": 0.01}}
     return make_trainer(agent=name, seed=seed, **run)

@@ -40,7 +40,7 @@ def tiny(seed=0):
     loss.make_value_estimator(gamma=0.875)
     newest = flows.FlowPolicy(model, raw_action_key="raw_action")
     average = WeightAverage(newest, 0.5)
-    log_alpha = flow.learned_temperature.log_alpha
+    log_alpha = flow.temperature_module.log_alpha
     weights = [p for p in loss.parameters() if p is not log_alpha]
     return Agent(
         name="tiny",

@@ -6,7 +6,7 @@ from tensordict import TensorDict
 
 from maxentflow import agents, envs
 from maxentflow.agents.training.alarms import Alarms
-from maxentflow.agents.training.statistics import EpisodeStatistics
+from maxentflow.agents.training.episodes import EpisodeStatistics
 
 WELL = {"step": 1_000, "policy_entropy": -2.0, "entropy": 30.0, "value": -90.0}
 

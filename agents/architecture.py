@@ -1,0 +1,95 @@
+"""Which flow an agent uses, with the same options in every agent that has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import gymnasium as gym
+import tyro
+
+from maxentflow import flows
+from maxentflow.agents.settings import AgentConfig
+
+__all__ = ["FlowConfig", "check_image", "recipe_options", "without_dropout"]
+
+
+def _one_of(names: Callable[[], Iterable[str]]) -> Any:
+    """Lists the names in the help of the command line, those registered up to then."""
+    return tyro.conf.arg(
+        help_behavior_hint=lambda default: f"({', '.join(names())}) (default: {default})"
+    )
+
+
+def _bases() -> Iterable[str]:
+    return flows.registry.BASES
+
+
+def _squashes() -> Iterable[str]:
+    return flows.registry.SQUASHES
+
+
+@dataclass
+class FlowConfig(AgentConfig):
+    """Settings of a flow."""
+
+    flow: Annotated[str, _one_of(flows.registered)] = "additive"
+    """Architecture."""
+    flow_options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Options of the architecture by name and value, such as blocks 3 or hidden 128,128; see
+    flows.options()."""
+    base: Annotated[str, _one_of(_bases)] = "normal"
+    """Base distribution."""
+    squash: Annotated[str, _one_of(_squashes)] = "tanh"
+    """Last layer: tanh for actions in [-1, 1], simplex for shares of a whole."""
+
+
+def recipe_options(config: FlowConfig) -> dict[str, Any]:
+    """Options of the recipe and nothing else, with sizes such as "128,128" as tuples.
+
+    Raises:
+        ValueError: an unknown flow or option.
+    """
+    known = flows.options(config.flow)
+    options = {
+        name: _sizes(value) if isinstance(known.get(name), tuple) else value
+        for name, value in config.flow_options.items()
+    }
+    flows.registry.check_options(config.flow, options)
+    return options
+
+
+def without_dropout(flow: str) -> dict[str, Any]:
+    """The option that turns dropout off, where an architecture has it."""
+    return {"dropout": 0.0} if "dropout" in flows.options(flow) else {}
+
+
+def _sizes(value: object) -> object:
+    try:
+        return tuple(int(part) for part in str(value).split(","))
+    except ValueError:
+        return value  # not as a command line writes them
+
+
+def check_image(config: FlowConfig, env: gym.vector.VectorEnv, agent: str) -> None:
+    """Refuse a flow whose actions are not those that an environment takes.
+
+    Raises:
+        ValueError: the squash, or none, does not end at the bounds of the action space.
+    """
+    space = env.single_action_space
+    if not isinstance(space, gym.spaces.Box):
+        return  # refused with the sizes
+    bounds = float(space.low.min()), float(space.high.max())
+    if config.squash == "simplex":
+        image = (0.0, 1.0)
+    elif config.squash == "none" and config.base != "uniform":
+        image = (-float("inf"), float("inf"))
+    else:
+        image = (-1.0, 1.0)
+    if config.squash in flows.registry.SQUASHES and image != bounds:
+        raise ValueError(
+            f"A flow with squash={config.squash!r} acts in [{image[0]:g}, {image[1]:g}], the "
+            f"environment of agent {agent!r} takes {space}."
+        )

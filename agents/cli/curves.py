@@ -1,0 +1,119 @@
+"""Evaluations of runs, those that differ by seed alone together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maxentflow.agents.training.run_folder import RunFolder, read_metrics
+from maxentflow.agents.training.statistics import on_common_steps
+
+__all__ = ["Curve", "read_curves"]
+
+# Settings of a trainer that change what is learned.
+_LEARNING = (
+    "warmup_steps",
+    "max_episode_steps",
+    "num_envs",
+    "utd_ratio",
+    "batch_size",
+    "replay_size",
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The evaluations of a run.
+
+    Attributes:
+        env: the task.
+        agent: the algorithm.
+        seed: of the run.
+        settings: what may tell it from other runs.
+        steps: environment steps, shape ``(n,)``.
+        returns: of the evaluations there, shape ``(n,)``.
+        seconds: the time to each, shape ``(n,)``; nan where it is not known.
+        label: given for it.
+    """
+
+    env: str
+    agent: str
+    seed: int
+    settings: dict[str, str]
+    steps: NDArray[np.int64]
+    returns: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    label: str | None
+
+
+def read_curves(
+    folders: Sequence[RunFolder], labels: Sequence[str] | None = None
+) -> dict[str, dict[str, list[Curve]]]:
+    """The evaluations of runs, by task and label.
+
+    Args:
+        folders: the runs.
+        labels: of each run; by default the agent, its flow and the settings in which the runs of
+            a task differ.
+
+    Raises:
+        ValueError: a folder is not a run, is given twice or has no evaluation yet, or the seeds
+            of a label have no step in common.
+    """
+    paths = [folder.path.resolve() for folder in folders]
+    twice = [str(path) for path in dict.fromkeys(paths) if paths.count(path) > 1]
+    if twice:
+        raise ValueError(f"A run is given twice: {', '.join(twice)}.")
+    curves: dict[str, list[Curve]] = defaultdict(list)
+    for folder, label in zip(folders, labels or len(folders) * [None], strict=True):
+        curve = _read(folder, label)
+        curves[curve.env].append(curve)
+    tasks = {env: _groups(of_task) for env, of_task in curves.items()}
+    for groups in tasks.values():
+        for label, group in groups.items():
+            try:
+                on_common_steps([(curve.steps, curve.returns) for curve in group])
+            except ValueError:
+                raise ValueError(
+                    f"The {len(group)} runs of {label} have no evaluation at the same step."
+                ) from None
+    return tasks
+
+
+def _read(folder: RunFolder, label: str | None) -> Curve:
+    config = folder.config()
+    settings = {name: config["trainer_config"].get(name) for name in _LEARNING}
+    settings |= config["agent_config"]
+    settings |= (settings.pop("flow_options", None) or {}) | config["env_options"]
+    try:
+        rows = [row for row in read_metrics(folder) if row["eval_return"]]
+        steps = np.array([int(row["step"]) for row in rows])
+        returns = np.array([float(row["eval_return"]) for row in rows])
+        seconds = np.array([float(row.get("seconds") or "nan") for row in rows])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{folder.metrics_path} is not the metrics of a run.") from error
+    if not rows:
+        raise ValueError(f"{folder} has no evaluation to plot yet.")
+    env, agent = str(config["env"] or "own environment"), str(config["agent"])
+    said = {str(name): str(value) for name, value in settings.items()}
+    seed = int(config["trainer_config"]["seed"])
+    return Curve(env, agent, seed, said, steps, returns, seconds, label)
+
+
+def _groups(curves: list[Curve]) -> dict[str, list[Curve]]:
+    groups: dict[str, list[Curve]] = defaultdict(list)
+    for curve in curves:
+        rivals = [other.settings for other in curves if other.agent == curve.agent]
+        differing = [
+            f"{name} {value}"
+            for name, value in curve.settings.items()
+            if name != "flow" and any(rival.get(name) != value for rival in rivals)
+        ]
+        flow = [curve.settings["flow"]] if "flow" in curve.settings else []
+        label = curve.label or ", ".join([curve.agent, *flow, *differing])
+        groups[label].append(curve)
+    return dict(groups)

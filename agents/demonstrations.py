@@ -1,0 +1,91 @@
+"""Transitions to learn from that others have recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tensordict import TensorDict
+
+__all__ = ["read_demonstrations"]
+
+
+def read_demonstrations(name: str, env: gym.vector.VectorEnv) -> TensorDict:
+    """Observations and actions of a Minari data set, or of a file.
+
+    Args:
+        name: of a Minari data set on this machine, whose actions are rescaled to [-1, 1] from the
+            bounds that it notes; or a ``.npz`` file with arrays ``observation`` and ``action``,
+            actions in [-1, 1].
+        env: the environment of the agent that learns.
+
+    Returns:
+        ``"observation"`` and ``"action"``, batch size ``(n,)``.
+
+    Raises:
+        ValueError: it cannot be read, its shapes are not those of the environment, or a number is
+            not finite or an action out of bounds.
+    """
+    observation, action = _read_file(name) if name.endswith(".npz") else _read_minari(name)
+    data = {"observation": observation, "action": action}
+    for key, space in (
+        ("observation", env.single_observation_space),
+        ("action", env.single_action_space),
+    ):
+        if data[key].shape[1:] != space.shape or not len(data[key]):
+            raise ValueError(
+                f"Data set {name!r} has entries {key!r} of shape {data[key].shape}, the "
+                f"environment takes {space}."
+            )
+        if not np.isfinite(data[key]).all():
+            raise ValueError(f"Data set {name!r} has entries {key!r} that are not finite.")
+    if len(observation) != len(action):
+        raise ValueError(
+            f"Data set {name!r} has {len(observation)} observations and {len(action)} actions."
+        )
+    if np.abs(action).max() > 1.0 + 1e-6:
+        raise ValueError(f"Data set {name!r} has actions beyond the bounds -1 and 1.")
+    tensors = {key: torch.as_tensor(np.ascontiguousarray(entry)) for key, entry in data.items()}
+    tensors["action"] = tensors["action"].clamp(-1.0, 1.0).float()
+    if tensors["observation"].is_floating_point():
+        tensors["observation"] = tensors["observation"].float()
+    return TensorDict(tensors, [len(action)])
+
+
+def _read_file(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    try:
+        with np.load(Path(name).expanduser(), allow_pickle=False) as arrays:
+            return arrays["observation"], arrays["action"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"Data set {name!r} cannot be read: {error}.") from error
+
+
+def _read_minari(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    try:
+        import minari
+    except ImportError:
+        raise ValueError(
+            "Minari data sets need the package minari: pip install 'maxentflow[offline]'."
+        ) from None
+    try:
+        dataset = minari.load_dataset(name)
+        episodes = [
+            (episode.observations[: len(episode.actions)], episode.actions)
+            for episode in dataset.iterate_episodes()
+        ]
+    except Exception as error:  # minari raises what its storage raises
+        reason = str(error).partition("\n")[0].removesuffix(".")
+        raise ValueError(f"Data set {name!r} cannot be read: {reason}.") from error
+    space = dataset.action_space
+    if not isinstance(space, gym.spaces.Box) or not isinstance(
+        dataset.observation_space, gym.spaces.Box
+    ):
+        raise ValueError(
+            f"Data set {name!r} must have Box spaces, got {dataset.observation_space} and {space}."
+        )
+    observations, actions = (np.concatenate(parts) for parts in zip(*episodes, strict=True))
+    return observations, 2 * (actions - space.low) / (space.high - space.low) - 1

@@ -1,0 +1,76 @@
+"""Soft actor-critic with a normalizing flow as its actor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium as gym
+
+from maxentflow import envs, flows
+from maxentflow.agents.agent import Agent
+from maxentflow.agents.architecture import FlowConfig, check_image, recipe_options, without_dropout
+from maxentflow.agents.networks import encoder, flow_actor
+from maxentflow.agents.registry import register
+from maxentflow.agents.sac import SacConfig, soft_actor_critic
+from maxentflow.agents.spaces import continuous_sizes
+
+__all__ = ["FlowSacConfig", "flow_sac"]
+
+
+@dataclass
+class FlowSacConfig(SacConfig, FlowConfig):
+    """Settings of SAC with a flow as its actor."""
+
+    flow: str = "affine"
+    """Architecture of the actor."""
+
+
+@register("flow-sac", FlowSacConfig)
+def flow_sac(
+    env: gym.vector.VectorEnv,
+    config: FlowSacConfig | None = None,
+    *,
+    device: str = "cpu",
+    **overrides: Any,
+) -> Agent:
+    """Soft actor-critic whose actor is a normalizing flow (Ward et al. 2019, arXiv:1906.02771;
+    Mazoure et al. 2019, arXiv:1905.06893).
+
+    Args:
+        env: a vector environment with continuous actions.
+        config: settings; the usual ones by default.
+        device: where its networks are.
+        overrides: settings to replace.
+
+    Raises:
+        ValueError: the action space is not continuous, the flow's actions are not those of the
+            environment, or a setting is out of range.
+
+    Example:
+        >>> from maxentflow import envs
+        >>> agent = flow_sac(envs.make("Pendulum-v1"), flow="spline", hidden=(64, 64))
+        >>> agent.act(TensorDict(observation=torch.zeros(4, 3), batch_size=[4]))["action"].shape
+        torch.Size([4, 1])
+    """
+    config = replace(config or FlowSacConfig.for_task(envs.task_id(env)), **overrides)
+    check_image(config, env, "flow-sac")
+    observation, action_dim = continuous_sizes(env, "flow-sac")
+    encodes, obs_dim = encoder(observation, device)
+    networks = {"hidden": config.hidden, "init": "near_zero"}
+    flow = flows.build(
+        config.flow,
+        action_dim,
+        obs_dim,
+        temperature=config.temperature,
+        heads=0,
+        log_sigma=(-5.0, 1.0),
+        scale={**networks, "initial": 0.0},
+        translation=networks,
+        base=config.base,
+        squash=config.squash,
+        encoder=encodes,
+        **{**without_dropout(config.flow), **recipe_options(config)},
+    ).to(device)
+    actor = flow_actor(flow)
+    return soft_actor_critic("flow-sac", actor, (observation, action_dim), config, device)
