@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from tensordict import TensorDict
-from torch import Tensor
+from torch import Tensor, nn
 
-from maxentflow.flows import CategoricalEnergy, Swish
+from maxentflow.flows import CategoricalEnergy, LearnedTemperature, RewardShift, Swish
 from maxentflow.flows.batched_mlp import BatchedLinear
 from maxentflow.objectives import SoftBellmanLoss
 
@@ -212,3 +212,84 @@ class TestRefusals:
         model = CategoricalEnergy(4, 3, temperature=1.0)
         with pytest.raises(ValueError, match=r"action must be an int64 tensor of shape"):
             getattr(model, method)(torch.zeros(5), torch.zeros(5, 3))
+
+
+# With a reward shift
+
+
+@st.composite
+def shifted(draw: st.DrawFn) -> Case:
+    torch.manual_seed(draw(SEEDS))
+    obs_dim = draw(st.integers(1, 3))
+    model = CategoricalEnergy(
+        draw(st.integers(1, 6)),
+        obs_dim,
+        temperature=draw(st.floats(0.01, 3.0)),
+        shift=RewardShift(obs_dim, draw(st.integers(1, 3)), hidden=(16,)),
+        normalized=draw(st.booleans()),
+        hidden=HIDDEN,
+    )
+    observation = uniform(*draw(BATCHES), obs_dim, bound=2)
+    return Case(perturb(model).double().eval(), observation)
+
+
+@quick
+@given(case=shifted())
+def test_the_forms_of_q_and_v_with_a_shift(case: Case) -> None:
+    model, observation = case
+    alpha, shift = model.temperature, model.shift(observation)
+    energies = model.net(observation).squeeze(-1)
+    if model.normalized:
+        energies = energies - energies.exp().sum(-1, keepdim=True).log()
+    q = model.q_values(observation)
+    assert q.shape == (*observation.shape[:-1], model.n_actions, model.heads)
+    assert largest(q - (alpha * energies.unsqueeze(-1) + shift.unsqueeze(-2))) <= 1e-12
+    v = model.value(observation)
+    expected = alpha * energies.exp().sum(-1, keepdim=True).log() + shift
+    assert largest(v - expected) <= 1e-12
+    soft_maximum = alpha * (q / alpha).exp().sum(-2).log()
+    assert soft_maximum.isinf().any() or largest(v - soft_maximum) <= 1e-9
+    policy = model.log_probs(observation)
+    for head in range(model.heads):  # the shift leaves the policy alone
+        assert largest((q[..., head] - v[..., head, None]) / alpha - policy) <= 1e-9
+    ours = model.q_and_value(all_actions(case), observation)
+    assert largest(ours[0] - q.movedim(-2, 0)) <= 1e-12
+    assert largest(ours[1] - v) <= 1e-12
+
+
+def test_v_of_a_normalized_model_stays_when_the_temperature_moves() -> None:
+    torch.manual_seed(0)
+    alpha = LearnedTemperature(0.5)
+    model = perturb(
+        CategoricalEnergy(4, 3, temperature=alpha, shift=RewardShift(3, 2), normalized=True)
+    ).eval()
+    alpha.reset_parameters()
+    observation = torch.randn(5, 3)
+    v, policy, q = (
+        model.value(observation),
+        model.log_probs(observation),
+        model.q_values(observation),
+    )
+    alpha.log_alpha.data.fill_(math.log(1.5))
+    assert torch.equal(model.value(observation), v)
+    assert torch.equal(model.log_probs(observation), policy)
+    moved = model.q_values(observation) - v.unsqueeze(-2)
+    torch.testing.assert_close(moved, 3 * (q - v.unsqueeze(-2)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_normalized_model_needs_a_shift() -> None:
+    with pytest.raises(ValueError, match="needs a shift, which is its value"):
+        CategoricalEnergy(2, 3, temperature=1.0, normalized=True)
+
+
+def test_observations_of_another_form_are_encoded() -> None:
+    torch.manual_seed(0)
+    plain = CategoricalEnergy(4, 6, temperature=0.5, hidden=HIDDEN)
+    encoded = CategoricalEnergy(4, 6, temperature=0.5, hidden=HIDDEN, encoder=nn.Flatten(-2))
+    encoded.net.load_state_dict(plain.net.state_dict())
+    picture = torch.randn(5, 2, 3)
+    for method in ("q_values", "value", "log_probs", "mode"):
+        ours = getattr(encoded, method)(picture)
+        assert torch.equal(ours, getattr(plain, method)(picture.flatten(1)))
+    with pytest.raises(ValueError, match=r"shape \(\*batch, 6\), got \(5, 9\)"):
+        encoded.value(torch.randn(5, 3, 3))

@@ -508,3 +508,23 @@ class TestRefusals:
         for method in (flow.q_value, flow.q_and_value, flow.log_prob):
             with pytest.raises(ValueError, match=message):
                 method(torch.zeros(action), torch.zeros(observation))
+
+
+def test_observations_of_another_form_are_encoded() -> None:
+    """Images, say; every method sees what the encoder makes of them."""
+    torch.manual_seed(0)
+    plain = perturb(build("affine", 2, 6, temperature=0.5, blocks=1), 0.2).eval()
+    encoded = build("affine", 2, 6, temperature=0.5, blocks=1, encoder=nn.Flatten(-2)).eval()
+    encoded.load_state_dict(plain.state_dict())
+    picture, action = torch.randn(5, 2, 3), torch.rand(5, 2)
+    flat = picture.flatten(1)
+    assert torch.equal(encoded.value(picture), plain.value(flat))
+    assert torch.equal(encoded.mode(picture), plain.mode(flat))
+    for method in ("q_value", "log_prob"):
+        assert torch.equal(
+            getattr(encoded, method)(action, picture), getattr(plain, method)(action, flat)
+        )
+    torch.manual_seed(1)
+    ours = encoded.sample(picture)
+    torch.manual_seed(1)
+    assert torch.equal(ours[0], plain.sample(flat)[0])

@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
-from maxentflow.flows import LearnedTemperature, build
+from maxentflow.flows import LearnedTemperature, ScheduledTemperature, build
 
 from .cases import HIDDEN, largest, perturb, uniform
 
@@ -178,3 +179,60 @@ def test_it_is_saved_with_the_flow() -> None:
 def test_values_out_of_range_are_refused(initial: float, bounds: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="A learned temperature begins between its bounds"):
         LearnedTemperature(initial, bounds=bounds)
+
+
+# The schedule
+
+
+def test_the_schedule_by_hand() -> None:
+    temperature = ScheduledTemperature(2.0, 0.02, steps=8)
+    seen = []
+    for _ in range(12):
+        seen.append(temperature().item())
+        temperature.observe(TensorDict(batch_size=[1]))
+    expected = [2.0 * 0.01 ** min(step / 8, 1.0) for step in range(12)]
+    assert seen == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_schedule_over_many_steps_does_not_drift() -> None:
+    """Single precision would lose a tenth of each of a million small steps."""
+    temperature = ScheduledTemperature(1.0, 1e-3, steps=10**6)
+    for _ in range(1_000):
+        temperature.advance(500)
+    assert temperature().item() == pytest.approx(10**-1.5, rel=1e-6)
+
+
+def test_a_schedule_goes_on_where_it_was() -> None:
+    first, second = (ScheduledTemperature(1.0, 0.1, steps=10) for _ in range(2))
+    first.advance(4)
+    second.load_state_dict(first.state_dict())
+    assert second() == first()
+    for each in (first, second):
+        each.advance(3)
+    assert second().item() == first().item() == pytest.approx(0.1**0.7, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.0, 1.0, 5), "positive and finite, got 0.0 and 1.0"),
+        ((1.0, math.inf, 5), "positive and finite, got 1.0 and inf"),
+        ((1.0, 0.5, 0), "steps must be at least 1, got 0"),
+    ],
+)
+def test_schedules_that_are_refused(arguments: tuple[float, float, int], message: str) -> None:
+    initial, final, steps = arguments
+    with pytest.raises(ValueError, match=message):
+        ScheduledTemperature(initial, final, steps=steps)
+
+
+def test_a_flow_follows_its_schedule() -> None:
+    temperature = ScheduledTemperature(1.0, 0.25, steps=2)
+    flow = perturb(build("additive", 2, 3, temperature=temperature, heads=2, normalized=True))
+    action, observation = torch.rand(5, 2) / 2, torch.randn(5, 3)
+    flow.eval()
+    before, v = flow.q_and_value(action, observation)
+    temperature.advance(2)
+    after, same = flow.q_and_value(action, observation)
+    assert torch.equal(v, same)
+    torch.testing.assert_close(4 * (after - v), before - v, rtol=1e-5, atol=1e-6)

@@ -4,13 +4,18 @@ import copy
 
 import pytest
 import torch
+from tensordict import TensorDict
 from torchrl.data.postprocs import MultiStep
 from torchrl.objectives import ValueEstimators
 from torchrl.objectives.value import TD0Estimator
 
+from maxentflow import flows
+from maxentflow.objectives import SoftBellmanLoss
+
 from .common import (
     GAMMA,
     MODELS,
+    OBS_DIM,
     closely,
     exactly,
     hand_target,
@@ -211,3 +216,36 @@ def test_the_multi_step_transform():
     torch.testing.assert_close(
         loss(three)["target"][:, :4], paid + GAMMA**3 * value[:, 2:], rtol=1e-6, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_the_target_has_the_temperature_of_the_schedule(normalized):
+    """A soft maximum at the temperature of the start would be wrong in silence."""
+    torch.manual_seed(0)
+    alpha = flows.ScheduledTemperature(1.0, 0.125, steps=4)
+    shift = flows.RewardShift(OBS_DIM, 2, hidden=(8,))
+    model = flows.CategoricalEnergy(
+        3, OBS_DIM, temperature=alpha, shift=shift, normalized=normalized, hidden=(8,)
+    )
+    perturb(model, 0.3)
+    model.double()
+    loss = SoftBellmanLoss(model).make_value_estimator(gamma=1.0)
+    alpha.advance(4)
+    observation, following = torch.randn(2, 6, OBS_DIM, dtype=torch.float64)
+    out = loss(
+        TensorDict(
+            observation=observation,
+            action=torch.arange(6) % 3,
+            next=TensorDict(
+                observation=following,
+                reward=torch.zeros(6, 1, dtype=torch.float64),
+                done=torch.zeros(6, 1, dtype=torch.bool),
+                terminated=torch.zeros(6, 1, dtype=torch.bool),
+                batch_size=[6],
+            ),
+            batch_size=[6],
+        )
+    )
+    expected = 0.125 * (model.q_values(following) / 0.125).logsumexp(-2)
+    closely(out["target"], expected.amin(-1).mean())
+    assert out["alpha"].item() == pytest.approx(0.125, rel=1e-6)
