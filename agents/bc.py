@@ -13,7 +13,7 @@ from tensordict import TensorDictBase
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent, Step
 from maxentflow.agents.architecture import FlowConfig, check_image, recipe_options, without_dropout
-from maxentflow.agents.demonstrations import read_demonstrations
+from maxentflow.agents.demonstrations import check_demonstrations, read_demonstrations
 from maxentflow.agents.networks import averaged, encoder
 from maxentflow.agents.registry import register
 from maxentflow.agents.settings import FractionBelowOne, NotNegativeNumber, Positive, Widths
@@ -91,6 +91,8 @@ def bc(
                 "give transitions."
             )
         demonstrations = read_demonstrations(config.dataset, env)
+    else:
+        demonstrations = check_demonstrations(demonstrations, env)
     encodes, obs_dim = encoder(observation, device)
     networks = {"hidden": config.hidden, "init": "near_zero"}
     flow = flows.build(

@@ -9,9 +9,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 
-__all__ = ["read_demonstrations"]
+__all__ = ["check_demonstrations", "read_demonstrations"]
 
 
 def read_demonstrations(name: str, env: gym.vector.VectorEnv) -> TensorDict:
@@ -31,29 +31,52 @@ def read_demonstrations(name: str, env: gym.vector.VectorEnv) -> TensorDict:
             not finite or an action out of bounds.
     """
     observation, action = _read_file(name) if name.endswith(".npz") else _read_minari(name)
-    data = {"observation": observation, "action": action}
-    for key, space in (
-        ("observation", env.single_observation_space),
-        ("action", env.single_action_space),
-    ):
-        if data[key].shape[1:] != space.shape or not len(data[key]):
-            raise ValueError(
-                f"Data set {name!r} has entries {key!r} of shape {data[key].shape}, the "
-                f"environment takes {space}."
-            )
-        if not np.isfinite(data[key]).all():
-            raise ValueError(f"Data set {name!r} has entries {key!r} that are not finite.")
     if len(observation) != len(action):
         raise ValueError(
             f"Data set {name!r} has {len(observation)} observations and {len(action)} actions."
         )
-    if np.abs(action).max() > 1.0 + 1e-6:
-        raise ValueError(f"Data set {name!r} has actions beyond the bounds -1 and 1.")
-    tensors = {key: torch.as_tensor(np.ascontiguousarray(entry)) for key, entry in data.items()}
-    tensors["action"] = tensors["action"].clamp(-1.0, 1.0).float()
-    if tensors["observation"].is_floating_point():
-        tensors["observation"] = tensors["observation"].float()
-    return TensorDict(tensors, [len(action)])
+    arrays = {"observation": observation, "action": action}
+    try:
+        tensors = {key: torch.as_tensor(np.array(entry)) for key, entry in arrays.items()}
+    except TypeError as error:
+        raise ValueError(f"Data set {name!r} cannot be read: {error}.") from error
+    return check_demonstrations(TensorDict(tensors, [len(action)]), env, f"Data set {name!r}")
+
+
+def check_demonstrations(
+    data: TensorDictBase, env: gym.vector.VectorEnv, name: str = "The demonstrations"
+) -> TensorDict:
+    """Transitions as an agent learns from them: those of an environment, in single precision.
+
+    Args:
+        data: ``"observation"`` and ``"action"``, batch size ``(n,)``.
+        env: the environment of the agent that learns.
+        name: of the data, for a refusal.
+
+    Raises:
+        ValueError: an entry is missing or of another shape than the environment's, a number is not
+            finite, or an action lies beyond -1 and 1.
+    """
+    entries = {}
+    for key, space in (
+        ("observation", env.single_observation_space),
+        ("action", env.single_action_space),
+    ):
+        entry = data.get(key, None)
+        if entry is None:
+            raise ValueError(f"{name} have no entry {key!r}.")
+        if entry.shape[1:] != space.shape or not len(entry):
+            raise ValueError(
+                f"{name}: entry {key!r} has shape {tuple(entry.shape)}, the environment takes "
+                f"{space}."
+            )
+        if not entry.isfinite().all():
+            raise ValueError(f"{name}: entry {key!r} has numbers that are not finite.")
+        entries[key] = entry.float() if entry.is_floating_point() or key == "action" else entry
+    if entries["action"].abs().max() > 1.0 + 1e-6:
+        raise ValueError(f"{name}: entry 'action' has numbers beyond the bounds -1 and 1.")
+    entries["action"] = entries["action"].clamp(-1.0, 1.0)
+    return TensorDict(entries, [len(entries["action"])])
 
 
 def _read_file(name: str) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -47,7 +47,8 @@ def register(
             its docstring too.
 
     Raises:
-        ValueError: ``config_type`` does not derive from ``AgentConfig``.
+        ValueError: ``config_type`` does not derive from ``AgentConfig``, or the name is that of an
+            agent that comes with the package.
 
     Example:
         >>> @dataclass
@@ -58,6 +59,9 @@ def register(
         ...     return meow(env, config, device=device)
         >>> _ = _AGENTS.pop("plain-meow")  # this was only an example
     """
+    package = __name__.rpartition(".")[0]
+    if name in BUILT_IN and not config_type.__module__.startswith(package):
+        raise ValueError(f"An agent named {name!r} comes with the package; choose another name.")
     if not issubclass(config_type, AgentConfig):
         raise ValueError(f"Settings of an agent derive from AgentConfig, got {config_type}.")
 

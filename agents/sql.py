@@ -29,6 +29,8 @@ class SqlConfig(TemperatureConfig):
     """Settings of soft Q-learning; the temperature stays or is scheduled, since the sampler's
     entropy is not known."""
 
+    target_entropy: None = None
+    """Always None."""
     tau: PositiveFraction = 0.005
     """Fraction by which the target moves in an update."""
     learning_rate: Positive = 3e-4

@@ -24,7 +24,7 @@ class FlowDistribution(Distribution):
         flow: an :class:`~maxentflow.flows.EnergyBasedFlow`.
 
     Example:
-        >>> flow = build("affine", 2, 3, temperature=1.0, heads=0)
+        >>> flow = build("affine", 2, 3, temperature=1.0, heads=0).eval()
         >>> policy = FlowDistribution(torch.zeros(5, 3), flow)
         >>> action, log_prob = policy.rsample_and_log_prob()
         >>> action.shape, torch.allclose(policy.log_prob(action), log_prob, atol=1e-4)
@@ -83,4 +83,5 @@ class ObservationOf(nn.Module):
         self.flow = flow
 
     def forward(self, observation: Tensor) -> Tensor:
+        """The observation as it is, shape ``(*batch, obs_dim)``."""
         return observation

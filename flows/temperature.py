@@ -13,7 +13,7 @@ __all__ = ["LearnedTemperature", "ScheduledTemperature", "Temperature"]
 
 
 class Temperature(nn.Module):
-    r"""Base of temperatures :math:`\alpha > 0` that change, kept as their logarithm."""
+    r"""Abstract base of temperatures :math:`\alpha > 0` that change, kept as their logarithm."""
 
     log_alpha: Tensor
 

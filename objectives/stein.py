@@ -74,8 +74,8 @@ class SteinSoftQLoss(LossModule):
     and the sampler's actions move by Stein's gradient of :math:`e^{Q / \alpha}` (eq. 13 and 14),
     here before the tanh, where the density has no edges.
 
-    Output: ``"loss_qvalue"`` and ``"loss_actor"``, scalars, and detached ``"q"``, ``"value"`` and
-    ``"td_error"`` (absolute), means over the batch.
+    Output: ``"loss_qvalue"`` and ``"loss_actor"``, scalars; detached ``"q"``, ``"value"`` and
+    ``"td_error"`` (absolute), means over the batch; and ``"alpha"``.
 
     Args:
         sampler: a module with ``raw_action(observation, noise)``, actions before the tanh, and
@@ -110,7 +110,7 @@ class SteinSoftQLoss(LossModule):
         ...     batch_size=[8],
         ... )
         >>> sorted(loss(batch).keys())
-        ['loss_actor', 'loss_qvalue', 'q', 'td_error', 'value']
+        ['alpha', 'loss_actor', 'loss_qvalue', 'q', 'td_error', 'value']
     """
 
     @dataclass
@@ -202,7 +202,7 @@ class SteinSoftQLoss(LossModule):
     def in_keys(self, keys: list[NestedKey]) -> None:
         self._in_keys = keys
 
-    out_keys: list[NestedKey] = ["loss_qvalue", "loss_actor", "q", "value", "td_error"]  # noqa: RUF012
+    out_keys: list[NestedKey] = ["loss_qvalue", "loss_actor", "q", "value", "td_error", "alpha"]  # noqa: RUF012
 
     @property
     def alpha(self) -> Tensor:
@@ -241,6 +241,7 @@ class SteinSoftQLoss(LossModule):
             q=q.detach().mean(),
             value=value.mean(),
             td_error=error.detach().abs().mean(),
+            alpha=self.alpha,
             batch_size=[],
         )
         self._clear_weakrefs(

@@ -1,4 +1,5 @@
-"""The command line: ``maxentflow train``, ``evaluate``, ``plot`` and ``diagnose``."""
+"""The command line: ``maxentflow train``, ``evaluate``, ``plot``, ``compare``, ``diagnose`` and
+``agents``."""
 
 from maxentflow.agents.cli.dispatch import main
 

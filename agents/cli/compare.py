@@ -62,8 +62,12 @@ def run(arguments: list[str]) -> None:
             writer.writerows(table)
     except OSError as error:
         raise ValueError(f"Cannot write {out}: {error.strerror or error}.") from error
+    print(f"Numbers: {out}")
+    if max(map(len, tasks.values())) > len(figures.STYLES):
+        print(f"No figure: a task has more than {len(figures.STYLES)} curves.")
+        return
     figures.learning_curves(folders, out.with_suffix(".png"))
-    print(f"Numbers: {out}\nFigure: {out.with_suffix('.png')}")
+    print(f"Figure: {out.with_suffix('.png')}")
 
 
 def rows(

@@ -97,7 +97,7 @@ def _read(folder: RunFolder, label: str | None) -> Curve:
     except (KeyError, ValueError) as error:
         raise ValueError(f"{folder.metrics_path} is not the metrics of a run.") from error
     if not rows:
-        raise ValueError(f"{folder} has no evaluation to plot yet.")
+        raise ValueError(f"{folder} has no evaluation yet.")
     env, agent = str(config["env"] or "own environment"), str(config["agent"])
     said = {str(name): str(value) for name, value in settings.items()}
     seed = int(config["trainer_config"]["seed"])

@@ -32,7 +32,7 @@ commands:
 
 Agents: {agents}.
 Options: train AGENT --help, train --resume --help, evaluate --help, plot --help,
-compare --help, diagnose --help.
+compare --help, diagnose --help, agents --help.
 """
 
 

@@ -124,13 +124,22 @@ def spoilt(**changes):
 @pytest.mark.parametrize(
     ("entries", "says"),
     [
-        (spoilt(action=np.zeros((8, 2), np.float32)), r"'action' of shape \(8, 2\), the env"),
-        (spoilt(observation=np.zeros((8, 4), np.float32)), r"'observation' of shape \(8, 4\)"),
-        (spoilt(action=np.full((8, 1), np.nan)), "'action' that are not finite"),
-        (spoilt(action=np.full((8, 1), 2.0)), "actions beyond the bounds -1 and 1"),
+        (
+            spoilt(action=np.zeros((8, 2), np.float32)),
+            r"'action' has shape \(8, 2\), the env",
+        ),
+        (
+            spoilt(observation=np.zeros((8, 4), np.float32)),
+            r"'observation' has shape \(8, 4\)",
+        ),
+        (spoilt(action=np.full((8, 1), np.nan)), "'action' has numbers that are not finite"),
+        (
+            spoilt(action=np.full((8, 1), 2.0)),
+            "'action' has numbers beyond the bounds",
+        ),
         (spoilt(action=np.zeros((7, 1))), "8 observations and 7 actions"),
         ({"action": np.zeros((8, 1))}, "cannot be read: .*observation"),
-        ({key: entry[:0] for key, entry in expert(8).items()}, r"of shape \(0, 3\)"),
+        ({key: entry[:0] for key, entry in expert(8).items()}, r"has shape \(0, 3\)"),
         (spoilt(action=np.array([object()] * 8)), "cannot be read: .*pickle"),
     ],
 )
@@ -139,6 +148,19 @@ def test_files_that_are_refused(env, tmp_path, entries, says):
     np.savez(path, **entries)
     with pytest.raises(ValueError, match=rf"Data set .*{says}"):
         agents.bc(env, dataset=str(path))
+
+
+def test_transitions_that_are_refused(env):
+    good = data(**expert(8))
+    for key, entry, says in (
+        ("action", torch.zeros(8, 2), r"'action' has shape \(8, 2\), the environment takes"),
+        ("action", torch.full((8, 1), 3.0), "'action' has numbers beyond the bounds"),
+        ("observation", torch.zeros(8, 4), r"'observation' has shape \(8, 4\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"The demonstrations: entry {says}"):
+            agents.bc(env, demonstrations=good.clone().set(key, entry))
+    with pytest.raises(ValueError, match="The demonstrations have no entry 'action'"):
+        agents.bc(env, demonstrations=good.select("observation"))
 
 
 def test_no_demonstrations(env, capsys):

@@ -249,3 +249,46 @@ def test_the_target_has_the_temperature_of_the_schedule(normalized):
     expected = 0.125 * (model.q_values(following) / 0.125).logsumexp(-2)
     closely(out["target"], expected.amin(-1).mean())
     assert out["alpha"].item() == pytest.approx(0.125, rel=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_unlikely_actions_weigh_less(weight, heads):
+    """Only where the model and the target both hold them to be unlikely."""
+    model, data = make_model(heads=heads), make_batch(256)
+    frozen = copy.deepcopy(model)
+    depth = 0.5
+    loss = make_loss(model, unlikely_weight=weight, unlikely_below=depth)
+    out = loss(data.clone())
+    q, v = model.q_and_value(data["action"], data["observation"])
+    target = hand_target(data, frozen)
+    by_model, by_target = (q - v) / model.temperature, (target - v) / model.temperature
+    both = (by_model < -depth) & (by_target < -depth)
+    one = (by_model < -depth) ^ (by_target < -depth)
+    assert both.any()
+    assert one.any()
+    weights = torch.where(both, weight, 1.0)
+    closely(out["loss"], (weights * (q - target) ** 2).mean())
+    gradient = torch.autograd.grad(out["loss"], list(loss.parameters()), allow_unused=True)
+    expected = torch.autograd.grad(
+        (weights.detach() * (q - target) ** 2).mean(), list(model.parameters()), allow_unused=True
+    )
+    norms = [
+        sum(each.square().sum() for each in of if each is not None) for of in (gradient, expected)
+    ]
+    closely(norms[0], norms[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"unlikely_weight": 0.0}, "in \\(0, 1\\] and unlikely_below finite, got 0.0"),
+        ({"unlikely_weight": 1.5}, "got 1.5"),
+        ({"unlikely_below": float("nan")}, "got 1.0 and nan"),
+    ],
+)
+def test_weights_that_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SoftBellmanLoss(make_model(), **options)
+    with pytest.raises(ValueError, match="needs a model with a temperature"):
+        SoftBellmanLoss(make_model("plain"), unlikely_weight=0.5)

@@ -244,7 +244,7 @@ def test_a_picture_is_written(runs, tmp_path):
 
 
 def test_a_run_without_evaluations(runs, tmp_path):
-    with pytest.raises(ValueError, match="run1 has no evaluation to plot yet"):
+    with pytest.raises(ValueError, match="run1 has no evaluation yet"):
         figures.learning_curves([runs(1.0), runs()], tmp_path / "curves.png")
     with pytest.raises(ValueError, match="nowhere is not a run folder"):
         figures.learning_curves([RunFolder(tmp_path / "nowhere")], tmp_path / "curves.png")
