@@ -38,8 +38,8 @@ class TemperatureConfig(AgentConfig):
         super().__post_init__()
         if self.target_entropy is not None and self.final_temperature is not None:
             raise ValueError(
-                "A temperature is learned or scheduled: give target_entropy or final_temperature, "
-                f"not both ({self.target_entropy} and {self.final_temperature})."
+                "A temperature is learned or scheduled: final_temperature "
+                f"{self.final_temperature} needs target_entropy None, got {self.target_entropy}."
             )
 
 

@@ -86,6 +86,31 @@ EXPERIMENTS = {
         5,
         -200,
     ),
+    **{
+        f"Pendulum-v1-{agent}": Experiment(
+            f"{agent} --env Pendulum-v1 --warmup-steps 1000 --eval-every 1000{more}",
+            20_000,
+            (0, 1, 2),
+            5,
+            -200,
+        )
+        for agent, more in {
+            "ddpg": "",
+            "sac": "",
+            "flow-sac": "",
+            "sql": " --temperature 1.0",
+        }.items()
+    },
+    **{
+        f"CartPole-v1-{agent}": Experiment(
+            f"{agent} --env CartPole-v1 --warmup-steps 1000 --eval-every 1000",
+            30_000,
+            (0, 1, 2),
+            5,
+            475,
+        )
+        for agent in ("dqn", "discrete-sac")
+    },
     "CartPole-v1-soft-q": Experiment(
         "soft-q --env CartPole-v1 --warmup-steps 1000 --eval-every 1000", 30_000, (0, 1, 2), 5, 475
     ),

@@ -285,23 +285,32 @@ class Determinants:
 def determinants(steps: int) -> None:
     """Log-determinants of linear and of other layers over training, without and with LRS."""
     rows = []
-    for label, heads in (("vanilla", 0), ("LRS", 1)):
+    variants: dict[str, dict[str, Any]] = {
+        "vanilla": {"heads": 0},
+        "vanilla, wide bounds": {"heads": 0, "log_sigma": (-60.0, 60.0)},
+        "LRS": {"heads": 1},
+    }
+    for label, settings in variants.items():
         torch.manual_seed(0)
         env = envs.make("Hopper-v4")
-        made = agents.make("meow", env, paper=True, heads=heads)
+        made = agents.make("meow", env, paper=True, **settings)
         probe = Determinants(made, every=1_000)
         made.state = {**made.state, "probe": probe}
         config = TrainerConfig(total_steps=steps, warmup_steps=5_000, eval_every=0)
         Trainer(made, env, config).run(compiled.learner([made], compile=True))
         rows += [{"variant": label, **each} for each in probe.rows]
     write(HERE / "determinants.csv", rows)
-    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
-    names = {"log_det_linear": "linear layers", "log_det_non_linear": "other layers"}
-    for axes, (column, title) in zip(figure.subplots(1, 2), names.items(), strict=True):
-        for style, label in zip(figures.STYLES, ("vanilla", "LRS"), strict=False):
+    figure = Figure(figsize=(11.4, 3.2), layout="constrained")
+    names = {
+        "log_det_linear": "linear layers, log |det J| to the latent",
+        "log_det_non_linear": "other layers, log |det J| to the latent",
+        "value": "V",
+    }
+    for axes, (column, title) in zip(figure.subplots(1, 3), names.items(), strict=True):
+        for style, label in zip(figures.STYLES, variants, strict=False):
             points = [(each["step"], each[column]) for each in rows if each["variant"] == label]
             axes.plot(*np.array(points).T, color=style.color, linestyle=style.line, label=label)
-        axes.set(title=title, xlabel="environment steps", ylabel="log |det J|, to the latent")
+        axes.set(title=title, xlabel="environment steps")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.savefig(HERE / "determinants.png", dpi=120)

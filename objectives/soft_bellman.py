@@ -120,8 +120,8 @@ class SoftBellmanLoss(LossModule):
     A policy is a fit of Q over all actions that were ever tried. Where most of these are old and
     far from what it does now, their errors decide where its mean lies. ``unlikely_weight`` makes
     less of a transition whose action has a log-density below ``-unlikely_below`` by the model and
-    by its target, :math:`(Q - V) / \alpha` and :math:`(y - V) / \alpha`: that it is bad is known, how
-    bad matters less. One that its target holds to be likely counts in full.
+    by its target, :math:`(Q - V) / \alpha` and :math:`(y - V) / \alpha`: how bad it is counts less
+    than that it is. One that its target holds to be likely counts in full.
 
     Of a :class:`~maxentflow.flows.NormalizedModel`, Q and target are regressed in scaled units,
     so that the loss is of the same size on every task; what is reported is in units of reward.
