@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import gymnasium as gym
 import tyro
+from torch import nn
 
 from maxentflow import flows
 from maxentflow.agents.settings import AgentConfig
 
-__all__ = ["FlowConfig", "check_image", "recipe_options", "without_dropout"]
+__all__ = ["FlowConfig", "actor_flow", "check_image", "recipe_options", "without_dropout"]
 
 
 def _one_of(names: Callable[[], Iterable[str]]) -> Any:
@@ -58,6 +59,32 @@ def recipe_options(config: FlowConfig) -> dict[str, Any]:
     }
     flows.registry.check_options(config.flow, options)
     return options
+
+
+def actor_flow(
+    config: FlowConfig,
+    action_dim: int,
+    obs_dim: int,
+    hidden: Sequence[int],
+    encoder: nn.Module | None,
+) -> flows.EnergyBasedFlow:
+    """A flow that is a policy and nothing else, with a mean and a scale of its own; without
+    dropout, unless the options of the architecture ask for it."""
+    networks = {"hidden": hidden, "init": "near_zero"}
+    return flows.build(
+        config.flow,
+        action_dim,
+        obs_dim,
+        temperature=1.0,
+        heads=0,
+        log_sigma=(-5.0, 1.0),
+        scale={**networks, "initial": 0.0},
+        translation=networks,
+        base=config.base,
+        squash=config.squash,
+        encoder=encoder,
+        **{**without_dropout(config.flow), **recipe_options(config)},
+    )
 
 
 def without_dropout(flow: str) -> dict[str, Any]:

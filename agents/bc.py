@@ -12,7 +12,7 @@ from tensordict import TensorDictBase
 
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.architecture import FlowConfig, check_image, recipe_options, without_dropout
+from maxentflow.agents.architecture import FlowConfig, actor_flow, check_image
 from maxentflow.agents.demonstrations import check_demonstrations, read_demonstrations
 from maxentflow.agents.networks import averaged, encoder
 from maxentflow.agents.registry import register
@@ -94,21 +94,7 @@ def bc(
     else:
         demonstrations = check_demonstrations(demonstrations, env)
     encodes, obs_dim = encoder(observation, device)
-    networks = {"hidden": config.hidden, "init": "near_zero"}
-    flow = flows.build(
-        config.flow,
-        action_dim,
-        obs_dim,
-        temperature=1.0,
-        heads=0,
-        log_sigma=(-5.0, 1.0),
-        scale={**networks, "initial": 0.0},
-        translation=networks,
-        base=config.base,
-        squash=config.squash,
-        encoder=encodes,
-        **{**without_dropout(config.flow), **recipe_options(config)},
-    )
+    flow = actor_flow(config, action_dim, obs_dim, config.hidden, encodes)
     norm = flows.ObservationNorm(obs_dim) if encodes is None else None
     if norm is not None:
         norm.update(demonstrations["observation"])

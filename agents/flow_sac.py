@@ -7,9 +7,9 @@ from typing import Any
 
 import gymnasium as gym
 
-from maxentflow import envs, flows
+from maxentflow import envs
 from maxentflow.agents.agent import Agent
-from maxentflow.agents.architecture import FlowConfig, check_image, recipe_options, without_dropout
+from maxentflow.agents.architecture import FlowConfig, actor_flow, check_image
 from maxentflow.agents.networks import encoder, flow_actor
 from maxentflow.agents.registry import register
 from maxentflow.agents.sac import SacConfig, soft_actor_critic
@@ -57,20 +57,6 @@ def flow_sac(
     check_image(config, env, "flow-sac")
     observation, action_dim = continuous_sizes(env, "flow-sac")
     encodes, obs_dim = encoder(observation, device)
-    networks = {"hidden": config.hidden, "init": "near_zero"}
-    flow = flows.build(
-        config.flow,
-        action_dim,
-        obs_dim,
-        temperature=config.temperature,
-        heads=0,
-        log_sigma=(-5.0, 1.0),
-        scale={**networks, "initial": 0.0},
-        translation=networks,
-        base=config.base,
-        squash=config.squash,
-        encoder=encodes,
-        **{**without_dropout(config.flow), **recipe_options(config)},
-    ).to(device)
+    flow = actor_flow(config, action_dim, obs_dim, config.hidden, encodes).to(device)
     actor = flow_actor(flow)
     return soft_actor_critic("flow-sac", actor, (observation, action_dim), config, device)

@@ -81,13 +81,7 @@ def meow(
     if isinstance(changing, flows.LearnedTemperature) and config.target_entropy is not None:
         target_entropy = config.target_entropy * action_dim
     over_heads = "mean" if isinstance(flow, flows.TwinFlow) else "min"
-    loss = SoftBellmanLoss(
-        model,
-        target_entropy=target_entropy,
-        over_heads=over_heads,
-        unlikely_weight=config.unlikely_weight,
-        unlikely_below=config.unlikely_below * action_dim,
-    )
+    loss = SoftBellmanLoss(model, target_entropy=target_entropy, over_heads=over_heads)
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
     optimizer = torch.optim.Adam(_groups(loss, flow, config), lr=config.learning_rate, fused=True)
     steps = [Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)]

@@ -59,12 +59,6 @@ class MeowConfig(TemperatureConfig, FlowConfig):
     """Hidden widths of the state-conditioned scale."""
     twin: bool = True
     """Learn a second flow, to which the policy is worth less where the two disagree."""
-    unlikely_weight: PositiveFraction = 0.1
-    """Weight in the regression of actions that the model and its target hold to be unlikely; 1 for
-    that of all others."""
-    unlikely_below: float = 2.5
-    """Log-density of each entry of an action, in nats with its sign reversed, below which it is
-    unlikely."""
     heads: int = 1
     """Reward shifts: 0 none, 1 LRS, 2 SCDQ (clipped double Q); 1 for each flow of a twin."""
     shift_hidden: Widths = (256, 256)
@@ -121,7 +115,6 @@ class MeowConfig(TemperatureConfig, FlowConfig):
             scale_hidden=(64, 64),
             flow_learning_rate=1e-3,
             twin=False,
-            unlikely_weight=1.0,
             heads=2,
             shift_norm=False,
             activation="swish",

@@ -7,22 +7,21 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from torch import Tensor, nn
 from torchrl.data import Bounded
 from torchrl.modules import ProbabilisticActor, ValueOperator
 from torchrl.objectives import SACLoss
 
-from maxentflow import envs, flows
+from maxentflow import envs
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.architecture import without_dropout
-from maxentflow.agents.networks import averaged, encoder, gaussian_actor, learned, mlp
+from maxentflow.agents.critic import Critic
+from maxentflow.agents.networks import averaged, gaussian_actor, learned
 from maxentflow.agents.registry import register
 from maxentflow.agents.settings import FractionBelowOne, Positive, PositiveFraction, Widths
 from maxentflow.agents.spaces import Shape, continuous_sizes
 from maxentflow.agents.temperature import TemperatureConfig, dual_step, follow_schedule
 from maxentflow.objectives import PolyakUpdate
 
-__all__ = ["Critic", "SacConfig", "sac", "soft_actor_critic"]
+__all__ = ["SacConfig", "sac", "soft_actor_critic"]
 
 
 @dataclass
@@ -86,52 +85,6 @@ def sac(
     return soft_actor_critic("sac", actor, sizes, config, device)
 
 
-class Critic(nn.Module):
-    r"""Q of an observation and an action, by a network or an energy-based flow, perhaps with a
-    learned reward shift :math:`b(s)` added (Chao et al. 2024, arXiv:2405.13629, section 3.3).
-
-    Args:
-        observation: shape of an observation.
-        action_dim: size of an action.
-        config: its settings.
-        device: where it is.
-    """
-
-    def __init__(
-        self, observation: Shape, action_dim: int, config: SacConfig, device: str
-    ) -> None:
-        super().__init__()
-        hidden = {"hidden": config.hidden}
-        self.network = self.flow = self.shift = None
-        if config.critic_flow is None:
-            self.network = mlp(observation, 1, config.hidden, device, others=action_dim)
-            if config.reward_shift:
-                self.shift = mlp(observation, 1, config.hidden, device)
-            return
-        encodes, obs_dim = encoder(observation, device)
-        self.flow = flows.build(
-            config.critic_flow,
-            action_dim,
-            obs_dim,
-            temperature=config.temperature,
-            heads=int(config.reward_shift),
-            log_sigma=(-5.0, 1.0),
-            scale={**hidden, "initial": 0.0},
-            translation=hidden,
-            shift=hidden,
-            encoder=encodes,
-            **without_dropout(config.critic_flow),
-        ).to(device)
-
-    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
-        """Q, shape ``(*batch, 1)``."""
-        if self.flow is not None:
-            return self.flow.q_value(action, observation)
-        assert self.network is not None
-        q = self.network(observation, action)
-        return q if self.shift is None else q + self.shift(observation)
-
-
 def soft_actor_critic(
     name: str,
     newest: ProbabilisticActor,
@@ -146,10 +99,20 @@ def soft_actor_critic(
         newest: the actor.
         sizes: shape of an observation, size of an action.
         config: settings.
-        device: where its networks are.
+        device: where networks are.
     """
     critics = [
-        ValueOperator(Critic(*sizes, config, device), in_keys=["observation", "action"])
+        ValueOperator(
+            Critic(
+                *sizes,
+                config.hidden,
+                device,
+                flow=config.critic_flow,
+                temperature=config.temperature,
+                reward_shift=config.reward_shift,
+            ),
+            in_keys=["observation", "action"],
+        )
         for _ in range(2)
     ]
     loss = SACLoss(

@@ -117,12 +117,6 @@ class SoftBellmanLoss(LossModule):
     flow's policy is worth by flow :math:`h`, at one of its samples. The mean over heads may take
     the place of the minimum (``over_heads``).
 
-    A policy is a fit of Q over all actions that were ever tried. Where most of these are old and
-    far from what it does now, their errors decide where its mean lies. ``unlikely_weight`` makes
-    less of a transition whose action has a log-density below ``-unlikely_below`` by the model and
-    by its target, :math:`(Q - V) / \alpha` and :math:`(y - V) / \alpha`: how bad it is counts less
-    than that it is. One that its target holds to be likely counts in full.
-
     Of a :class:`~maxentflow.flows.NormalizedModel`, Q and target are regressed in scaled units,
     so that the loss is of the same size on every task; what is reported is in units of reward.
 
@@ -150,9 +144,6 @@ class SoftBellmanLoss(LossModule):
             the policy at; ``None`` to leave the temperature as it is.
         over_heads: ``"min"`` (default), the smallest value over heads in the target, or
             ``"mean"``.
-        unlikely_weight: weight in (0, 1] of transitions with unlikely actions, 1 by default.
-        unlikely_below: log-density, in nats of the whole action and with its sign reversed, below
-            which an action is unlikely.
 
     Raises:
         ValueError: the model lacks ``q_value`` or ``value``, an option is not one of those
@@ -232,8 +223,6 @@ class SoftBellmanLoss(LossModule):
         use_prioritized_weights: str | bool = "auto",
         target_entropy: float | None = None,
         over_heads: str = "min",
-        unlikely_weight: float = 1.0,
-        unlikely_below: float = 0.0,
     ) -> None:
         self._in_keys: list[NestedKey] = []
         super().__init__()
@@ -255,11 +244,6 @@ class SoftBellmanLoss(LossModule):
             )
         if over_heads not in _OVER_HEADS:
             raise ValueError(f"over_heads must be 'min' or 'mean', got {over_heads!r}.")
-        if not (0 < unlikely_weight <= 1 and math.isfinite(unlikely_below)):
-            raise ValueError(
-                "unlikely_weight must be in (0, 1] and unlikely_below finite, got "
-                f"{unlikely_weight} and {unlikely_below}."
-            )
         if use_prioritized_weights not in (True, False, "auto"):
             raise ValueError(
                 "use_prioritized_weights must be True, False or 'auto', "
@@ -269,8 +253,6 @@ class SoftBellmanLoss(LossModule):
         self.reduction = check_reduction(reduction)
         self.use_prioritized_weights = use_prioritized_weights
         self.target_entropy = target_entropy
-        self.unlikely_weight = unlikely_weight
-        self.unlikely_below = unlikely_below
         changing: Any = getattr(model, "temperature_module", None)
         learned = hasattr(changing, "dual_loss")
         if target_entropy is not None and not (learned and math.isfinite(target_entropy)):
@@ -281,8 +263,6 @@ class SoftBellmanLoss(LossModule):
         self.temperature: float | None = (
             getattr(model, "temperature", None) if changing is None else None
         )
-        if unlikely_weight < 1 and changing is None and self.temperature is None:
-            raise ValueError("unlikely_weight needs a model with a temperature.")
 
         self.convert_to_functional(
             _QAndValue(shared_copy(model)), "network", create_target_params=True
@@ -437,12 +417,7 @@ class SoftBellmanLoss(LossModule):
             )
             error = (q - target).abs()
             tensordict.set(keys.priority, _times(error.amax(-1), scale))
-        loss = distance_loss(q, target.expand_as(q), self.loss_function)
-        if self.unlikely_weight < 1:
-            floor = value.detach() - temperature * self.unlikely_below
-            unlikely = torch.maximum(q.detach(), target) < floor
-            loss = torch.where(unlikely, self.unlikely_weight * loss, loss)
-        loss = loss.mean(-1)
+        loss = distance_loss(q, target.expand_as(q), self.loss_function).mean(-1)
         weights = tensordict.get(keys.priority_weight) if self.use_prioritized_weights else None
         loss = self._reduce_loss(loss, tensordict=tensordict, weights=weights)
         values = {"q": q, "value": value, "target": target, "td_error": error}
