@@ -38,9 +38,9 @@ class DiscreteSacConfig(TemperatureConfig):
     target_entropy: Fraction | None = 0.5
     """Entropy that the temperature is learned towards, as a fraction of that of uniform actions;
     None for a temperature that is not learned."""
-    tau: PositiveFraction = 0.005
+    tau: PositiveFraction = 0.02
     """Fraction by which the targets move in an update."""
-    learning_rate: Positive = 3e-4
+    learning_rate: Positive = 1e-3
     """Learning rate of actor and critics."""
     max_grad_norm: Positive | None = None
     """Clip the gradient's norm; None for no clipping."""

@@ -35,7 +35,7 @@ __all__ = ["DqnConfig", "dqn"]
 class DqnConfig(AgentConfig):
     """Settings of double deep Q-learning."""
 
-    tau: PositiveFraction = 0.005
+    tau: PositiveFraction = 0.02
     """Fraction by which the target moves in an update."""
     learning_rate: Positive = 3e-4
     """Learning rate of Adam."""

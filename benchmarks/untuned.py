@@ -22,11 +22,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from maxentflow.agents import RunFolder, evaluate
 from maxentflow.agents.cli import runs
 from maxentflow.agents.training.run_folder import read_metrics
+from maxentflow.agents.training.statistics import bootstrap, iqm
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/untuned")
@@ -169,12 +169,9 @@ def write(path: Path, rows: list[dict[str, object]]) -> None:
 
 def spread(returns: list[float]) -> str:
     """The mean and the IQM of some runs, with a bootstrap interval where there are several."""
-    text = f"mean {np.mean(returns):9.1f}   IQM {stats.trim_mean(returns, 0.25):9.1f}"
+    text = f"mean {np.mean(returns):9.1f}   IQM {iqm([returns]):9.1f}"
     if len(returns) > 2:
-        iqm = lambda x, axis: stats.trim_mean(x, 0.25, axis=axis)  # noqa: E731
-        low, high = stats.bootstrap(
-            (returns,), iqm, method="percentile", rng=0
-        ).confidence_interval
+        low, high = bootstrap([returns], iqm)
         text += f"   [{low:.1f}, {high:.1f}]"
     return f"{text}   {len(returns)} seeds"
 

@@ -14,9 +14,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import stats
 
 from maxentflow.agents.cli.figures import published
+from maxentflow.agents.training.statistics import mean_band
 
 FOLDER = Path(__file__).parent
 RUNS = FOLDER.parent.parent / "benchmarks" / "learning"
@@ -57,6 +57,22 @@ FIGURES = {
         Panel("Hopper-v4", (Curve("Hopper-v4-meow-one-graph", "MEow"),), "meow"),
     ),
     "sac": (Panel("HalfCheetah-v4", (Curve("HalfCheetah-v4-sac", "SAC"),), "sac"),),
+    "ddpg": (Panel("Pendulum-v1", (Curve("Pendulum-v1-ddpg", "DDPG"),), threshold=-200),),
+    "flow_sac": (
+        Panel(
+            "Pendulum-v1",
+            (
+                Curve("Pendulum-v1-flow-sac", "SAC with a flow"),
+                Curve("Pendulum-v1-sac", "SAC with a Gaussian", ORANGE),
+            ),
+            threshold=-200,
+        ),
+    ),
+    "sql": (Panel("Pendulum-v1", (Curve("Pendulum-v1-sql", "soft Q-learning"),), threshold=-200),),
+    "dqn": (Panel("CartPole-v1", (Curve("CartPole-v1-dqn", "double DQN"),), threshold=475),),
+    "discrete_sac": (
+        Panel("CartPole-v1", (Curve("CartPole-v1-discrete-sac", "discrete SAC"),), threshold=475),
+    ),
     "td3": (Panel("Pendulum-v1", (Curve("Pendulum-v1-td3", "TD3"),), threshold=-200),),
     "soft_q": (
         Panel("CartPole-v1", (Curve("CartPole-v1-soft-q", "soft Q-learning"),), threshold=475),
@@ -94,10 +110,7 @@ def draw(axes: Axes, panel: Panel) -> None:
         if count > 1:
             axes.plot(steps, returns.T, color=curve.color, alpha=0.35, lw=0.7)
         if count > 2:
-            spread = returns.std(0, ddof=1) / np.sqrt(count)
-            half = stats.t.ppf(0.975, count - 1) * spread
-            low, high = returns.mean(0) - half, returns.mean(0) + half
-            axes.fill_between(steps, low, high, color=curve.color, alpha=0.15, lw=0)
+            axes.fill_between(steps, *mean_band(returns), color=curve.color, alpha=0.15, lw=0)
     if panel.algorithm is not None:
         reference = published(panel.task, panel.algorithm)
         assert reference is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import ExplorationType, exploration_type
@@ -19,6 +20,12 @@ from maxentflow.agents.training.run_folder import read_metrics
 
 MULTIGOAL = "maxentflow/MultiGoal-v0"
 COUNT = "probe/Count-v0"
+QUICK = "meow", "sac", "td3", "soft-q", "ppo", "bc"
+AGENTS = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in agents.registered()
+]
+"""Every agent, where each costs seconds: those of the same parts are for make test-all."""
 DISCRETE = [name for name, of in agents.summaries().items() if of.actions == ("discrete",)]
 TASKS = {"ppo": "Pendulum-v1", **dict.fromkeys(DISCRETE, "CartPole-v1")}
 """Where an agent does not act in MultiGoal."""

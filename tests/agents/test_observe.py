@@ -96,7 +96,6 @@ def test_meow_observes_with_its_scales_and_its_raw_actions():
         ({"normalize_observations": False}, {"returns", "raw_actions"}, True),
         ({"normalize_rewards": False}, {"observations", "raw_actions"}, True),
         ({"raw_actions": False}, {"observations", "returns"}, False),
-        ({"squash": "none"}, {"observations", "returns"}, False),
         ({"paper": True}, set(), False),
     ],
 )

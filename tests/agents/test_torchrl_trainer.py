@@ -16,7 +16,7 @@ from torchrl.trainers.trainers import DefaultOptimizationStepper, OptimizationSt
 from maxentflow import agents, envs
 from maxentflow.agents.learner import random_state, set_random_state
 
-from .common import SMALL, differences, make_trainer, task
+from .common import AGENTS, SMALL, differences, make_trainer, task
 
 UPDATES = 12
 
@@ -163,7 +163,7 @@ def test_ppo_driven_by_torchrl_alone():
     assert differences(before["policy"], agent.policy.state_dict())
 
 
-@pytest.mark.parametrize("name", agents.registered())
+@pytest.mark.parametrize("name", AGENTS)
 def test_torchrls_collector_explores_with_the_behaviour(name):
     agent = agents.make(name, envs.make(task(name)), **SMALL[name])
     collector = Collector(

@@ -264,6 +264,7 @@ MAY_BE_NONE = (
     "target_entropy",
     "initial_log_sigma",
     "mean_hidden",
+    "final_temperature",
 )
 
 

@@ -52,7 +52,7 @@ def test_help_shows_the_agents_own_defaults_for_training(help_text):
 def test_help_without_a_task(help_text):
     text = help_text("train", "sac")
     assert "the defaults shown are those for any task." in text
-    for flag in ("--env", "--env-options", "--hidden", "--alpha-init", "--run-dir", "--seeds"):
+    for flag in ("--env", "--env-options", "--hidden", "--temperature", "--run-dir", "--seeds"):
         assert flag in text
 
 

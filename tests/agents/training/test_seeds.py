@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from maxentflow import agents
 from maxentflow.agents import NonFiniteError, train
 from maxentflow.agents.learner import EagerLearner
 
-from ..common import checkpoint, comparable, differences, make_trainer, metrics, resumed
+from ..common import QUICK, checkpoint, comparable, differences, make_trainer, metrics, resumed
 
 SEEDS = 0, 1, 2
 QUIET = {"eval_every": 0, "checkpoint_every": 0}
@@ -22,7 +21,7 @@ SHORT = {"total_steps": 50, "warmup_steps": 30, **QUIET}
 @pytest.mark.parametrize(
     "run",
     [
-        *({"agent": name} for name in agents.registered()),
+        *({"agent": name} for name in QUICK),
         {"num_envs": 2, "workers": True, "utd_ratio": 0.3},
         {"replay_size": 35},
         {"agent": "ppo", "num_envs": 2},
