@@ -8,7 +8,7 @@
 Runs are kept in runs/benchmarks; report copies metrics and configurations of finished ones into
 learning/ next to this file, draws the figures there and writes summary.csv. solved evaluates the
 last policies of the small tasks on a hundred episodes, the same for all seeds, and writes
-solved.csv.
+solved.csv; rows of runs on another machine stay.
 """
 
 import csv
@@ -139,12 +139,19 @@ def _folder(name: str, seed: int) -> Path:
 
 
 def solved() -> None:
-    rows = []
+    with (RESULTS / "solved.csv").open() as file:
+        older = {(each["experiment"], each["seed"]): each for each in csv.DictReader(file)}
+    rows: list[dict[str, object]] = []
     for name, experiment in EXPERIMENTS.items():
         if not name.startswith(("Pendulum", "CartPole")):
             continue
         for seed in experiment.seeds:
             folder = RunFolder(_folder(name, seed))
+            metrics = read_metrics(folder) if folder.metrics_path.exists() else []
+            if not metrics or int(metrics[-1]["step"]) < experiment.steps:
+                if (name, str(seed)) in older:
+                    rows.append({**older[name, str(seed)]})
+                continue
             description = runs.read(folder)
             env = runs.make_env(description, 10)
             result = evaluate(runs.trained(description, folder, env).policy, env, episodes=100)
@@ -190,8 +197,13 @@ def report() -> None:
                 rows.append({"experiment": name, "seed": seed, **summary(experiment, folder)})
     _write(RESULTS / "summary.csv", rows)
     for task, labelled in tasks.items():
-        folders, labels = zip(*labelled, strict=True)
-        figures.learning_curves(folders, RESULTS / f"{task}.png", labels)
+        names = list(dict.fromkeys(label for _, label in labelled))
+        size = len(figures.STYLES)
+        for part, first in enumerate(range(0, len(names), size), start=1):
+            shown = [each for each in labelled if each[1] in names[first : first + size]]
+            folders, labels = zip(*shown, strict=True)
+            path = RESULTS / (f"{task}.png" if part == 1 else f"{task}-{part}.png")
+            figures.learning_curves(folders, path, labels)
     print((RESULTS / "summary.csv").read_text(), end="")
 
 
