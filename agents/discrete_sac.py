@@ -44,7 +44,7 @@ class DiscreteSacConfig(TemperatureConfig):
     """Learning rate of actor and critics."""
     max_grad_norm: Positive | None = None
     """Clip the gradient's norm; None for no clipping."""
-    average_decay: FractionBelowOne = 0.0
+    average_decay: FractionBelowOne = 0.995
     """Decay, for each update, of the average of weights that the policy is evaluated and used
     with; 0 for the newest weights."""
     hidden: Widths = (256, 256)

@@ -15,12 +15,13 @@ from torchrl.objectives import DQNLoss
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.networks import mlp
+from maxentflow.agents.networks import averaged, mlp
 from maxentflow.agents.registry import register
 from maxentflow.agents.settings import (
     AgentConfig,
     Count,
     Fraction,
+    FractionBelowOne,
     Positive,
     PositiveFraction,
     Widths,
@@ -41,6 +42,9 @@ class DqnConfig(AgentConfig):
     """Learning rate of Adam."""
     max_grad_norm: Positive | None = 10.0
     """Clip the gradient's norm; None for no clipping."""
+    average_decay: FractionBelowOne = 0.995
+    """Decay, for each update, of the average of weights that the policy is evaluated and used
+    with; 0 for the newest weights."""
     epsilon: Fraction = 1.0
     """Share of random actions at first."""
     final_epsilon: Fraction = 0.05
@@ -94,7 +98,7 @@ def dqn(
     observation, n_actions = discrete_sizes(env, "dqn")
     config = replace(config or DqnConfig.for_task(envs.task_id(env)), **overrides)
     spec = Categorical(n_actions, device=device)
-    policy = QValueActor(
+    newest = QValueActor(
         mlp(observation, n_actions, config.hidden, device),
         in_keys=["observation"],
         spec=spec,
@@ -107,16 +111,17 @@ def dqn(
         annealing_num_steps=config.epsilon_steps,
         device=torch.device(device),
     )
-    loss = DQNLoss(policy, loss_function="l2", double_dqn=True, action_space="categorical")
+    policy, average = averaged(newest, config.average_decay)
+    loss = DQNLoss(newest, loss_function="l2", double_dqn=True, action_space="categorical")
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
     optimizer = torch.optim.Adam(loss.parameters(), lr=config.learning_rate, fused=True)
     return Agent(
         name="dqn",
         policy=policy,
-        behavior=TensorDictSequential(policy, explores),
+        behavior=TensorDictSequential(newest, explores),
         loss=loss,
         steps=[Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)],
-        target_updaters=[PolyakUpdate(loss, tau=config.tau)],
+        target_updaters=[PolyakUpdate(loss, tau=config.tau), *average],
         state={"epsilon": explores},
         config=config,
     )
