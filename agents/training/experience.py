@@ -321,9 +321,15 @@ def experience(agent: Agent, simulator: Simulator, config: TrainerConfig) -> Exp
     replay.
 
     Raises:
-        ValueError: a size is out of range, or an on-policy agent is to warm up with random steps.
+        ValueError: a size is out of range, an on-policy agent is to warm up with random steps, or
+            one that learns from demonstrations has several environments.
     """
     if agent.demonstrations is not None:
+        if simulator.num_envs > 1:
+            raise ValueError(
+                f"Agent {agent.name!r} learns from demonstrations and steps no environment: "
+                f"num_envs must be 1, got {simulator.num_envs}."
+            )
         return Demonstrations(agent.demonstrations, config.batch_size)
     if agent.rollout is not None:
         if config.warmup_steps:

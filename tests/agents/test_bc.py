@@ -180,6 +180,13 @@ def test_without_minari_one_sentence_says_what_to_install(env, monkeypatch):
         agents.bc(env, dataset="pendulum/test-v0")
 
 
+def test_several_environments_are_refused():
+    env = envs.make("Pendulum-v1", 2)
+    agent = agents.bc(env, demonstrations=data(), hidden=(8,), flow="additive")
+    with pytest.raises(ValueError, match="steps no environment: num_envs must be 1, got 2"):
+        Trainer(agent, env, TrainerConfig(num_envs=2, eval_every=0), progress=False)
+
+
 def test_from_the_command_line(file, tmp_path, capsys):
     run = tmp_path / "run"
     words = ["--dataset", file, "--flow", "additive", "--hidden", "8"]
