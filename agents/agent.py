@@ -179,6 +179,11 @@ class Agent:
         self.target_updater = UpdaterChain(self.target_updaters)
         """All target updaters as one, for TorchRL's trainer."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
+        """Refused: a loss of TorchRL does not keep to the copies of its parameters, so that the
+        optimisers of a copy would train nothing."""
+        raise TypeError("An agent cannot be copied: build another, and give it load_state_dict.")
+
     @torch.no_grad()
     def act(self, observation: TensorDictBase) -> TensorDictBase:
         """The behaviour's actions, with all else that it writes, such as log-probabilities.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -45,6 +46,12 @@ class BcConfig(FlowConfig):
     with; 0 for the newest weights."""
     hidden: Widths = (128, 128)
     """Hidden widths of the policy's mean and scale."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dataset is not None and self.dataset.endswith(".npz"):
+            # A run is resumed and evaluated from other folders too.
+            self.dataset = str(Path(self.dataset).expanduser().resolve())
 
 
 @register("bc", BcConfig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import gymnasium as gym
 import numpy as np
@@ -31,6 +32,8 @@ def read_demonstrations(name: str, env: gym.vector.VectorEnv) -> TensorDict:
             not finite or an action out of bounds.
     """
     observation, action = _read_file(name) if name.endswith(".npz") else _read_minari(name)
+    if not (observation.ndim and action.ndim):
+        raise ValueError(f"Data set {name!r} has numbers where it should have arrays.")
     if len(observation) != len(action):
         raise ValueError(
             f"Data set {name!r} has {len(observation)} observations and {len(action)} actions."
@@ -70,9 +73,13 @@ def check_demonstrations(
                 f"{name}: entry {key!r} has shape {tuple(entry.shape)}, the environment takes "
                 f"{space}."
             )
+        if entry.is_complex():
+            raise ValueError(f"{name}: entry {key!r} has complex numbers.")
+        if key == "action" or np.issubdtype(space.dtype, np.floating):
+            entry = entry.float()
         if not entry.isfinite().all():
             raise ValueError(f"{name}: entry {key!r} has numbers that are not finite.")
-        entries[key] = entry.float() if entry.is_floating_point() or key == "action" else entry
+        entries[key] = entry
     if entries["action"].abs().max() > 1.0 + 1e-6:
         raise ValueError(f"{name}: entry 'action' has numbers beyond the bounds -1 and 1.")
     entries["action"] = entries["action"].clamp(-1.0, 1.0)
@@ -83,8 +90,9 @@ def _read_file(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
     try:
         with np.load(Path(name).expanduser(), allow_pickle=False) as arrays:
             return arrays["observation"], arrays["action"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"Data set {name!r} cannot be read: {error}.") from error
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
+        reason = str(error).removesuffix(".") or type(error).__name__
+        raise ValueError(f"Data set {name!r} cannot be read: {reason}.") from error
 
 
 def _read_minari(name: str) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -12,7 +12,7 @@ from maxentflow import flows
 from maxentflow.agents.architecture import FlowConfig, recipe_options
 from maxentflow.agents.networks import encoder
 from maxentflow.agents.presets import preset
-from maxentflow.agents.settings import FractionBelowOne, Positive, PositiveFraction, Widths
+from maxentflow.agents.settings import Finite, FractionBelowOne, Positive, PositiveFraction, Widths
 from maxentflow.agents.spaces import Shape
 from maxentflow.agents.temperature import TemperatureConfig, temperature
 
@@ -30,7 +30,7 @@ class MeowConfig(TemperatureConfig, FlowConfig):
     temperature: Positive = 0.01
     """Entropy weight alpha, in units of (scaled) reward; at first, where it is learned or
     scheduled."""
-    target_entropy: float | None = -0.5
+    target_entropy: Finite | None = -0.5
     """Entropy of each entry of the action, in nats, that the temperature is learned towards; None
     for a temperature that is not learned."""
     normalized: bool = True

@@ -59,13 +59,13 @@ def register(
         ...     return meow(env, config, device=device)
         >>> _ = _AGENTS.pop("plain-meow")  # this was only an example
     """
-    package = __name__.rpartition(".")[0]
-    if name in BUILT_IN and not config_type.__module__.startswith(package):
-        raise ValueError(f"An agent named {name!r} comes with the package; choose another name.")
     if not issubclass(config_type, AgentConfig):
         raise ValueError(f"Settings of an agent derive from AgentConfig, got {config_type}.")
 
     def add(build: Build) -> Build:
+        package = __name__.rpartition(".")[0]
+        if name in BUILT_IN and not build.__module__.startswith(f"{package}."):
+            raise ValueError(f"An agent {name!r} comes with the package; choose another name.")
         _AGENTS[name] = build, config_type
         if name not in BUILT_IN:
             about = (build.__doc__ or "").strip().partition("\n")[0].removesuffix(".")

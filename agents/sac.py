@@ -16,7 +16,7 @@ from maxentflow.agents.agent import Agent, Step
 from maxentflow.agents.critic import Critic
 from maxentflow.agents.networks import averaged, gaussian_actor, learned
 from maxentflow.agents.registry import register
-from maxentflow.agents.settings import FractionBelowOne, Positive, PositiveFraction, Widths
+from maxentflow.agents.settings import Finite, FractionBelowOne, Positive, PositiveFraction, Widths
 from maxentflow.agents.spaces import Shape, continuous_sizes
 from maxentflow.agents.temperature import TemperatureConfig, dual_step, follow_schedule
 from maxentflow.objectives import PolyakUpdate
@@ -30,7 +30,7 @@ class SacConfig(TemperatureConfig):
 
     temperature: Positive = 1.0
     """Entropy weight alpha, in units of reward; at first, where it is learned or scheduled."""
-    target_entropy: float | None = -1.0
+    target_entropy: Finite | None = -1.0
     """Entropy of each entry of the action, in nats, that the temperature is learned towards; None
     for a temperature that is not learned."""
     temperature_learning_rate: Positive = 3e-4

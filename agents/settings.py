@@ -25,6 +25,7 @@ from maxentflow.agents.presets import preset
 __all__ = [
     "AgentConfig",
     "Count",
+    "Finite",
     "Fraction",
     "FractionBelowOne",
     "NotNegative",
@@ -55,6 +56,7 @@ Fraction = Annotated[float, Accepts(lambda x: 0 <= x <= 1, "in [0, 1]")]
 PositiveFraction = Annotated[float, Accepts(lambda x: 0 < x <= 1, "in (0, 1]")]
 FractionBelowOne = Annotated[float, Accepts(lambda x: 0 <= x < 1, "in [0, 1)")]
 Count = Annotated[int, Accepts(lambda x: 1 <= x < math.inf, "at least 1")]
+Finite = Annotated[float, Accepts(math.isfinite, "finite")]
 NotNegativeNumber = Annotated[float, Accepts(lambda x: 0 <= x < math.inf, "at least 0, finite")]
 NotNegative = Annotated[int, Accepts(lambda x: 0 <= x < math.inf, "at least 0")]
 Widths = Annotated[

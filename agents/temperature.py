@@ -9,7 +9,7 @@ from torchrl.objectives import LossModule
 
 from maxentflow import flows
 from maxentflow.agents.agent import HasState, Step
-from maxentflow.agents.settings import AgentConfig, Count, Positive
+from maxentflow.agents.settings import AgentConfig, Count, Finite, Positive
 
 __all__ = ["TemperatureConfig", "dual_step", "follow_schedule", "temperature"]
 
@@ -24,7 +24,7 @@ class TemperatureConfig(AgentConfig):
 
     temperature: Positive = 0.2
     """Entropy weight alpha, in units of reward; at first, where it is learned or scheduled."""
-    target_entropy: float | None = None
+    target_entropy: Finite | None = None
     """Entropy of each entry of the action, in nats, that the temperature is learned towards; None
     for a temperature that is not learned."""
     temperature_learning_rate: Positive = 1e-3

@@ -44,7 +44,8 @@ def make_single(
                                         that mean something as they are
     other action, such as Discrete      as it is
     Box observation of floats           float32, the same shape; a scalar has shape (1,)
-    Box observation of integers         as it is, such as an image of bytes
+    Box observation of integers         float32; as it is with two dimensions and more, such as an
+                                        image of bytes
     Discrete, Dict, Tuple, ...          flattened to one float32 vector; indices are one-hot
     ==================================  =====================================================
 

@@ -31,7 +31,8 @@ def _numeric(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     if isinstance(env.observation_space, gym.spaces.Box):
         if env.observation_space.shape == ():
             env = gym.wrappers.ReshapeObservation(env, (1,))
-        if np.issubdtype(env.observation_space.dtype, np.integer):
+        is_image = len(env.observation_space.shape or ()) > 1
+        if is_image and np.issubdtype(env.observation_space.dtype, np.integer):
             return env
         return _float32(env)
     try:

@@ -37,7 +37,9 @@ class FlowDistribution(Distribution):
     def __init__(self, observation: Tensor, flow: Any) -> None:
         self.observation = observation
         self.flow = flow
-        super().__init__(observation.shape[:-1], torch.Size([flow.action_dim]), False)
+        entries = 1 if flow.encoder is None else 3  # of an image
+        batch = observation.shape[: observation.ndim - entries]
+        super().__init__(batch, torch.Size([flow.action_dim]), False)
 
     @property
     def mode(self) -> Tensor:

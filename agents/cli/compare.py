@@ -47,13 +47,15 @@ def run(arguments: list[str]) -> None:
     options = parse(_Compare, arguments, "compare")
     if not options.runs:
         raise ValueError("compare needs at least one run folder.")
+    out = options.out if options.out.suffix else options.out.with_suffix(".csv")
+    if out.suffix != ".csv":
+        raise ValueError(f"--out must be a .csv file, got {options.out}.")
     folders = [RunFolder(path) for path in options.runs]
     tasks = read_curves(folders)
     table = rows(tasks, options.threshold)
     print(_as_text(table))
     for line in _improvements(tasks):
         print(line)
-    out = options.out if options.out.suffix else options.out.with_suffix(".csv")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("w", newline="") as file:

@@ -61,8 +61,8 @@ def read_curves(
             a task differ.
 
     Raises:
-        ValueError: a folder is not a run, is given twice or has no evaluation yet, or the seeds
-            of a label have no step in common.
+        ValueError: a folder is not a run, is given twice or has no evaluation yet, or the runs of
+            a label share a seed or have no step in common.
     """
     paths = [folder.path.resolve() for folder in folders]
     twice = [str(path) for path in dict.fromkeys(paths) if paths.count(path) > 1]
@@ -75,6 +75,9 @@ def read_curves(
     tasks = {env: _groups(of_task) for env, of_task in curves.items()}
     for groups in tasks.values():
         for label, group in groups.items():
+            seeds = [curve.seed for curve in group]
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"Two runs of {label} have the same seed: {sorted(seeds)}.")
             try:
                 on_common_steps([(curve.steps, curve.returns) for curve in group])
             except ValueError:
@@ -86,9 +89,15 @@ def read_curves(
 
 def _read(folder: RunFolder, label: str | None) -> Curve:
     config = folder.config()
-    settings = {name: config["trainer_config"].get(name) for name in _LEARNING}
-    settings |= config["agent_config"]
-    settings |= (settings.pop("flow_options", None) or {}) | config["env_options"]
+    try:
+        settings = {name: config["trainer_config"].get(name) for name in _LEARNING}
+        settings |= config["agent_config"] | {"custom": config["custom"]}
+        settings |= (settings.pop("flow_options", None) or {}) | config["env_options"]
+        said = {str(name): str(value) for name, value in settings.items()}
+        env, agent = str(config["env"] or "own environment"), str(config["agent"])
+        seed = int(config["trainer_config"]["seed"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{folder.config_path} is not a run's configuration.") from error
     try:
         rows = [row for row in read_metrics(folder) if row["eval_return"]]
         steps = np.array([int(row["step"]) for row in rows])
@@ -98,9 +107,8 @@ def _read(folder: RunFolder, label: str | None) -> Curve:
         raise ValueError(f"{folder.metrics_path} is not the metrics of a run.") from error
     if not rows:
         raise ValueError(f"{folder} has no evaluation yet.")
-    env, agent = str(config["env"] or "own environment"), str(config["agent"])
-    said = {str(name): str(value) for name, value in settings.items()}
-    seed = int(config["trainer_config"]["seed"])
+    if not np.isfinite(returns).all() or len(set(steps.tolist())) < len(steps):
+        raise ValueError(f"{folder.metrics_path} has returns that are not finite, or steps twice.")
     return Curve(env, agent, seed, said, steps, returns, seconds, label)
 
 

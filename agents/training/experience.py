@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -300,20 +301,28 @@ class Demonstrations:
         yield self._data[torch.randint(len(self._data), (self._batch_size,), device=device)]
 
     def state_dict(self) -> dict[str, Any]:
-        """How many there are; the transitions themselves come with the agent."""
-        return {"size": len(self._data)}
+        """What tells them from others; the transitions themselves come with the agent."""
+        return {"size": len(self._data), "digest": self._digest()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See that there are as many.
+        """See that they are the same.
 
         Raises:
-            ValueError: there are not.
+            ValueError: they are not.
         """
         if state["size"] != len(self._data):
             raise ValueError(
                 f"The run has learned from {state['size']} transitions, there are "
                 f"{len(self._data)} now."
             )
+        if state["digest"] != self._digest():
+            raise ValueError("The run has learned from other transitions than there are now.")
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for key in sorted(map(str, self._data.keys())):
+            digest.update(self._data[key].cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def experience(agent: Agent, simulator: Simulator, config: TrainerConfig) -> Experience:

@@ -55,8 +55,8 @@ def bootstrap(
 ) -> Interval:
     """The percentile bootstrap interval of a statistic, with seeds drawn anew within each task.
 
-    Intervals of few seeds are too narrow: of five, one in ten or so of those that are called 95%
-    misses the truth.
+    Intervals of few seeds are too narrow: of five seeds, one in six of those that are called 95%
+    misses the truth, of three one in four.
 
     Args:
         scores: for each task, a number for each seed.

@@ -319,6 +319,24 @@ def test_an_agent_of_ones_own_by_name(env, monkeypatch):
     assert (config, device) == (PlainConfig(2.0, len("Pendulum-v1")), "meta")
 
 
+def test_the_name_of_a_built_in_agent_is_taken():
+    with pytest.raises(ValueError, match="An agent 'sac' comes with the package; choose another"):
+        agents.register("sac", agents.SacConfig)(lambda env, config, *, device: None)
+
+
+def test_an_agent_is_not_copied(env):
+    """The copy's optimisers would train nothing."""
+    with pytest.raises(TypeError, match="build another, and give it load_state_dict"):
+        copy.deepcopy(agents.make("sac", env, **SMALL["sac"]))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["meow", "sac", "flow-sac"])
+def test_target_entropies_that_are_not_finite(name, value):
+    with pytest.raises(ValueError, match=f"target_entropy must be finite, got {value}"):
+        agents.config(name, target_entropy=value)
+
+
 def test_settings_that_are_no_agents_are_refused():
     @dataclass
     class Loose:

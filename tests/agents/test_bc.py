@@ -163,10 +163,27 @@ def test_transitions_that_are_refused(env):
         agents.bc(env, demonstrations=good.select("observation"))
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"\x93NUMPY\x01\x00"])
+def test_damaged_files_are_refused(env, tmp_path, content):
+    path = tmp_path / "damaged.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged\.npz' cannot be read: "):
+        agents.bc(env, dataset=str(path))
+    np.savez(path, observation=np.float32(1.0), action=np.float32(1.0))
+    with pytest.raises(ValueError, match="has numbers where it should have arrays"):
+        agents.bc(env, dataset=str(path))
+
+
+def test_whole_numbers_become_floats(env):
+    whole = data(observation=np.ones((8, 3), np.int64), action=np.zeros((8, 1), np.int8))
+    agent = agents.bc(env, demonstrations=whole, hidden=(8,), flow="additive")
+    assert {each.dtype for each in agent.demonstrations.values()} == {torch.float32}
+
+
 def test_no_demonstrations(env, capsys):
     with pytest.raises(ValueError, match="bc needs demonstrations: name a Minari data set or"):
         agents.bc(env)
-    with pytest.raises(ValueError, match=r"'nowhere\.npz' cannot be read: .*No such file"):
+    with pytest.raises(ValueError, match=r"nowhere\.npz' cannot be read: .*No such file"):
         agents.bc(env, dataset="nowhere.npz")
     with pytest.raises(ValueError, match=r"'nothing/here-v0' cannot be read"):
         agents.bc(env, dataset="nothing/here-v0")
@@ -195,6 +212,10 @@ def test_from_the_command_line(file, tmp_path, capsys):
     assert "Pendulum-v1 after 40 steps, mode: return " in capsys.readouterr().out
     main(["train", "--resume", str(run), "--total-steps", "50"])
     main(["evaluate", str(run), "--episodes", "1"])
+    other = {**expert(64), "action": -expert(64)["action"]}
+    np.savez(file, **other)
+    assert stopped(["train", "--resume", str(run), "--total-steps", "60"]) == 2
+    assert "has learned from other transitions" in capsys.readouterr().err
     np.savez(file, **expert(32))  # no longer what the run has learned from
     assert stopped(["train", "--resume", str(run), "--total-steps", "60"]) == 2
     assert "has learned from 64 transitions, there are 32 now" in capsys.readouterr().err

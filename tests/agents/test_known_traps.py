@@ -1,6 +1,5 @@
 """Faults that others have reported of the losses that these agents stand on."""
 
-import copy
 import math
 
 import pytest
@@ -77,13 +76,13 @@ def test_what_follows_a_terminated_step_is_not_looked_at(name):
     reports = []
     for each in (batch, other):
         torch.manual_seed(0)
-        reports.append(copy.deepcopy(agent).loss(each.clone()))
+        reports.append(agent.loss(each.clone()))
     losses = [key for key in map(str, reports[0].keys()) if "loss" in key]
     for key in losses:
         torch.testing.assert_close(reports[0][key], reports[1][key], rtol=1e-6, atol=1e-6)
     other["next", "observation"][~ended] = 3.0  # but of others it is
     torch.manual_seed(0)
-    moved = copy.deepcopy(agent).loss(other)
+    moved = agent.loss(other)
     assert any((moved[key] - reports[0][key]).abs() > 1e-4 for key in losses)
 
 

@@ -83,8 +83,14 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("alpha", [0.05, 0.3, 1.0])
-@pytest.mark.parametrize("form", FORMS)
+CASES = [
+    pytest.param(form, alpha, marks=() if alpha == 0.3 else pytest.mark.slow)
+    for form in FORMS
+    for alpha in (0.05, 0.3, 1.0)
+]
+
+
+@pytest.mark.parametrize(("form", "alpha"), CASES)
 def test_soft_q_learning_finds_the_soft_values(alpha, form):
     value, q, policy = soft_values(alpha)
     agent = learned("soft-q", alpha, 1_500, **FORMS[form])
@@ -95,7 +101,8 @@ def test_soft_q_learning_finds_the_soft_values(alpha, form):
         assert np.abs(agent.critic.log_probs(EYE).exp().numpy() - policy).max() < 0.05
 
 
-@pytest.mark.parametrize("alpha", [0.3, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
 def test_discrete_sac_finds_the_same_policy(alpha):
     """Its V is the policy's expectation of Q - alpha log pi. At lower temperatures the actor's
     softmax saturates before the critics are right, and then hardly learns."""
@@ -127,7 +134,8 @@ def test_double_q_learning_finds_the_hard_values():
     assert acted["action"].tolist() == policy.argmax(1).tolist()
 
 
-@pytest.mark.parametrize("name", ["soft-q", pytest.param("discrete-sac", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["soft-q", "discrete-sac"])
 def test_a_learned_temperature_arrives_at_its_target(name):
     """In the mean over states of the batch, from either side."""
     found = []

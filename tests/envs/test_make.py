@@ -278,11 +278,12 @@ def test_observations_become_one_float32_vector(space, flat):
     [
         (pixels(), np.uint8),
         (Box(-5.0, 5.0, (2, 3), np.float64), np.float32),
-        (Box(-5, 5, (2,), np.int64), np.int64),
+        (Box(-5, 5, (2, 3), np.int64), np.int64),
+        (Box(-5, 5, (2,), np.int64), np.float32),  # networks take vectors of floats
     ],
-    ids=["image", "matrix", "integers"],
+    ids=["image", "matrix", "table", "integers"],
 )
-def test_boxes_keep_their_shape_and_integers_their_type(space, dtype):
+def test_boxes_keep_their_shape_and_images_their_type(space, dtype):
     env = make(PROBE, 2, observation_space=space)
     observation, _ = env.reset(seed=0)
     assert observation.dtype == env.single_observation_space.dtype == dtype

@@ -154,9 +154,13 @@ def layers() -> list[object]:
 
 
 def test_a_learned_temperature_needs_a_normalized_flow() -> None:
-    with pytest.raises(ValueError, match="A learned temperature needs a flow with normalized"):
+    with pytest.raises(
+        ValueError, match="A temperature that changes needs a flow with normalized"
+    ):
         build("additive", 2, 3, temperature=LearnedTemperature(0.5))
-    with pytest.raises(ValueError, match="A learned temperature needs a flow with normalized"):
+    with pytest.raises(
+        ValueError, match="A temperature that changes needs a flow with normalized"
+    ):
         EnergyBasedFlow(
             StandardNormal(2),
             layers(),

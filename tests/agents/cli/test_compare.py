@@ -1,6 +1,7 @@
 """``maxentflow compare`` and ``maxentflow agents`` by what they print and write."""
 
 import csv
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -81,6 +82,18 @@ def test_tasks_that_only_one_has_do_not_count(three, made, tmp_path, capsys):
 def test_the_same_run_twice_is_refused(three, refused):
     assert "A run is given twice: " in refused("compare", three[0], three[0])
     assert "A run is given twice: " in refused("plot", three[0], f"{three[0]}/")
+
+
+def test_runs_that_are_not_seeds_of_each_other(three, made, refused, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(three[0], copied)
+    says = refused("compare", *three, str(copied))
+    assert says == "Two runs of meow, additive have the same seed: [0, 0, 1, 2]."
+
+
+def test_other_suffixes_are_refused(three, refused, tmp_path):
+    for name in ("table.png", "v1.5"):
+        assert "--out must be a .csv file" in refused("compare", *three, "--out", name)
 
 
 def test_more_curves_than_can_be_told_apart_are_refused(made, tmp_path):

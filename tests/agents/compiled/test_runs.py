@@ -70,6 +70,7 @@ def test_seeds_of_every_agent_train_as_one_program(capsys, name):
         assert_same_run(ours, theirs)
 
 
+@pytest.mark.slow
 def test_seeds_that_differ_train_one_after_the_other(capsys):
     together = [trainer("meow", seed) for seed in (0, 1)]
     together[1].agent.steps[0].optimizer.param_groups[0]["lr"] = 0.5
