@@ -59,16 +59,8 @@ FIGURES = {
     "sac": (Panel("HalfCheetah-v4", (Curve("HalfCheetah-v4-sac", "SAC"),), "sac"),),
     "ddpg": (Panel("Pendulum-v1", (Curve("Pendulum-v1-ddpg", "DDPG"),), threshold=-200),),
     "flow_sac": (
-        Panel(
-            "Pendulum-v1",
-            (
-                Curve("Pendulum-v1-flow-sac", "SAC with a flow"),
-                Curve("Pendulum-v1-sac", "SAC with a Gaussian", ORANGE),
-            ),
-            threshold=-200,
-        ),
+        Panel("Pendulum-v1", (Curve("Pendulum-v1-flow-sac", "SAC with a flow"),), threshold=-200),
     ),
-    "sql": (Panel("Pendulum-v1", (Curve("Pendulum-v1-sql", "soft Q-learning"),), threshold=-200),),
     "dqn": (Panel("CartPole-v1", (Curve("CartPole-v1-dqn", "double DQN"),), threshold=475),),
     "discrete_sac": (
         Panel("CartPole-v1", (Curve("CartPole-v1-discrete-sac", "discrete SAC"),), threshold=475),
