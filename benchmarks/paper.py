@@ -334,10 +334,9 @@ def estimates(
     found: dict[str, list[Tensor]] = {"sac": [], "sql": []}
     for _ in range(repeats):
         u = normal.sample((samples,))
-        log_slope = 2 * (np.log(2) - u - torch.nn.functional.softplus(-2 * u))
-        log_prob = normal.log_prob(u) - log_slope
+        log_prob = normal.log_prob(u).sum(-1) - flow.squash(u)[1]
         q = flow.raw_q_and_value(u, observation)[0].amin(-1)
-        found["sac"].append((q - alpha * log_prob.sum(-1)).mean(0))
+        found["sac"].append((q - alpha * log_prob).mean(0))
         action = 2 * torch.rand(samples, len(observation), size) - 1
         q = flow.q_value(action, observation).amin(-1)
         volume = size * np.log(2) - np.log(samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -103,14 +104,14 @@ class CategoricalEnergy(nn.Module):
                 f"n_actions={n_actions}, obs_dim={obs_dim}, heads={heads}, hidden={tuple(hidden)}."
             )
         changing = temperature if isinstance(temperature, Temperature) else None
-        if not isinstance(temperature, Temperature) and not 0 < temperature < float("inf"):
+        if changing is None and not 0 < cast(float, temperature) < float("inf"):
             raise ValueError(f"temperature must be positive and finite, got {temperature}.")
         if normalized and shift is None:
             raise ValueError("A normalized model needs a shift, which is its value.")
         self.n_actions = n_actions
         self.obs_dim = obs_dim
         self.temperature_module = changing
-        self._temperature = 0.0 if isinstance(temperature, Temperature) else float(temperature)
+        self._temperature = 0.0 if changing is not None else float(cast(float, temperature))
         self.shift = shift
         self.heads = heads if shift is None else shift.heads
         self.normalized = normalized

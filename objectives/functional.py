@@ -11,7 +11,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-__all__ = ["ModelModule", "check_reduction", "installed", "shared_copy"]
+__all__ = ["ModelModule", "check_reduction", "installed", "shared_copy", "under_next"]
 
 
 class ModelModule(TensorDictModuleBase):
@@ -72,3 +72,8 @@ def shared_copy(module: nn.Module) -> nn.Module:
     """A module with a train/eval mode of its own on the same parameters and buffers."""
     memo = {id(t): t for t in (*module.parameters(), *module.buffers())}
     return copy.deepcopy(module, memo)
+
+
+def under_next(key: NestedKey) -> NestedKey:
+    """The key of the same entry of the following step."""
+    return ("next", *key) if isinstance(key, tuple) else ("next", key)

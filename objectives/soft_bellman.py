@@ -15,7 +15,13 @@ from torchrl.objectives.common import LossModule
 from torchrl.objectives.utils import ValueEstimators, dispatch_value_estimator, distance_loss
 from torchrl.objectives.value import ValueEstimatorBase
 
-from maxentflow.objectives.functional import ModelModule, check_reduction, installed, shared_copy
+from maxentflow.objectives.functional import (
+    ModelModule,
+    check_reduction,
+    installed,
+    shared_copy,
+    under_next,
+)
 
 __all__ = ["SoftBellmanLoss", "SoftValueModel"]
 
@@ -306,7 +312,7 @@ class SoftBellmanLoss(LossModule):
             keys.observation,
             keys.action,
             *(
-                _under_next(key)
+                under_next(key)
                 for key in (keys.observation, keys.reward, keys.done, keys.terminated)
             ),
         ]
@@ -450,7 +456,3 @@ class SoftBellmanLoss(LossModule):
 
 def _times(x: Tensor, scale: Tensor | None) -> Tensor:
     return x if scale is None else x * scale
-
-
-def _under_next(key: NestedKey) -> NestedKey:
-    return ("next", *key) if isinstance(key, tuple) else ("next", key)

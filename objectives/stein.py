@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.utils import ValueEstimators, dispatch_value_estimator
 
-from maxentflow.objectives.functional import ModelModule, installed
+from maxentflow.objectives.functional import ModelModule, installed, under_next
 
 __all__ = ["SteinSoftQLoss", "stein_direction"]
 
@@ -174,7 +174,7 @@ class SteinSoftQLoss(LossModule):
         self._in_keys = [
             keys.observation,
             keys.action,
-            *(("next", *key) if isinstance(key, tuple) else ("next", key) for key in following),
+            *map(under_next, following),
         ]
         if self._value_estimator is not None:
             self._value_estimator.set_keys(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from maxentflow.agents import registry
 from maxentflow.agents.cli.parsing import parse
 
 __all__ = ["run"]
@@ -18,8 +19,6 @@ class _Agents:
 
 def run(arguments: list[str]) -> None:
     """Print a line for each agent."""
-    from maxentflow.agents import registry
-
     parse(_Agents, arguments, "agents")
     summaries = registry.summaries()
     width = max(map(len, summaries))
