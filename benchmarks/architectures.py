@@ -7,14 +7,13 @@
 Each run becomes a row of architectures.csv next to this file when it ends.
 """
 
-import csv
-import fcntl
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import tables
 import torch
 from multigoal import sampled
 
@@ -92,41 +91,26 @@ def train(task: str, flow: str, seed: int) -> dict[str, object]:
     return row
 
 
-def append(row: dict[str, object]) -> None:
-    with open(RESULTS, "a", newline="") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # several of these may run side by side
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def finished() -> list[dict[str, str]]:
-    if not RESULTS.exists():
-        return []
-    with open(RESULTS, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def run(names: list[str]) -> None:
     for task in (MULTIGOAL, PENDULUM):
         for flow in names:
             for seed in SEEDS:
                 key = (task, flow, str(seed))
-                if key in {(row["task"], row["flow"], row["seed"]) for row in finished()}:
+                if key in {
+                    (row["task"], row["flow"], row["seed"]) for row in tables.read(RESULTS)
+                }:
                     continue
                 row = train(task, flow, seed)
-                append(row)
+                tables.append(RESULTS, row, COLUMNS)
                 print(row, flush=True)
 
 
 def report() -> None:
     order = {name: place for place, name in enumerate(flows.registered())}
-    rows = sorted(finished(), key=lambda row: (row["task"], order[row["flow"]], row["seed"]))
-    with open(RESULTS, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = sorted(
+        tables.read(RESULTS), key=lambda row: (row["task"], order[row["flow"]], row["seed"])
+    )
+    tables.write(RESULTS, rows, COLUMNS)
     for task in (MULTIGOAL, PENDULUM):
         own = [row for row in rows if row["task"] == task]
         shown = [column for column in SHOWN if any(row[column] for row in own)]

@@ -7,11 +7,11 @@ run does; beside it what the whole replay, written anew, would take. Files are w
 the disk.
 """
 
-import csv
 import tempfile
 import time
 from pathlib import Path
 
+import tables
 import torch
 from tensordict import TensorDict
 
@@ -58,10 +58,7 @@ def main() -> None:
                 }
                 print(row, flush=True)
                 rows.append(row)
-    with open(RESULTS, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    tables.write(RESULTS, rows)
 
 
 def size(folder: RunFolder) -> int:

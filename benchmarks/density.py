@@ -12,7 +12,6 @@ thirty-two seeds, since some of many are ahead by luck. What is in the CSVs alre
 again, so that several processes can each take some of the densities.
 """
 
-import csv
 import ctypes
 import itertools
 import math
@@ -28,6 +27,7 @@ import densities
 import density_peers
 import matplotlib.pyplot as plt
 import numpy as np
+import tables
 import torch
 from torch import Generator, Tensor, nn
 
@@ -251,19 +251,8 @@ def clock(work: Callable[[], object], count: int) -> float:
     return (time.perf_counter() - start) / count
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def append(path: Path, row: dict[str, object]) -> None:
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
+    tables.append(path, row)
     print(*row.values(), flush=True)
 
 
@@ -291,7 +280,7 @@ def decided() -> dict[Case, Fit]:
 def fitted(*groups: range) -> dict[Case, Fit]:
     """The rows of density.csv of some groups of seeds, those of a case as one."""
     rows: dict[Case, list[dict[str, str]]] = defaultdict(list)
-    for row in read(FITS):
+    for row in tables.read(FITS):
         if int(row["first_seed"]) in {seeds[0] for seeds in groups}:
             rows[row["library"], row["family"], row["density"], row["conditional"]].append(row)
     return {case: pool(those) for case, those in rows.items()}
@@ -315,7 +304,7 @@ def time_all() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
-    done = {row["family"] for row in read(SPEED)}
+    done = {row["family"] for row in tables.read(SPEED)}
     for family in flows.registered():
         if family not in done:
             for row in measure(family):
@@ -345,7 +334,7 @@ def report() -> None:
             f"{stars.count('')} of {len(stars)} are above the better peer or at most {MARGIN} "
             f"below; {stars.count('**')} (**) are further below by twice the standard error"
         )
-    speed = {(row["library"], row["family"]): row for row in read(SPEED)}
+    speed = {(row["library"], row["family"]): row for row in tables.read(SPEED)}
     parameters = {
         (library, family): f"{fit.parameters:,}"
         for (library, family, _, conditional), fit in fits.items()

@@ -8,10 +8,10 @@ weigh more. In-process and with a process for each environment. Then seeds as on
 and one run alone on one thread and on two.
 """
 
-import csv
 import time
 from pathlib import Path
 
+import tables
 import torch
 from tensordict import TensorDictBase
 
@@ -81,10 +81,7 @@ def main() -> None:
         }
         print(row, flush=True)
         rows.append(row)
-        with open(RESULTS, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        tables.write(RESULTS, rows)
 
     for ratio in RATIOS:
         for count in COUNTS:

@@ -11,13 +11,13 @@ runs/benchmarks/Hopper-v4-meow-1500k, whose curves
 """
 
 import argparse
-import csv
 import os
 import re
 import signal
 import sys
 from pathlib import Path
 
+import tables
 import torch
 from environments import TASK, steps_per_second, trainer
 
@@ -84,22 +84,12 @@ def learn(device: str) -> None:
 
 
 def write(figures: dict[str, float], device: str) -> None:
-    rows = known()
+    rows = tables.read(RESULTS)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     for figure, value in figures.items():
         print(f"{figure:36} {value:.2f}")
         rows.append({"figure": figure, "value": f"{value:.2f}", "device": name})
-    with open(RESULTS, "w", newline="") as file:
-        writer = csv.DictWriter(file, ["figure", "value", "device"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def known() -> list[dict[str, str]]:
-    if not RESULTS.exists():
-        return []
-    with open(RESULTS, newline="") as file:
-        return list(csv.DictReader(file))
+    tables.write(RESULTS, rows)
 
 
 def main() -> None:
@@ -111,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     signal.setitimer(signal.ITIMER_REAL, 60 * options.minutes)
-    measured = {row["figure"] for row in known()}
+    measured = {row["figure"] for row in tables.read(RESULTS)}
     if f"{LAUNCH} a step" not in measured:
         write(calls_per_step(options.device), options.device)
     for count in (1, 8):

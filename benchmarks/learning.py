@@ -11,7 +11,6 @@ last policies of the small tasks on a hundred episodes, the same for all seeds, 
 solved.csv; rows of runs on another machine stay.
 """
 
-import csv
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,10 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import study
+import tables
 
 from maxentflow.agents import RunFolder, evaluate
 from maxentflow.agents.cli import figures, runs
 from maxentflow.agents.cli import main as maxentflow
+from maxentflow.agents.cli.curves import read_curves
 from maxentflow.agents.training.run_folder import read_metrics
 
 RESULTS = Path(__file__).parent / "learning"
@@ -139,16 +141,16 @@ def _folder(name: str, seed: int) -> Path:
 
 
 def solved() -> None:
-    with (RESULTS / "solved.csv").open() as file:
-        older = {(each["experiment"], each["seed"]): each for each in csv.DictReader(file)}
+    older = {
+        (each["experiment"], each["seed"]): each for each in tables.read(RESULTS / "solved.csv")
+    }
     rows: list[dict[str, object]] = []
     for name, experiment in EXPERIMENTS.items():
         if not name.startswith(("Pendulum", "CartPole")):
             continue
         for seed in experiment.seeds:
             folder = RunFolder(_folder(name, seed))
-            metrics = read_metrics(folder) if folder.metrics_path.exists() else []
-            if not metrics or int(metrics[-1]["step"]) < experiment.steps:
+            if not study.is_over(folder):
                 if (name, str(seed)) in older:
                     rows.append({**older[name, str(seed)]})
                 continue
@@ -167,14 +169,7 @@ def solved() -> None:
                 }
             )
             print(rows[-1])
-    _write(RESULTS / "solved.csv", rows)
-
-
-def _write(path: Path, rows: list[dict[str, object]]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    tables.write(RESULTS / "solved.csv", rows)
 
 
 def report() -> None:
@@ -185,8 +180,7 @@ def report() -> None:
         for seed in experiment.seeds:
             source = RunFolder(_folder(name, seed))
             folder = RunFolder(RESULTS / f"{name}-{seed}")
-            rows_so_far = read_metrics(source)
-            if rows_so_far and int(rows_so_far[-1]["step"]) >= experiment.steps:
+            if study.is_over(source):
                 folder.path.mkdir(exist_ok=True)
                 shutil.copy(source.metrics_path, folder.metrics_path)
                 shutil.copy(source.config_path, folder.config_path)
@@ -195,7 +189,7 @@ def report() -> None:
                 label = name.removeprefix(f"{task}-").replace("-", " ")
                 tasks.setdefault(task, []).append((folder, label))
                 rows.append({"experiment": name, "seed": seed, **summary(experiment, folder)})
-    _write(RESULTS / "summary.csv", rows)
+    tables.write(RESULTS / "summary.csv", rows)
     for task, labelled in tasks.items():
         names = list(dict.fromkeys(label for _, label in labelled))
         size = len(figures.STYLES)
@@ -203,7 +197,7 @@ def report() -> None:
             shown = [each for each in labelled if each[1] in names[first : first + size]]
             folders, labels = zip(*shown, strict=True)
             path = RESULTS / (f"{task}.png" if part == 1 else f"{task}-{part}.png")
-            figures.learning_curves(folders, path, labels)
+            figures.learning_curves(read_curves(folders, labels), path)
     print((RESULTS / "summary.csv").read_text(), end="")
 
 

@@ -13,7 +13,6 @@ everything there, on all cores.
 """
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -22,9 +21,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import tables
 import torch
 from contestants import CONTESTANTS, REFERENCE
 
@@ -111,13 +110,9 @@ def start(options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
 
 
 def write(options: argparse.Namespace, figures: dict[tuple[str, str], list[float]]) -> None:
-    rows: list[dict[str, Any]] = []
-    if RESULTS.exists():
-        with open(RESULTS, newline="") as file:
-            rows = list(csv.DictReader(file))
     measured = {(options.env, str(options.threads), *names) for names in figures}
     keys = "env", "threads", "who", "figure"
-    rows = [row for row in rows if tuple(row[key] for key in keys) not in measured]
+    rows = [row for row in tables.read(RESULTS) if tuple(row[key] for key in keys) not in measured]
     for (who, figure), values in figures.items():
         rows.append(
             {
@@ -133,10 +128,7 @@ def write(options: argparse.Namespace, figures: dict[tuple[str, str], list[float
                 "processor": processor(),
             }
         )
-    with open(RESULTS, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    tables.write(RESULTS, rows)
 
 
 def processor() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ import numpy as np
 import tyro
 
 from maxentflow.agents.cli import figures
-from maxentflow.agents.cli.curves import Curve, read_curves
+from maxentflow.agents.cli.curves import Group, read_curves
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.training import RunFolder
 from maxentflow.agents.training.statistics import (
     area_under_curve,
     bootstrap,
     iqm,
-    on_common_steps,
     probability_of_improvement,
     steps_to,
 )
@@ -50,8 +48,7 @@ def run(arguments: list[str]) -> None:
     out = options.out if options.out.suffix else options.out.with_suffix(".csv")
     if out.suffix != ".csv":
         raise ValueError(f"--out must be a .csv file, got {options.out}.")
-    folders = [RunFolder(path) for path in options.runs]
-    tasks = read_curves(folders)
+    tasks = read_curves([RunFolder(path) for path in options.runs])
     table = rows(tasks, options.threshold)
     print(_as_text(table))
     for line in _improvements(tasks):
@@ -68,62 +65,57 @@ def run(arguments: list[str]) -> None:
     if max(map(len, tasks.values())) > len(figures.STYLES):
         print(f"No figure: a task has more than {len(figures.STYLES)} curves.")
         return
-    figures.learning_curves(folders, out.with_suffix(".png"))
+    figures.learning_curves(tasks, out.with_suffix(".png"))
     print(f"Figure: {out.with_suffix('.png')}")
 
 
 def rows(
-    tasks: dict[str, dict[str, list[Curve]]], threshold: float | None = None
+    tasks: dict[str, dict[str, Group]], threshold: float | None = None
 ) -> list[dict[str, Any]]:
     """A row for each task and label: the last return that all seeds have, with the mean, its
     interval and the IQM over seeds, and the mean return over training."""
     table = []
     for task, groups in tasks.items():
         for label, group in groups.items():
-            steps, returns = on_common_steps([(each.steps, each.returns) for each in group])
-            last = returns[:, -1]
+            last = group.returns[:, -1]
             low, high = bootstrap([last], lambda scores: float(np.asarray(scores[0]).mean()))
             row = {
                 "task": task,
                 "agent": label,
-                "seeds": len(group),
-                "steps": int(steps[-1]),
+                "seeds": len(group.curves),
+                "steps": int(group.steps[-1]),
                 "return": float(last.mean()),
                 "low": low,
                 "high": high,
                 "IQM": iqm([last]),
                 "over training": float(
-                    np.mean([area_under_curve(steps, each) for each in returns])
+                    np.mean([area_under_curve(group.steps, each) for each in group.returns])
                 ),
             }
             if threshold is not None:
-                reached = [steps_to(each.steps, each.returns, threshold) for each in group]
-                times = [steps_to(each.seconds, each.returns, threshold) for each in group]
+                reached = [steps_to(each.steps, each.returns, threshold) for each in group.curves]
+                times = [steps_to(each.seconds, each.returns, threshold) for each in group.curves]
                 row[f"steps to {threshold:g}"] = float(np.median(reached))
                 row[f"minutes to {threshold:g}"] = float(np.median(times)) / 60
             table.append(row)
     return table
 
 
-def _improvements(tasks: dict[str, dict[str, list[Curve]]]) -> list[str]:
+def _improvements(tasks: dict[str, dict[str, Group]]) -> list[str]:
     """How often each label's runs are better than the first's, over the tasks that both have."""
     labels = list(dict.fromkeys(label for groups in tasks.values() for label in groups))
     first, lines = labels[0], []
     for label in labels[1:]:
         shared = [groups for groups in tasks.values() if first in groups and label in groups]
         if shared:
-            pairs = [(_last(groups[label]), _last(groups[first])) for groups in shared]
-            share = probability_of_improvement(*(list(each) for each in zip(*pairs, strict=True)))
+            share = probability_of_improvement(
+                *([groups[name].returns[:, -1] for groups in shared] for name in (label, first))
+            )
             lines.append(
                 f"A run of {label} is better than one of {first} with probability {share:.2f} "
                 f"({len(shared)} task{'s' * (len(shared) > 1)})."
             )
     return lines
-
-
-def _last(group: Sequence[Curve]) -> list[float]:
-    _, returns = on_common_steps([(each.steps, each.returns) for each in group])
-    return returns[:, -1].tolist()
 
 
 def _as_text(table: list[dict[str, Any]]) -> str:

@@ -13,6 +13,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from maxentflow import envs
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.cli import figures
+from maxentflow.agents.cli.curves import read_curves
 from maxentflow.agents.cli.runs import AT_ONCE, Description, make_env
 from maxentflow.agents.training import RunFolder, Trainer, evaluate
 
@@ -32,7 +33,7 @@ def conclude(description: Description, trainer: Trainer, folder: RunFolder) -> N
         print(f"{_summarise(summary, trainer.agent, path, config.device)}\nFigure: {path}")
     if config.eval_every:
         path = folder.figures_path / "returns.png"
-        figures.learning_curves([folder], path)
+        figures.learning_curves(read_curves([folder]), path)
         print(f"Figure: {path}")
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
 from maxentflow.agents.training.statistics import on_common_steps
 
-__all__ = ["Curve", "read_curves"]
+__all__ = ["Curve", "Group", "group", "read_curves"]
 
 # Settings of a trainer that change what is learned.
 _LEARNING = (
@@ -50,15 +50,53 @@ class Curve:
     label: str | None
 
 
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ by seed alone.
+
+    Attributes:
+        curves: of each run, with all its evaluations.
+        steps: environment steps that all of them have, shape ``(n,)``.
+        returns: of each run there, shape ``(runs, n)``.
+    """
+
+    curves: list[Curve]
+    steps: NDArray[np.int64]
+    returns: NDArray[np.float64]
+
+
+def group(label: str, curves: list[Curve]) -> Group:
+    """Runs as one group.
+
+    Args:
+        label: what to call them.
+        curves: of each run.
+
+    Raises:
+        ValueError: two have the same seed, or they have no step in common.
+    """
+    seeds = [curve.seed for curve in curves]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"Two runs of {label} have the same seed: {sorted(seeds)}.")
+    try:
+        steps, returns = on_common_steps([(curve.steps, curve.returns) for curve in curves])
+    except ValueError:
+        raise ValueError(
+            f"The {len(curves)} runs of {label} have no evaluation at the same step."
+        ) from None
+    return Group(curves, steps, returns)
+
+
 def read_curves(
     folders: Sequence[RunFolder], labels: Sequence[str] | None = None
-) -> dict[str, dict[str, list[Curve]]]:
+) -> dict[str, dict[str, Group]]:
     """The evaluations of runs, by task and label.
 
     Args:
         folders: the runs.
         labels: of each run; by default the agent, its flow and the settings in which the runs of
-            a task differ.
+            a task differ: those of the agent, options of the flow and of the task, and settings
+            of the trainer that change what is learned, such as num_envs.
 
     Raises:
         ValueError: a folder is not a run, is given twice or has no evaluation yet, or the runs of
@@ -72,19 +110,10 @@ def read_curves(
     for folder, label in zip(folders, labels or len(folders) * [None], strict=True):
         curve = _read(folder, label)
         curves[curve.env].append(curve)
-    tasks = {env: _groups(of_task) for env, of_task in curves.items()}
-    for groups in tasks.values():
-        for label, group in groups.items():
-            seeds = [curve.seed for curve in group]
-            if len(set(seeds)) < len(seeds):
-                raise ValueError(f"Two runs of {label} have the same seed: {sorted(seeds)}.")
-            try:
-                on_common_steps([(curve.steps, curve.returns) for curve in group])
-            except ValueError:
-                raise ValueError(
-                    f"The {len(group)} runs of {label} have no evaluation at the same step."
-                ) from None
-    return tasks
+    return {
+        env: {label: group(label, found) for label, found in _by_label(of_task).items()}
+        for env, of_task in curves.items()
+    }
 
 
 def _read(folder: RunFolder, label: str | None) -> Curve:
@@ -112,8 +141,8 @@ def _read(folder: RunFolder, label: str | None) -> Curve:
     return Curve(env, agent, seed, said, steps, returns, seconds, label)
 
 
-def _groups(curves: list[Curve]) -> dict[str, list[Curve]]:
-    groups: dict[str, list[Curve]] = defaultdict(list)
+def _by_label(curves: list[Curve]) -> dict[str, list[Curve]]:
+    found: dict[str, list[Curve]] = defaultdict(list)
     for curve in curves:
         rivals = [other.settings for other in curves if other.agent == curve.agent]
         differing = [
@@ -123,5 +152,5 @@ def _groups(curves: list[Curve]) -> dict[str, list[Curve]]:
         ]
         flow = [curve.settings["flow"]] if "flow" in curve.settings else []
         label = curve.label or ", ".join([curve.agent, *flow, *differing])
-        groups[label].append(curve)
-    return dict(groups)
+        found[label].append(curve)
+    return dict(found)

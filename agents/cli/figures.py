@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from maxentflow.agents.cli.curves import Curve, read_curves
+from maxentflow.agents.cli.curves import Group
 from maxentflow.agents.training.diagnosis import Diagnosis
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
-from maxentflow.agents.training.statistics import mean_band, on_common_steps
+from maxentflow.agents.training.statistics import mean_band
 
 __all__ = ["STYLES", "Style", "diagnosis", "learning_curves", "published"]
 
@@ -38,6 +38,8 @@ STYLES = (
     Style("#56B4E9", (0, (3, 1, 1, 1, 1, 1))),
 )
 """Six, told apart by readers in grey and by those who do not see all colours (Okabe and Ito)."""
+
+_COLUMNS = 3
 
 
 @cache
@@ -62,39 +64,40 @@ def published(
     return steps, returns
 
 
-def learning_curves(
-    folders: Sequence[RunFolder], path: Path, labels: Sequence[str] | None = None
-) -> None:
+def learning_curves(tasks: Mapping[str, Mapping[str, Group]], path: Path) -> None:
     """Draw the evaluations of runs over steps, one panel for each task.
 
-    Runs of one task and label are one curve: their mean, thin lines for each and, of three and
-    more, a band of the 95% bootstrap interval of that mean. Curves differ in colour and in the
-    kind of line, for readers in grey. The published curve of the same algorithm is drawn beside
-    them where there is one.
+    A group is one curve: the mean of its runs, thin lines for each and, of three and more, a band
+    of the 95% bootstrap interval of that mean. Curves differ in colour and in the kind of line,
+    for readers in grey. The published curve of the same algorithm is drawn beside them where
+    there is one.
 
     Args:
-        folders: the runs.
+        tasks: groups by task and label, from
+            :func:`~maxentflow.agents.cli.curves.read_curves`.
         path: where the figure goes.
-        labels: of each run; by default the agent, its flow and the settings in which the runs of
-            a task differ: those of the agent, options of the flow and of the task, and settings
-            of the trainer that change what is learned, such as num_envs.
 
     Raises:
-        ValueError: a folder is not a run, is given twice, or has no evaluation yet, or none at a
-            step that the other seeds of its curve have; or a task has more than six curves.
+        ValueError: a task has more than six groups, or the figure cannot be written.
     """
-    tasks = read_curves(folders, labels)
-    figure = Figure(figsize=(6.4 * len(tasks), 5.4), layout="constrained")
-    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
-    for axes, (env_id, groups) in zip(panels, tasks.items(), strict=True):
+    labels = list(dict.fromkeys(label for groups in tasks.values() for label in groups))
+    columns = min(_COLUMNS, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = Figure(figsize=(6.4 * columns, 5.4 * lines), layout="constrained")
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes in panels[len(tasks) :]:
+        axes.remove()
+    for axes, (env_id, groups) in zip(panels, tasks.items(), strict=False):
         if len(groups) > len(STYLES):
             raise ValueError(
                 f"A figure shows at most {len(STYLES)} curves of a task, got {len(groups)} of "
                 f"{env_id}: {'; '.join(groups)}."
             )
-        for style, (label, group) in zip(STYLES, groups.items(), strict=False):
-            _draw_group(axes, label, group, style)
-        curves = [curve for group in groups.values() for curve in group]
+        # A label looks the same in every panel, as far as the styles suffice.
+        places = labels if len(labels) <= len(STYLES) else list(groups)
+        for label, group in groups.items():
+            _draw_group(axes, label, group, STYLES[places.index(label)])
+        curves = [curve for group in groups.values() for curve in group.curves]
         last = max(int(curve.steps[-1]) for curve in curves)
         for agent in sorted({curve.agent for curve in curves}):
             if reference := published(env_id, agent):
@@ -112,15 +115,14 @@ def learning_curves(
     _save(figure, path)
 
 
-def _draw_group(axes: Axes, label: str, group: list[Curve], style: Style) -> None:
-    common, table = on_common_steps([(curve.steps, curve.returns) for curve in group])
-    mean, count = table.mean(0), len(group)
+def _draw_group(axes: Axes, label: str, group: Group, style: Style) -> None:
+    steps, returns, count = group.steps, group.returns, len(group.curves)
     label = f"{label} ({count} seed{'s' * (count > 1)})"
-    axes.plot(common, mean, color=style.color, linestyle=style.line, label=label)
+    axes.plot(steps, returns.mean(0), color=style.color, linestyle=style.line, label=label)
     if count > 1:
-        axes.plot(common, table.T, color=style.color, alpha=0.4, linewidth=0.7)
+        axes.plot(steps, returns.T, color=style.color, alpha=0.4, linewidth=0.7)
     if count > 2:
-        axes.fill_between(common, *mean_band(table), color=style.color, alpha=0.15, linewidth=0)
+        axes.fill_between(steps, *mean_band(returns), color=style.color, alpha=0.15, linewidth=0)
 
 
 # Columns of metrics.csv that share a panel of a diagnosis, and the label of its axis.

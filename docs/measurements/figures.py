@@ -49,11 +49,6 @@ EXPERIMENTS = {
         "meow-newest": "MEow, newest weights",
     },
 }
-UNTUNED = {
-    "meow": ("MEow", OURS),
-    "paper": ("MEow, --paper", COLORS[1]),
-    "sac": ("SAC", "#777777"),
-}
 PUBLISHED = {"HalfCheetah-v4": 6_000, "Hopper-v4": 3_050}  # MEow at as many steps
 FAMILIES = (
     "additive",
@@ -76,36 +71,6 @@ def read(name: str) -> list[dict[str, str]]:
 def save(figure: Any, name: str) -> None:
     figure.savefig(HERE / name, dpi=100)
     plt.close(figure)
-
-
-def untuned() -> None:
-    """Returns of one setting on tasks that nobody tuned it for, a line for each seed."""
-    rows = read("untuned_curves.csv")
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    columns = min(3, len(tasks))
-    figure, panels = plt.subplots(
-        -(-len(tasks) // columns),
-        columns,
-        figsize=(3.2 * columns, 2.5 * -(-len(tasks) // columns)),
-        layout="constrained",
-        squeeze=False,
-    )
-    for axes, task in zip(panels.flat, tasks, strict=False):
-        for agent, (label, color) in UNTUNED.items():
-            found = [row for row in rows if (row["task"], row["agent"]) == (task, agent)]
-            for seed in dict.fromkeys(row["seed"] for row in found):
-                points = [row for row in found if row["seed"] == seed]
-                steps = [int(row["step"]) / 1_000 for row in points]
-                returns = [float(row["eval_return"]) for row in points]
-                axes.plot(steps, returns, color=color, linewidth=1.3, label=label)
-                label = None
-        axes.set(title=task, xlabel="thousand steps")
-        plain(axes)
-    for axes in panels.flat[len(tasks) :]:
-        axes.set_axis_off()
-    panels[0, 0].set_ylabel("return of the mode")
-    panels[0, 0].legend(frameon=False, fontsize=8)
-    save(figure, "untuned.png")
 
 
 def twin() -> None:
@@ -313,5 +278,5 @@ def environments() -> None:
 
 
 if __name__ == "__main__":
-    for draw in (steps, parts, density, returns, architectures, environments, untuned, twin):
+    for draw in (steps, parts, density, returns, architectures, environments, twin):
         draw()

@@ -9,7 +9,8 @@ import pytest
 
 from maxentflow import agents
 from maxentflow.agents import MeowConfig, RunFolder, SacConfig, TrainerConfig
-from maxentflow.agents.cli import main
+from maxentflow.agents.cli import figures, main
+from maxentflow.agents.cli.curves import read_curves
 from maxentflow.agents.training.loggers import Metrics
 
 
@@ -98,11 +99,9 @@ def test_other_suffixes_are_refused(three, refused, tmp_path):
 
 def test_more_curves_than_can_be_told_apart_are_refused(made, tmp_path):
     folders = [RunFolder(made(1.0, seed=seed)) for seed in range(7)]
-    from maxentflow.agents.cli import figures
-
-    labels = [f"label {index}" for index in range(7)]
+    tasks = read_curves(folders, [f"label {index}" for index in range(7)])
     with pytest.raises(ValueError, match="at most 6 curves of a task, got 7 of Pendulum-v1"):
-        figures.learning_curves(folders, tmp_path / "curves.png", labels)
+        figures.learning_curves(tasks, tmp_path / "curves.png")
 
 
 @pytest.mark.parametrize(

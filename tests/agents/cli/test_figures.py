@@ -11,6 +11,7 @@ from scipy import stats
 
 from maxentflow.agents import MeowConfig, RunFolder, SacConfig, TrainerConfig
 from maxentflow.agents.cli import figures, main
+from maxentflow.agents.cli.curves import read_curves
 from maxentflow.agents.training.loggers import Metrics
 
 from .tiny import MULTIGOAL
@@ -30,6 +31,10 @@ EARLY = [
     ("Hopper-v4", 300_000, 3050),
     ("Walker2d-v4", 320_000, 2530),
 ]
+
+
+def draw(folders, path, labels=None):
+    figures.learning_curves(read_curves(folders, labels), path)
 
 
 @pytest.mark.parametrize("env_id", LAST)
@@ -115,7 +120,7 @@ def bands(axes):
 
 
 def test_one_run(runs, drawn, tmp_path):
-    figures.learning_curves([runs(1.0, 4.0, 2.0)], tmp_path / "curves.png")
+    draw([runs(1.0, 4.0, 2.0)], tmp_path / "curves.png")
     (axes,) = drawn[0].axes
     assert axes.get_title() == "Pendulum-v1"
     ((label, (steps, returns)),) = lines(axes).items()
@@ -128,7 +133,7 @@ def test_one_run(runs, drawn, tmp_path):
 @pytest.mark.parametrize("count", [3, 5, 10, 11, 40])
 def test_the_band_is_the_bootstrap_interval_of_the_mean(runs, drawn, tmp_path, count):
     table = np.random.default_rng(0).normal(size=(count, 4)).round(3)
-    figures.learning_curves([runs(*row) for row in table.tolist()], tmp_path / "curves.png")
+    draw([runs(*row) for row in table.tolist()], tmp_path / "curves.png")
     (axes,) = drawn[0].axes
     ((label, (steps, mean)),) = lines(axes).items()
     assert label == f"meow, additive ({count} seeds)"
@@ -148,7 +153,7 @@ def test_the_band_is_the_bootstrap_interval_of_the_mean(runs, drawn, tmp_path, c
 
 
 def test_two_seeds_have_no_band(runs, drawn, tmp_path):
-    figures.learning_curves([runs(1.0, 4.0), runs(3.0, 5.0)], tmp_path / "curves.png")
+    draw([runs(1.0, 4.0), runs(3.0, 5.0)], tmp_path / "curves.png")
     (axes,) = drawn[0].axes
     assert not bands(axes)
     assert len(axes.lines) == 3
@@ -156,7 +161,7 @@ def test_two_seeds_have_no_band(runs, drawn, tmp_path):
 
 def test_labels_of_ones_own(runs, drawn, tmp_path):
     folders = [runs(1.0), runs(2.0, tau=0.5), runs(6.0, tau=0.1)]
-    figures.learning_curves(folders, tmp_path / "curves.png", ["one", "other", "other"])
+    draw(folders, tmp_path / "curves.png", ["one", "other", "other"])
     curves = lines(drawn[0].axes[0])
     assert {label: list(returns) for label, (_, returns) in curves.items()} == {
         "one (1 seed)": [1.0],
@@ -165,7 +170,7 @@ def test_labels_of_ones_own(runs, drawn, tmp_path):
 
 
 def test_steps_that_all_seeds_have(runs, drawn, tmp_path):
-    figures.learning_curves([runs(1.0, 4.0, 2.0), runs(3.0, 5.0)], tmp_path / "curves.png")
+    draw([runs(1.0, 4.0, 2.0), runs(3.0, 5.0)], tmp_path / "curves.png")
     ((_, (steps, mean)),) = lines(drawn[0].axes[0]).items()
     assert list(steps) == [100, 200]
     assert list(mean) == [2.0, 4.5]
@@ -173,7 +178,7 @@ def test_steps_that_all_seeds_have(runs, drawn, tmp_path):
 
 def test_options_of_a_flow_are_settings_of_their_own(runs, drawn, tmp_path):
     folders = [runs(1.0, 2.0, flow_options=options) for options in ({}, {"blocks": 3})]
-    figures.learning_curves(folders, tmp_path / "curves.png")
+    draw(folders, tmp_path / "curves.png")
     assert list(lines(drawn[0].axes[0])) == [
         "meow, additive (1 seed)",
         "meow, additive, blocks 3 (1 seed)",
@@ -197,7 +202,7 @@ def test_runs_that_differ_in_more_than_their_seed_are_curves_of_their_own(
     runs, drawn, tmp_path, other
 ):
     folders = [runs(1.0, 2.0), runs(3.0, 4.0), runs(7.0, 9.0, **other)]
-    figures.learning_curves(folders, tmp_path / "curves.png")
+    draw(folders, tmp_path / "curves.png")
     means = [list(returns) for _, returns in lines(drawn[0].axes[0]).values()]
     assert means == [[2.0, 3.0], [7.0, 9.0]]
 
@@ -207,13 +212,13 @@ def test_runs_that_differ_in_more_than_their_seed_are_curves_of_their_own(
 )
 def test_runs_that_learn_the_same_are_one_curve(runs, drawn, tmp_path, training):
     folders = [runs(1.0, 2.0), runs(3.0, 4.0, training=training)]
-    figures.learning_curves(folders, tmp_path / "curves.png")
+    draw(folders, tmp_path / "curves.png")
     assert list(lines(drawn[0].axes[0])) == ["meow, additive (2 seeds)"]
 
 
 def test_a_panel_for_each_task(runs, drawn, tmp_path):
     folders = [runs(1.0), runs(2.0, env="Ant-v5"), runs(3.0)]
-    figures.learning_curves(folders, tmp_path / "curves.png")
+    draw(folders, tmp_path / "curves.png")
     assert [axes.get_title() for axes in drawn[0].axes] == ["Pendulum-v1", "Ant-v5"]
     assert [list(lines(axes)) for axes in drawn[0].axes] == [
         ["meow, additive (2 seeds)"],
@@ -221,12 +226,32 @@ def test_a_panel_for_each_task(runs, drawn, tmp_path):
     ]
 
 
+def test_a_label_looks_the_same_in_every_panel_and_panels_wrap(runs, drawn, tmp_path):
+    one = [runs(1.0, env=f"Task{index}-v0", agent="meow") for index in range(4)]
+    other = [runs(2.0, env=f"Task{index}-v0", agent="sac") for index in range(1, 4)]
+    draw([other[0], *one, *other[1:]], tmp_path / "curves.png", ["b", *"aaaa", *"bb"])
+    panels = {axes.get_title(): axes for axes in drawn[0].axes}
+    assert len(panels) == 4
+    colors = {
+        line.get_label(): {line.get_color()} for axes in panels.values() for line in axes.lines
+    }
+    for axes in panels.values():
+        for line in axes.lines:
+            colors[line.get_label()].add(line.get_color())
+    assert {label: len(found) for label, found in colors.items()} == {
+        "a (1 seed)": 1,
+        "b (1 seed)": 1,
+    }
+    rows = {axes.get_subplotspec().rowspan.start for axes in panels.values()}
+    assert rows == {0, 1}
+
+
 @pytest.mark.parametrize("agent", ["meow", "sac"])
 def test_the_published_curve_beside_v4_tasks_alone(runs, drawn, tmp_path, agent):
     made = [
         runs(1.0, 2.0, env=env, agent=agent, every=100_000) for env in ("Hopper-v4", "Hopper-v5")
     ]
-    figures.learning_curves(made, tmp_path / "curves.png")
+    draw(made, tmp_path / "curves.png")
     old, new = drawn[0].axes
     steps, returns = lines(old)[f"{agent}, published"]
     all_steps, all_returns = figures.published("Hopper-v4", agent)
@@ -237,7 +262,7 @@ def test_the_published_curve_beside_v4_tasks_alone(runs, drawn, tmp_path, agent)
 
 def test_a_picture_is_written(runs, tmp_path):
     path = tmp_path / "new" / "curves.png"
-    figures.learning_curves([runs(1.0, 4.0), runs(2.0, 3.0)], path)
+    draw([runs(1.0, 4.0), runs(2.0, 3.0)], path)
     picture = imageio.imread(path)
     assert picture.shape == (810, 960, 4)
     assert len(np.unique(picture.reshape(-1, 4), axis=0)) > 20
@@ -245,23 +270,23 @@ def test_a_picture_is_written(runs, tmp_path):
 
 def test_a_run_without_evaluations(runs, tmp_path):
     with pytest.raises(ValueError, match="run1 has no evaluation yet"):
-        figures.learning_curves([runs(1.0), runs()], tmp_path / "curves.png")
+        draw([runs(1.0), runs()], tmp_path / "curves.png")
     with pytest.raises(ValueError, match="nowhere is not a run folder"):
-        figures.learning_curves([RunFolder(tmp_path / "nowhere")], tmp_path / "curves.png")
+        draw([RunFolder(tmp_path / "nowhere")], tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
 
 
 def test_seeds_without_a_step_in_common(runs, tmp_path):
     with pytest.raises(ValueError, match=r"2 runs of meow.* no evaluation at the same step"):
-        figures.learning_curves([runs(1.0), runs(2.0, every=150)], tmp_path / "curves.png")
+        draw([runs(1.0), runs(2.0, every=150)], tmp_path / "curves.png")
 
 
 def test_a_figure_that_cannot_be_written(runs, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"Cannot write the figure .*curves\.png"):
-        figures.learning_curves([runs(1.0)], tmp_path / "file" / "curves.png")
+        draw([runs(1.0)], tmp_path / "file" / "curves.png")
     with pytest.raises(ValueError, match=r"Cannot write the figure .*curves\.nonsense"):
-        figures.learning_curves([runs(1.0)], tmp_path / "curves.nonsense")
+        draw([runs(1.0)], tmp_path / "curves.nonsense")
 
 
 # The command
