@@ -13,12 +13,12 @@ from tensordict import TensorDictBase
 
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.architecture import FlowConfig, actor_flow, check_image
-from maxentflow.agents.demonstrations import check_demonstrations, read_demonstrations
-from maxentflow.agents.networks import averaged, encoder
+from maxentflow.agents.parts.architecture import FlowConfig, actor_flow, check_image
+from maxentflow.agents.parts.demonstrations import check_demonstrations, read_demonstrations
+from maxentflow.agents.parts.networks import averaged, encoder
+from maxentflow.agents.parts.spaces import continuous_sizes
 from maxentflow.agents.registry import register
 from maxentflow.agents.settings import FractionBelowOne, NotNegativeNumber, Positive, Widths
-from maxentflow.agents.spaces import continuous_sizes
 from maxentflow.objectives import MaximumLikelihoodLoss
 
 __all__ = ["BcConfig", "bc"]

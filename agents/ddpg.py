@@ -12,10 +12,15 @@ from torchrl.objectives import DDPGLoss
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.networks import deterministic_actor, gaussian_noise, learned, q_networks
+from maxentflow.agents.parts.networks import (
+    deterministic_actor,
+    gaussian_noise,
+    learned,
+    q_networks,
+)
+from maxentflow.agents.parts.spaces import continuous_sizes
 from maxentflow.agents.registry import register
 from maxentflow.agents.settings import AgentConfig, Positive, PositiveFraction, Widths
-from maxentflow.agents.spaces import continuous_sizes
 from maxentflow.objectives import PolyakUpdate
 
 __all__ = ["DdpgConfig", "ddpg"]

@@ -13,7 +13,9 @@ from torchrl.objectives import DiscreteSACLoss
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.networks import averaged, categorical_actor, learned, mlp
+from maxentflow.agents.parts.networks import averaged, categorical_actor, learned, mlp
+from maxentflow.agents.parts.spaces import discrete_sizes
+from maxentflow.agents.parts.temperature import TemperatureConfig, dual_step, follow_schedule
 from maxentflow.agents.registry import register
 from maxentflow.agents.settings import (
     Fraction,
@@ -22,8 +24,6 @@ from maxentflow.agents.settings import (
     PositiveFraction,
     Widths,
 )
-from maxentflow.agents.spaces import discrete_sizes
-from maxentflow.agents.temperature import TemperatureConfig, dual_step, follow_schedule
 from maxentflow.objectives import PolyakUpdate
 
 __all__ = ["DiscreteSacConfig", "discrete_sac"]

@@ -15,7 +15,8 @@ from torchrl.objectives import DQNLoss
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.networks import averaged, mlp
+from maxentflow.agents.parts.networks import averaged, mlp
+from maxentflow.agents.parts.spaces import discrete_sizes
 from maxentflow.agents.registry import register
 from maxentflow.agents.settings import (
     AgentConfig,
@@ -26,7 +27,6 @@ from maxentflow.agents.settings import (
     PositiveFraction,
     Widths,
 )
-from maxentflow.agents.spaces import discrete_sizes
 from maxentflow.objectives import PolyakUpdate
 
 __all__ = ["DqnConfig", "dqn"]

@@ -9,11 +9,11 @@ import gymnasium as gym
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent
-from maxentflow.agents.architecture import FlowConfig, actor_flow, check_image
-from maxentflow.agents.networks import encoder, flow_actor
+from maxentflow.agents.parts.architecture import FlowConfig, actor_flow, check_image
+from maxentflow.agents.parts.networks import encoder, flow_actor
+from maxentflow.agents.parts.spaces import continuous_sizes
 from maxentflow.agents.registry import register
 from maxentflow.agents.sac import SacConfig, soft_actor_critic
-from maxentflow.agents.spaces import continuous_sizes
 
 __all__ = ["FlowSacConfig", "flow_sac"]
 

@@ -10,12 +10,12 @@ import torch
 
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.architecture import check_image
 from maxentflow.agents.meow_config import MeowConfig, build_flow, normalized, policy_flow
-from maxentflow.agents.networks import averaged
+from maxentflow.agents.parts.architecture import check_image
+from maxentflow.agents.parts.networks import averaged
+from maxentflow.agents.parts.spaces import continuous_sizes
+from maxentflow.agents.parts.temperature import dual_step
 from maxentflow.agents.registry import register
-from maxentflow.agents.spaces import continuous_sizes
-from maxentflow.agents.temperature import dual_step
 from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
 
 __all__ = ["MeowConfig", "meow"]

@@ -9,12 +9,12 @@ from typing import Any, Literal
 from torch import nn
 
 from maxentflow import flows
-from maxentflow.agents.architecture import FlowConfig, recipe_options
-from maxentflow.agents.networks import encoder
+from maxentflow.agents.parts.architecture import FlowConfig, recipe_options
+from maxentflow.agents.parts.networks import encoder
+from maxentflow.agents.parts.spaces import Shape
+from maxentflow.agents.parts.temperature import TemperatureConfig, temperature
 from maxentflow.agents.presets import preset
 from maxentflow.agents.settings import Finite, FractionBelowOne, Positive, PositiveFraction, Widths
-from maxentflow.agents.spaces import Shape
-from maxentflow.agents.temperature import TemperatureConfig, temperature
 
 __all__ = ["MeowConfig", "build_flow", "normalized", "policy_flow"]
 

@@ -15,10 +15,10 @@ from torchrl.objectives.value import GAE
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent, Rollout, Step
-from maxentflow.agents.networks import categorical_actor, gaussian_actor, mlp
+from maxentflow.agents.parts.networks import categorical_actor, gaussian_actor, mlp
+from maxentflow.agents.parts.spaces import continuous_sizes, discrete_sizes
 from maxentflow.agents.registry import register
 from maxentflow.agents.settings import AgentConfig, Count, Fraction, Positive, Widths
-from maxentflow.agents.spaces import continuous_sizes, discrete_sizes
 
 __all__ = ["PpoConfig", "ppo"]
 

@@ -13,12 +13,12 @@ from torchrl.objectives import SACLoss
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.critic import Critic
-from maxentflow.agents.networks import averaged, gaussian_actor, learned
+from maxentflow.agents.parts.critic import Critic
+from maxentflow.agents.parts.networks import averaged, gaussian_actor, learned
+from maxentflow.agents.parts.spaces import Shape, continuous_sizes
+from maxentflow.agents.parts.temperature import TemperatureConfig, dual_step, follow_schedule
 from maxentflow.agents.registry import register
 from maxentflow.agents.settings import Finite, FractionBelowOne, Positive, PositiveFraction, Widths
-from maxentflow.agents.spaces import Shape, continuous_sizes
-from maxentflow.agents.temperature import TemperatureConfig, dual_step, follow_schedule
 from maxentflow.objectives import PolyakUpdate
 
 __all__ = ["SacConfig", "sac", "soft_actor_critic"]

@@ -11,7 +11,9 @@ import torch
 
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.networks import averaged, encoder
+from maxentflow.agents.parts.networks import averaged, encoder
+from maxentflow.agents.parts.spaces import discrete_sizes
+from maxentflow.agents.parts.temperature import TemperatureConfig, dual_step, temperature
 from maxentflow.agents.registry import register
 from maxentflow.agents.settings import (
     Count,
@@ -21,8 +23,6 @@ from maxentflow.agents.settings import (
     PositiveFraction,
     Widths,
 )
-from maxentflow.agents.spaces import discrete_sizes
-from maxentflow.agents.temperature import TemperatureConfig, dual_step, temperature
 from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
 
 __all__ = ["SoftQConfig", "soft_q"]

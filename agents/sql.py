@@ -11,12 +11,12 @@ from tensordict.nn import TensorDictModule
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.networks import learned
+from maxentflow.agents.parts.networks import learned
+from maxentflow.agents.parts.sampler import SteinSampler, TwinCritic
+from maxentflow.agents.parts.spaces import continuous_sizes
+from maxentflow.agents.parts.temperature import TemperatureConfig, follow_schedule
 from maxentflow.agents.registry import register
-from maxentflow.agents.sampler import SteinSampler, TwinCritic
 from maxentflow.agents.settings import Count, Positive, PositiveFraction, Widths
-from maxentflow.agents.spaces import continuous_sizes
-from maxentflow.agents.temperature import TemperatureConfig, follow_schedule
 from maxentflow.objectives import PolyakUpdate, SteinSoftQLoss
 
 __all__ = ["SqlConfig", "sql"]

@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from maxentflow import agents, envs
 from maxentflow.agents import Trainer, TrainerConfig
 from maxentflow.agents.cli import main
-from maxentflow.agents.demonstrations import read_demonstrations
+from maxentflow.agents.parts.demonstrations import read_demonstrations
 
 from .cli.tiny import stopped
 from .common import MULTIGOAL

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from maxentflow import flows
-from maxentflow.agents.architecture import without_dropout
-from maxentflow.agents.networks import encoder, mlp
-from maxentflow.agents.spaces import Shape
+from maxentflow.agents.parts.architecture import without_dropout
+from maxentflow.agents.parts.networks import encoder, mlp
+from maxentflow.agents.parts.spaces import Shape
 
 __all__ = ["Critic"]
 

@@ -22,7 +22,7 @@ from torchrl.modules import (
 from torchrl.objectives.utils import TargetNetUpdater
 
 from maxentflow import flows
-from maxentflow.agents.spaces import Shape
+from maxentflow.agents.parts.spaces import Shape
 from maxentflow.objectives import WeightAverage
 
 __all__ = [

@@ -9,7 +9,7 @@ from tensordict.nn import InteractionType
 from tensordict.nn.probabilistic import interaction_type
 from torch import Tensor, nn
 
-from maxentflow.agents.networks import mlp
+from maxentflow.agents.parts.networks import mlp
 
 __all__ = ["SteinSampler", "TwinCritic"]
 

@@ -1,0 +1,1 @@
+"""Parts that several agents are made from: networks, flows by name, temperatures, spaces."""
