@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Protocol
@@ -123,7 +123,8 @@ class Agent:
         target_updaters: what follows every update, in this order.
         rollout: how much on-policy data an update takes; ``None`` to learn from a replay buffer.
         demonstrations: transitions to learn from in place of those of an environment, batch size
-            ``(n,)``; a step of a run is then an update.
+            ``(n,)``, or a function that reads them when a run begins; a step of a run is then an
+            update.
         state: whatever else has state, by name; it is saved with the rest. A part with a method
             ``observe(transitions)`` is called with every step before it is stored, see
             :meth:`observe`; buffers of modules here may change from one update to the next.
@@ -160,7 +161,7 @@ class Agent:
     behavior: TensorDictModuleBase | None = None
     target_updaters: Sequence[TargetNetUpdater] = ()
     rollout: Rollout | None = None
-    demonstrations: TensorDictBase | None = None
+    demonstrations: TensorDictBase | Callable[[], TensorDictBase] | None = None
     state: Mapping[str, HasState] = field(default_factory=dict)
     stored: tuple[str, ...] = ()
     config: Any = None

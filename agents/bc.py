@@ -70,7 +70,7 @@ def bc(
         env: a vector environment with continuous actions.
         config: settings; the usual ones by default.
         demonstrations: transitions, batch size ``(n,)``: ``"observation"``, and ``"action"`` in
-            [-1, 1]; in place of ``config.dataset``.
+            [-1, 1]; in place of ``config.dataset``, which is read when a run begins.
         device: where its networks are.
         overrides: settings to replace.
 
@@ -91,20 +91,24 @@ def bc(
     check_image(config, env, "bc")
     observation, action_dim = continuous_sizes(env, "bc")
     custom = () if demonstrations is None else ("demonstrations",)
-    if demonstrations is None:
-        if config.dataset is None:
-            raise ValueError(
-                "bc needs demonstrations: name a Minari data set or a .npz file as dataset, or "
-                "give transitions."
-            )
-        demonstrations = read_demonstrations(config.dataset, env)
-    else:
-        demonstrations = check_demonstrations(demonstrations, env)
+    if demonstrations is None and config.dataset is None:
+        raise ValueError(
+            "bc needs demonstrations: name a Minari data set or a .npz file as dataset, or "
+            "give transitions."
+        )
     encodes, obs_dim = encoder(observation, device)
     flow = actor_flow(config, action_dim, obs_dim, config.hidden, encodes)
     norm = flows.ObservationNorm(obs_dim) if encodes is None else None
-    if norm is not None:
-        norm.update(demonstrations["observation"])
+
+    def read() -> TensorDictBase:
+        if demonstrations is None:
+            data = read_demonstrations(str(config.dataset), env)
+        else:
+            data = check_demonstrations(demonstrations, env)
+        if norm is not None:
+            norm.update(data["observation"])
+        return data.to(device)
+
     model = flows.NormalizedModel(flow, norm).to(device)
     loss = MaximumLikelihoodLoss(model, noise=config.noise)
     newest = flows.FlowPolicy(model)
@@ -117,7 +121,7 @@ def bc(
         loss=loss,
         steps=[Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)],
         target_updaters=average,
-        demonstrations=demonstrations.to(device),
+        demonstrations=read if demonstrations is None else read(),
         config=config,
         custom=custom,
     )

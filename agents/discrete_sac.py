@@ -22,6 +22,7 @@ from maxentflow.agents.settings import (
     FractionBelowOne,
     Positive,
     PositiveFraction,
+    Temperature,
     Widths,
 )
 from maxentflow.objectives import PolyakUpdate
@@ -33,7 +34,7 @@ __all__ = ["DiscreteSacConfig", "discrete_sac"]
 class DiscreteSacConfig(TemperatureConfig):
     """Settings of discrete SAC."""
 
-    temperature: Positive = 0.1
+    temperature: Temperature = 0.1
     """Entropy weight alpha, in units of reward; at first, where it is learned or scheduled."""
     target_entropy: Fraction | None = 0.5
     """Entropy that the temperature is learned towards, as a fraction of that of uniform actions;

@@ -14,7 +14,14 @@ from maxentflow.agents.parts.networks import encoder
 from maxentflow.agents.parts.spaces import Shape
 from maxentflow.agents.parts.temperature import TemperatureConfig, temperature
 from maxentflow.agents.presets import preset
-from maxentflow.agents.settings import Finite, FractionBelowOne, Positive, PositiveFraction, Widths
+from maxentflow.agents.settings import (
+    Finite,
+    FractionBelowOne,
+    Positive,
+    PositiveFraction,
+    Temperature,
+    Widths,
+)
 
 __all__ = ["MeowConfig", "build_flow", "normalized", "policy_flow"]
 
@@ -27,7 +34,7 @@ class MeowConfig(TemperatureConfig, FlowConfig):
     """Standardise observations by their running mean and variance, but for images."""
     normalize_rewards: bool = True
     """Divide rewards by the running scale of discounted returns."""
-    temperature: Positive = 0.01
+    temperature: Temperature = 0.01
     """Entropy weight alpha, in units of (scaled) reward; at first, where it is learned or
     scheduled."""
     target_entropy: Finite | None = -0.5

@@ -18,7 +18,14 @@ from maxentflow.agents.parts.networks import averaged, gaussian_actor, learned
 from maxentflow.agents.parts.spaces import Shape, continuous_sizes
 from maxentflow.agents.parts.temperature import TemperatureConfig, dual_step, follow_schedule
 from maxentflow.agents.registry import register
-from maxentflow.agents.settings import Finite, FractionBelowOne, Positive, PositiveFraction, Widths
+from maxentflow.agents.settings import (
+    Finite,
+    FractionBelowOne,
+    Positive,
+    PositiveFraction,
+    Temperature,
+    Widths,
+)
 from maxentflow.objectives import PolyakUpdate
 
 __all__ = ["SacConfig", "sac", "soft_actor_critic"]
@@ -28,7 +35,7 @@ __all__ = ["SacConfig", "sac", "soft_actor_critic"]
 class SacConfig(TemperatureConfig):
     """Settings of SAC."""
 
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     """Entropy weight alpha, in units of reward; at first, where it is learned or scheduled."""
     target_entropy: Finite | None = -1.0
     """Entropy of each entry of the action, in nats, that the temperature is learned towards; None

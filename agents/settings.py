@@ -32,6 +32,7 @@ __all__ = [
     "NotNegativeNumber",
     "Positive",
     "PositiveFraction",
+    "Temperature",
     "Widths",
     "check",
 ]
@@ -52,6 +53,8 @@ class Accepts(NamedTuple):
 
 
 Positive = Annotated[float, Accepts(lambda x: 0 < x < math.inf, "positive and finite")]
+Temperature = Annotated[float, Accepts(lambda x: 1e-6 <= x <= 1e6, "in [1e-6, 1e6]")]
+"""Beyond these, single precision knows either the return or the entropy alone."""
 Fraction = Annotated[float, Accepts(lambda x: 0 <= x <= 1, "in [0, 1]")]
 PositiveFraction = Annotated[float, Accepts(lambda x: 0 < x <= 1, "in (0, 1]")]
 FractionBelowOne = Annotated[float, Accepts(lambda x: 0 <= x < 1, "in [0, 1)")]

@@ -21,6 +21,7 @@ from maxentflow.agents.settings import (
     FractionBelowOne,
     Positive,
     PositiveFraction,
+    Temperature,
     Widths,
 )
 from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
@@ -32,7 +33,7 @@ __all__ = ["SoftQConfig", "soft_q"]
 class SoftQConfig(TemperatureConfig):
     """Settings of soft Q-learning."""
 
-    temperature: Positive = 0.1
+    temperature: Temperature = 0.1
     """Entropy weight alpha, in units of reward; at first, where it is learned or scheduled."""
     target_entropy: Fraction | None = None
     """Entropy that the temperature is learned towards, as a fraction of that of uniform actions;

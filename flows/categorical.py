@@ -65,7 +65,8 @@ class CategoricalEnergy(nn.Module):
 
     Raises:
         ValueError: a size below 1, a temperature that is not positive and finite, ``normalized``
-            without a shift, an unknown activation or initialisation, or (in every method) an
+            without a shift, a shift of another size of observations, an unknown activation or
+            initialisation, or (in every method) an
             observation of another size or an action that is not int64.
         RuntimeError: an action is out of range (torch's own refusal, on a CPU).
 
@@ -108,6 +109,10 @@ class CategoricalEnergy(nn.Module):
             raise ValueError(f"temperature must be positive and finite, got {temperature}.")
         if normalized and shift is None:
             raise ValueError("A normalized model needs a shift, which is its value.")
+        if shift is not None and shift.context_dim != obs_dim:
+            raise ValueError(
+                f"The shift takes observations of {shift.context_dim}, the model of {obs_dim}."
+            )
         self.n_actions = n_actions
         self.obs_dim = obs_dim
         self.temperature_module = changing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,8 +94,8 @@ def read_curves(
 
     Args:
         folders: the runs.
-        labels: of each run; by default the agent, its flow and the settings in which the runs of
-            a task differ: those of the agent, options of the flow and of the task, and settings
+        labels: of each run; by default the agent, its flow and the settings in which its runs of
+            some task differ: those of the agent, options of the flow and of the task, and settings
             of the trainer that change what is learned, such as num_envs.
 
     Raises:
@@ -110,8 +110,9 @@ def read_curves(
     for folder, label in zip(folders, labels or len(folders) * [None], strict=True):
         curve = _read(folder, label)
         curves[curve.env].append(curve)
+    shown = _differing(curves.values())
     return {
-        env: {label: group(label, found) for label, found in _by_label(of_task).items()}
+        env: {label: group(label, found) for label, found in _by_label(of_task, shown).items()}
         for env, of_task in curves.items()
     }
 
@@ -141,16 +142,26 @@ def _read(folder: RunFolder, label: str | None) -> Curve:
     return Curve(env, agent, seed, said, steps, returns, seconds, label)
 
 
-def _by_label(curves: list[Curve]) -> dict[str, list[Curve]]:
+def _differing(tasks: Iterable[list[Curve]]) -> dict[str, list[str]]:
+    """For each agent, the settings in which its runs of a task differ."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for curves in tasks:
+        for curve in curves:
+            rivals = [other.settings for other in curves if other.agent == curve.agent]
+            for name, value in curve.settings.items():
+                if name != "flow" and any(rival.get(name) != value for rival in rivals):
+                    found[curve.agent][name] = None
+    return {agent: list(names) for agent, names in found.items()}
+
+
+def _by_label(curves: list[Curve], shown: dict[str, list[str]]) -> dict[str, list[Curve]]:
     found: dict[str, list[Curve]] = defaultdict(list)
     for curve in curves:
-        rivals = [other.settings for other in curves if other.agent == curve.agent]
-        differing = [
-            f"{name} {value}"
-            for name, value in curve.settings.items()
-            if name != "flow" and any(rival.get(name) != value for rival in rivals)
+        settings = [
+            f"{name} {curve.settings[name]}"
+            for name in shown.get(curve.agent, ())
+            if name in curve.settings
         ]
         flow = [curve.settings["flow"]] if "flow" in curve.settings else []
-        label = curve.label or ", ".join([curve.agent, *flow, *differing])
-        found[label].append(curve)
+        found[curve.label or ", ".join([curve.agent, *flow, *settings])].append(curve)
     return dict(found)

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModuleBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.cli.runs import AT_ONCE, make_env, read, trained
@@ -46,10 +50,25 @@ def run(arguments: list[str]) -> None:
     result = evaluate(policy, env, episodes=options.episodes, max_steps=options.max_steps, **how)
     env.close()
     print(f"{description.env}, {'samples' if options.stochastic else 'mode'}: {result}")
+    if options.stochastic and _is_deterministic(policy, result.first_observations):
+        print("Where these episodes began, every sample of the policy was its mode.")
     if options.video is not None:
         how |= {"max_steps": options.max_steps or STEP_LIMIT, **description.env_options}
         record_video(policy, description.env, options.video, **how)
         print(f"Video: {options.video}")
+
+
+@torch.no_grad()
+def _is_deterministic(policy: TensorDictModuleBase, observations: Any) -> bool:
+    """Whether samples are the mode, at each of some observations."""
+    actions = []
+    for kind in (ExplorationType.DETERMINISTIC, ExplorationType.RANDOM):
+        with set_exploration_type(kind):
+            seen = TensorDict(
+                observation=torch.as_tensor(observations), batch_size=len(observations)
+            )
+            actions.append(policy(seen)["action"])
+    return torch.equal(*actions)
 
 
 def _check(options: _Evaluate) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -147,6 +148,13 @@ def _train(runs: list[_Run]) -> None:
     except SystemExit:  # of SIGTERM, with everything saved
         print(f"\nTerminated; {go_on}.", file=sys.stderr)
         raise
+    except RuntimeError as error:
+        if not re.search("can't allocate|out of memory", str(error)):
+            raise
+        raise ValueError(
+            f"Stopped after {trainers[0].step} steps: an update needs more memory than there is; "
+            f"with smaller settings begin anew, or {go_on}."
+        ) from error
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"Stopped after {trainers[0].step} steps: {reason}; {go_on}.") from error

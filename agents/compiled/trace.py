@@ -94,6 +94,7 @@ def trace(
                 )
         decompositions: dict[Any, Callable[..., Any]] = {
             _aten.squeeze.dim: _squeeze,
+            _aten.copy.default: _copy,
             _aten.native_layer_norm.default: _layer_norm,
             _aten.addmm.default: _biased_product,
             _aten.baddbmm.default: _biased_product,
@@ -257,6 +258,11 @@ def _runs_of_draws(graph: torch.fx.Graph, device: torch.device) -> list[list[Nod
 def _squeeze(x: Tensor, dim: int) -> Tensor:
     """``aten.squeeze``, which under vmap does not take the last dimension of a scalar."""
     return NotImplemented if x.ndim else x.clone()
+
+
+def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """``aten.copy``, for which vmap has no rule of its own and warns in every call."""
+    return source.to(x, non_blocking=non_blocking).expand(x.shape).clone()
 
 
 def _biased_product(bias: Tensor, left: Tensor, right: Tensor, **factors: float) -> Tensor:

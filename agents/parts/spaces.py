@@ -11,6 +11,8 @@ __all__ = ["continuous_sizes", "discrete_sizes"]
 Shape = tuple[int, ...]
 """Of an observation: ``(size,)`` of a vector, or ``(height, width, channels)`` of an image."""
 
+_FEW_PIXELS = 8  # no image is lower
+
 
 def continuous_sizes(
     env: gym.vector.VectorEnv, agent: str, *, images: bool = True
@@ -83,5 +85,10 @@ def _observation_shape(env: gym.vector.VectorEnv, agent: str, images: bool = Tru
             f"Agent {agent!r} needs observations that are {kinds}, got "
             f"{env.single_observation_space}; flatten them with "
             "gymnasium.wrappers.FlattenObservation."
+        )
+    if len(shape) == 3 and shape[0] < _FEW_PIXELS <= min(shape[1:]):
+        raise ValueError(
+            f"Agent {agent!r} takes images as (height, width, channels), got shape {shape}; "
+            "gymnasium.wrappers.TransformObservation can move the channels to the end."
         )
     return shape

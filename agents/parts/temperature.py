@@ -9,7 +9,7 @@ from torchrl.objectives import LossModule
 
 from maxentflow import flows
 from maxentflow.agents.agent import HasState, Step
-from maxentflow.agents.settings import AgentConfig, Count, Finite, Positive
+from maxentflow.agents.settings import AgentConfig, Count, Finite, Positive, Temperature
 
 __all__ = ["TemperatureConfig", "dual_step", "follow_schedule", "temperature"]
 
@@ -22,14 +22,14 @@ class TemperatureConfig(AgentConfig):
     there is one, and stays otherwise.
     """
 
-    temperature: Positive = 0.2
+    temperature: Temperature = 0.2
     """Entropy weight alpha, in units of reward; at first, where it is learned or scheduled."""
     target_entropy: Finite | None = None
     """Entropy of each entry of the action, in nats, that the temperature is learned towards; None
     for a temperature that is not learned."""
     temperature_learning_rate: Positive = 1e-3
     """Learning rate of the temperature's logarithm."""
-    final_temperature: Positive | None = None
+    final_temperature: Temperature | None = None
     """Temperature at the end of a schedule, in equal ratios; None for no schedule."""
     temperature_steps: Count = 100_000
     """Environment steps of that schedule."""

@@ -330,16 +330,20 @@ def experience(agent: Agent, simulator: Simulator, config: TrainerConfig) -> Exp
     replay.
 
     Raises:
-        ValueError: a size is out of range, an on-policy agent is to warm up with random steps, or
-            one that learns from demonstrations has several environments.
+        ValueError: a size is out of range, an on-policy agent is to warm up with random steps,
+            one that learns from demonstrations is to step environments, or they cannot be read.
     """
     if agent.demonstrations is not None:
-        if simulator.num_envs > 1:
-            raise ValueError(
-                f"Agent {agent.name!r} learns from demonstrations and steps no environment: "
-                f"num_envs must be 1, got {simulator.num_envs}."
-            )
-        return Demonstrations(agent.demonstrations, config.batch_size)
+        needed = {"num_envs": 1, "warmup_steps": 0, "utd_ratio": 1.0}
+        given = {**vars(config), "num_envs": simulator.num_envs}
+        for name, value in needed.items():
+            if given[name] != value:
+                raise ValueError(
+                    f"Agent {agent.name!r} learns from demonstrations and steps no environment: "
+                    f"{name} must be {value}, got {given[name]}."
+                )
+        data = agent.demonstrations
+        return Demonstrations(data() if callable(data) else data, config.batch_size)
     if agent.rollout is not None:
         if config.warmup_steps:
             raise ValueError(

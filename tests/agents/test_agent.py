@@ -258,6 +258,23 @@ class DiscreteTable(Table):
     action_space = gym.spaces.Discrete(2)
 
 
+class ChannelsFirst(Picture):
+    observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+
+
+class DiscreteChannelsFirst(ChannelsFirst):
+    action_space = gym.spaces.Discrete(2)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "sql"])
+def test_images_with_their_channels_first_are_refused(name):
+    copies = SyncVectorEnv([DiscreteChannelsFirst if name in DISCRETE else ChannelsFirst])
+    with pytest.raises(
+        ValueError, match=r"as \(height, width, channels\), got shape \(4, 84, 84\)"
+    ):
+        agents.make(name, copies, **SMALL[name])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_observations_that_are_neither_vectors_nor_images_are_refused(name):
     copies = SyncVectorEnv([DiscreteTable if name in DISCRETE else Table])

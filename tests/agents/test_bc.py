@@ -1,6 +1,7 @@
 """Behaviour cloning: what it learns, what it reads, and a run without stepping the environment."""
 
 import math
+from pathlib import Path
 
 import gymnasium as gym
 import minari
@@ -114,7 +115,9 @@ def test_a_minari_data_set_has_its_actions_rescaled(env, minari_name):
     first = gym.make("Pendulum-v1").reset(seed=0)[0]
     torch.testing.assert_close(read["observation"][0], torch.as_tensor(first))
     agent = agents.bc(env, dataset=minari_name, hidden=(8,), flow="additive")
-    assert len(agent.demonstrations) == 10
+    assert len(agent.demonstrations()) == 10
+    norm = agent.policy.flow.observations
+    torch.testing.assert_close(norm.mean.float(), read["observation"].mean(0))
 
 
 def spoilt(**changes):
@@ -147,7 +150,7 @@ def test_files_that_are_refused(env, tmp_path, entries, says):
     path = tmp_path / "spoilt.npz"
     np.savez(path, **entries)
     with pytest.raises(ValueError, match=rf"Data set .*{says}"):
-        agents.bc(env, dataset=str(path))
+        agents.bc(env, dataset=str(path)).demonstrations()
 
 
 def test_transitions_that_are_refused(env):
@@ -168,10 +171,10 @@ def test_damaged_files_are_refused(env, tmp_path, content):
     path = tmp_path / "damaged.npz"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"damaged\.npz' cannot be read: "):
-        agents.bc(env, dataset=str(path))
+        agents.bc(env, dataset=str(path)).demonstrations()
     np.savez(path, observation=np.float32(1.0), action=np.float32(1.0))
     with pytest.raises(ValueError, match="has numbers where it should have arrays"):
-        agents.bc(env, dataset=str(path))
+        agents.bc(env, dataset=str(path)).demonstrations()
 
 
 def test_whole_numbers_become_floats(env):
@@ -184,9 +187,9 @@ def test_no_demonstrations(env, capsys):
     with pytest.raises(ValueError, match="bc needs demonstrations: name a Minari data set or"):
         agents.bc(env)
     with pytest.raises(ValueError, match=r"nowhere\.npz' cannot be read: .*No such file"):
-        agents.bc(env, dataset="nowhere.npz")
+        agents.bc(env, dataset="nowhere.npz").demonstrations()
     with pytest.raises(ValueError, match=r"'nothing/here-v0' cannot be read"):
-        agents.bc(env, dataset="nothing/here-v0")
+        agents.bc(env, dataset="nothing/here-v0").demonstrations()
     assert stopped(["train", "bc", "--env", "Pendulum-v1"]) == 2
     assert "bc needs demonstrations" in capsys.readouterr().err
 
@@ -194,14 +197,23 @@ def test_no_demonstrations(env, capsys):
 def test_without_minari_one_sentence_says_what_to_install(env, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "minari", None)
     with pytest.raises(ValueError, match=r"pip install 'maxentflow\[offline\]'"):
-        agents.bc(env, dataset="pendulum/test-v0")
+        agents.bc(env, dataset="pendulum/test-v0").demonstrations()
 
 
-def test_several_environments_are_refused():
-    env = envs.make("Pendulum-v1", 2)
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"num_envs": 2}, "num_envs must be 1, got 2"),
+        ({"warmup_steps": 5}, "warmup_steps must be 0, got 5"),
+        ({"utd_ratio": 2.0}, r"utd_ratio must be 1\.0, got 2\.0"),
+    ],
+)
+def test_settings_of_stepping_an_environment_are_refused(settings, says):
+    env = envs.make("Pendulum-v1", settings.get("num_envs", 1))
     agent = agents.bc(env, demonstrations=data(), hidden=(8,), flow="additive")
-    with pytest.raises(ValueError, match="steps no environment: num_envs must be 1, got 2"):
-        Trainer(agent, env, TrainerConfig(num_envs=2, eval_every=0), progress=False)
+    config = TrainerConfig(**{"warmup_steps": 0, "eval_every": 0, **settings})
+    with pytest.raises(ValueError, match=f"steps no environment: {says}"):
+        Trainer(agent, env, config, progress=False)
 
 
 def test_from_the_command_line(file, tmp_path, capsys):
@@ -212,6 +224,12 @@ def test_from_the_command_line(file, tmp_path, capsys):
     assert "Pendulum-v1 after 40 steps, mode: return " in capsys.readouterr().out
     main(["train", "--resume", str(run), "--total-steps", "50"])
     main(["evaluate", str(run), "--episodes", "1"])
+    evaluated = capsys.readouterr().out.splitlines()[-1]
+    Path(file).unlink()  # a trained policy does not need what it learned from
+    main(["evaluate", str(run), "--episodes", "1"])
+    assert capsys.readouterr().out.splitlines()[-1] == evaluated
+    assert stopped(["train", "--resume", str(run), "--total-steps", "60"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
     other = {**expert(64), "action": -expert(64)["action"]}
     np.savez(file, **other)
     assert stopped(["train", "--resume", str(run), "--total-steps", "60"]) == 2

@@ -201,6 +201,10 @@ class TestRefusals:
         with pytest.raises(ValueError, match="temperature must be positive and finite, got"):
             CategoricalEnergy(4, 3, temperature=temperature)
 
+    def test_a_shift_of_other_observations(self) -> None:
+        with pytest.raises(ValueError, match="shift takes observations of 5, the model of 3"):
+            CategoricalEnergy(4, 3, temperature=1.0, shift=RewardShift(5))
+
     @pytest.mark.parametrize("method", ["value", "mode", "sample", "log_probs"])
     def test_observations_of_another_size(self, method: str) -> None:
         model = CategoricalEnergy(4, 3, temperature=1.0)

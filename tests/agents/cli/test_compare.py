@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -90,6 +91,20 @@ def test_runs_that_are_not_seeds_of_each_other(three, made, refused, tmp_path):
     shutil.copytree(three[0], copied)
     says = refused("compare", *three, str(copied))
     assert says == "Two runs of meow, additive have the same seed: [0, 0, 1, 2]."
+
+
+def test_a_setting_that_differs_on_one_task_is_in_the_labels_of_all(tmp_path, made):
+    runs = [made(1.0, env="Ant-v5"), made(2.0, env="Pendulum-v1"), made(3.0, seed=1)]
+    config = Path(runs[2]) / "config.yaml"
+    config.write_text(config.read_text().replace("temperature: 0.01", "temperature: 0.5"))
+    labels = {
+        task: list(groups)
+        for task, groups in read_curves([RunFolder(run) for run in runs]).items()
+    }
+    assert labels == {
+        "Ant-v5": ["meow, additive, temperature 0.01"],
+        "Pendulum-v1": ["meow, additive, temperature 0.01", "meow, additive, temperature 0.5"],
+    }
 
 
 def test_other_suffixes_are_refused(three, refused, tmp_path):

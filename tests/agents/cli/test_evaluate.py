@@ -34,6 +34,18 @@ def test_the_numbers_are_those_of_python(multigoal, capsys, flags, deterministic
     assert capsys.readouterr().out == f"{MULTIGOAL}, {kind}: {result}\n"
 
 
+def test_samples_of_a_deterministic_policy_are_said_to_be_its_mode(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("maxentflow.agents.cli.train.conclude", lambda *_: None)
+    small = ["--total-steps", "30", "--warmup-steps", "25", "--eval-every", "0", "--hidden", "8"]
+    run = tmp_path / "td3"
+    main(["train", "td3", "--env", MULTIGOAL, "--run-dir", str(run), *small])
+    capsys.readouterr()
+    main(["evaluate", str(run), "--episodes", "2", "--stochastic"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{MULTIGOAL}, samples: ")
+    assert lines[1] == "Where these episodes began, every sample of the policy was its mode."
+
+
 def test_nothing_of_the_run_is_changed(run):
     before = contents(run)
     main(["evaluate", str(run), "--episodes", "1"])

@@ -303,6 +303,16 @@ def test_a_disk_that_is_full_during_a_run(tmp_path, monkeypatch, capsys, method)
     assert checkpoint(folder)["step"] == (50 if method == "_log" else 25)
 
 
+def test_an_update_beyond_the_memory(tmp_path, capsys):
+    run = tmp_path / "run"
+    small = ["--warmup-steps", "2", "--batch-size", "2", "--eval-every", "0", "--compile", "off"]
+    huge = ["--particles", str(10**11), "--total-steps", "9"]
+    assert stopped(["train", "sql", "--env", MULTIGOAL, "--run-dir", run, *small, *huge]) == 2
+    said = capsys.readouterr().err
+    assert "Stopped after 3 steps: an update needs more memory than there is" in said
+    assert "Traceback" not in said
+
+
 def test_a_disk_that_is_full_from_the_start(tmp_path, capsys):
     with disk() as fill:
         fill()

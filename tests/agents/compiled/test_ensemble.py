@@ -114,12 +114,14 @@ class Pair:
         ("td3", {}),
     ],
 )
-def test_together_as_alone(name, settings):
+def test_together_as_alone(name, settings, capfd):
     pair = Pair(name, **settings)
     for _ in range(4):
         pair.update()
         pair.act()
     pair.assert_same()
+    # Operations without a rule for vmap warn, and run once for each seed.
+    assert "batching rule" not in capfd.readouterr().err
 
 
 def test_compiled_as_alone(traced_only):
