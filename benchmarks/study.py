@@ -17,6 +17,7 @@ on another machine stay, and are in the table and the figures too.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,7 @@ class Study:
             are ``stable-baselines3`` and its name.
         tasks: gymnasium ids, and the steps of a run.
         seeds: of the runs.
-        words: further words of every command of ours, by the steps of a run.
+        words: further words of every command of ours, by the task and the steps of a run.
         begun: return of each task below which an agent has not begun to learn.
     """
 
@@ -67,7 +68,7 @@ class Study:
     variants: Mapping[str, str]
     tasks: Mapping[str, int]
     seeds: tuple[int, ...] = (0, 1, 2)
-    words: Callable[[int], str] = lambda steps: ""
+    words: Callable[[str, int], str] = lambda task, steps: ""
     begun: Mapping[str, float] = field(default_factory=dict)
 
     def folder(self, task: str, variant: str, seed: int) -> RunFolder:
@@ -95,8 +96,11 @@ class Study:
             else:
                 words += [*self.variants[variant].split(), "--env", task, "--seed", str(seed)]
                 words += ["--total-steps", str(steps), "--run-dir", run.path]
-                words += self.words(steps).split()
-        ended = subprocess.run(words, capture_output=True, text=True)
+                words += self.words(task, steps).split()
+        path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+        ended = subprocess.run(
+            words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+        )
         print(f"{run}: {'done' if ended.returncode == 0 else ended.stderr.strip()}", flush=True)
 
     def report(self) -> None:

@@ -32,7 +32,7 @@ LENGTHS = {task: steps for task, (steps, _) in TASKS.items()}
 BEGUN = {task: threshold for task, (_, threshold) in TASKS.items()}
 
 
-def words(steps: int) -> str:
+def words(task: str, steps: int) -> str:
     return f"--eval-every {max(1_000, steps // 10)} --warmup-steps {min(5_000, steps // 10)}"
 
 
