@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import policies
 import tables
 import torch
-from multigoal import sampled
 
 from maxentflow import agents, envs, flows
 from maxentflow.agents import RunFolder
@@ -85,7 +85,9 @@ def train(task: str, flow: str, seed: int) -> dict[str, object]:
         "parameters": sum(p.numel() for p in agent.policy.flow.parameters()),
     }
     if task == MULTIGOAL:
-        goals = sampled(agent, EPISODES, seed=10_000 + seed).goals
+        goals = policies.episodes(
+            agent.policy, envs.MultiGoalEnv, EPISODES, outcome="goal", seed=10_000 + seed
+        ).outcomes
         shares = [float((goals == goal).mean()) for goal in range(4)]
         row |= {"reached": round(sum(shares), 4), "least_goal": min(shares)}
     return row

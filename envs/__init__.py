@@ -5,6 +5,7 @@ import gymnasium as gym
 from maxentflow.envs.make import check_vector, like, make, make_single, make_torchrl, task_id
 from maxentflow.envs.multigoal import GOALS, MultiGoalEnv
 from maxentflow.envs.resumable import Resumable, is_resumable, restore, states
+from maxentflow.envs.rollouts import Rollouts
 from maxentflow.envs.snapshots import Savable
 from maxentflow.envs.tasks import Task, task_class
 
@@ -12,6 +13,7 @@ __all__ = [
     "GOALS",
     "MultiGoalEnv",
     "Resumable",
+    "Rollouts",
     "Savable",
     "Task",
     "check_vector",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,10 +10,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GOALS", "MultiGoalEnv", "Rollouts"]
+from maxentflow.envs.rollouts import BatchFunction, Rollouts, contour, picture, save
 
-BatchFunction = Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]]
-"""From observations ``(n, 2)`` to actions ``(n, 2)``, or to values ``(n,)``."""
+__all__ = ["GOALS", "MultiGoalEnv", "draw"]
 
 GOALS = np.array([[5.0, 0.0], [-5.0, 0.0], [0.0, 5.0], [0.0, -5.0]])
 """The goals' positions, shape (4, 2)."""
@@ -107,20 +104,15 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         """The plane, the goals and the episode's path, as ``(288, 288, 3)`` bytes."""
         if self.render_mode is None:
             return None
-        # Imported here: drawing is rare, and matplotlib is slow to import.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        return picture(2.88, 2.88, self._draw)
 
-        figure = Figure(figsize=(2.88, 2.88), dpi=100)
-        canvas = FigureCanvasAgg(figure)
-        axes = figure.add_axes((0, 0, 1, 1), xlim=(-7, 7), ylim=(-7, 7), xticks=[], yticks=[])
+    def _draw(self, axes: Any) -> None:
+        axes.set(xlim=(-7, 7), ylim=(-7, 7))
         for goal in GOALS:
             axes.add_artist(_disc(goal, color="tab:green", alpha=0.4))
         path = np.array(self._path)
         axes.plot(path[:, 0], path[:, 1], color="tab:blue", linewidth=1)
         axes.plot(path[-1, 0], path[-1, 1], "o", color="tab:red", markersize=6)
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
     @staticmethod
     def summary(act: BatchFunction, path: Path, value: BatchFunction | None = None) -> str:
@@ -137,10 +129,10 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         Raises:
             ValueError: the figure cannot be written.
         """
-        rollouts = Rollouts.sample(act, 100)
-        rollouts.draw(path, value)
+        rollouts = Rollouts.sample(MultiGoalEnv, act, 100, outcome="goal")
+        draw(rollouts, path, value)
         shares = ", ".join(
-            f"({goal[0]:+.0f}, {goal[1]:+.0f}) {(rollouts.goals == index).mean():.0%}"
+            f"({goal[0]:+.0f}, {goal[1]:+.0f}) {(rollouts.outcomes == index).mean():.0%}"
             for index, goal in enumerate(GOALS)
         )
         return f"Sampled episodes that end at each goal: {shares}"
@@ -149,77 +141,28 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self._path[-1].astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Rollouts:
-    """Episodes of MultiGoal: each path ``(steps + 1, 2)``, and the goal reached or -1."""
+def draw(rollouts: Rollouts, path: Path, value: BatchFunction | None = None) -> None:
+    """Write a figure of sampled paths, over the contour of a value if there is one.
 
-    paths: list[NDArray[np.float64]]
-    goals: NDArray[np.int64]
+    Args:
+        rollouts: of MultiGoal.
+        path: where the figure goes; missing folders are made.
+        value: the soft values ``(n,)`` of observations ``(n, 2)``.
 
-    @classmethod
-    def sample(cls, act: BatchFunction, episodes: int, seed: int = 0) -> Rollouts:
-        """Episodes from the start, to a goal or for 1,000 steps.
+    Raises:
+        ValueError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
 
-        Args:
-            act: actions ``(n, 2)`` for observations ``(n, 2)``.
-            episodes: how many.
-            seed: episode ``i`` starts from ``seed + i``.
-
-        Example:
-            >>> rollouts = Rollouts.sample(lambda x: np.tile([0.0, 1.0], (len(x), 1)), 2)
-            >>> rollouts.goals, rollouts.paths[1].shape
-            (array([2, 2]), (5, 2))
-        """
-        copies = [MultiGoalEnv() for _ in range(episodes)]
-        starts = [env.reset(seed=seed + index)[0] for index, env in enumerate(copies)]
-        paths, goals = [[start] for start in starts], np.full(episodes, -1)
-        running = list(range(episodes))
-        for _ in range(1_000):
-            if not running:
-                break
-            # Ended episodes too: the policy's random numbers then do not depend on which ended.
-            actions = act(np.stack([path[-1] for path in paths]))
-            for index in list(running):
-                observation, _, reached, _, info = copies[index].step(actions[index])
-                paths[index].append(observation)
-                if reached:
-                    goals[index] = info["goal"]
-                    running.remove(index)
-        return cls([np.array(path) for path in paths], goals)
-
-    def draw(self, path: Path, value: BatchFunction | None = None) -> None:
-        """Write a figure of the paths, over the contour of a value if there is one.
-
-        Args:
-            path: where the figure goes; missing folders are made.
-            value: the soft values ``(n,)`` of observations ``(n, 2)``.
-
-        Raises:
-            ValueError: it cannot be written.
-        """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(5.2, 4.4), layout="constrained")
-        axes = figure.subplots()
-        if value is None:
-            axes.set_facecolor("0.3")
-        else:
-            grid = np.linspace(-7, 7, 141, dtype=np.float32)
-            x, y = np.meshgrid(grid, grid)
-            heights = value(np.stack([x, y], -1).reshape(-1, 2)).reshape(x.shape)
-            contour = axes.contourf(x, y, heights, levels=24, cmap="viridis")
-            figure.colorbar(contour, ax=axes, label="soft value V(s)")
-        for trajectory in self.paths:
-            axes.plot(*trajectory.T, color="white", alpha=0.45, linewidth=0.7)
-        for goal in GOALS:
-            axes.add_patch(_disc(goal, fill=False, color="tab:red", linewidth=1.5))
-        axes.set(xlim=(-7, 7), ylim=(-7, 7), aspect="equal", xlabel="x", ylabel="y")
-        axes.set_title(f"MultiGoal: {len(self.paths)} sampled episodes")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=150)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"Cannot write the figure {path}: {error}.") from error
+    figure = Figure(figsize=(5.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    contour(figure, axes, value, 7, 7)
+    for trajectory in rollouts.paths:
+        axes.plot(*trajectory.T, color="white", alpha=0.45, linewidth=0.7)
+    for goal in GOALS:
+        axes.add_patch(_disc(goal, fill=False, color="tab:red", linewidth=1.5))
+    axes.set_title(f"MultiGoal: {len(rollouts.paths)} sampled episodes")
+    save(figure, path)
 
 
 def _disc(centre: NDArray[np.float64], **style: Any) -> Any:

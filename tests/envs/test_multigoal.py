@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from maxentflow.envs import GOALS, MultiGoalEnv
-from maxentflow.envs.multigoal import Rollouts
+from maxentflow.envs import GOALS, MultiGoalEnv, Rollouts
 
 ID = "maxentflow/MultiGoal-v0"
 
@@ -172,21 +171,21 @@ def straight_on(position):
 
 
 def test_episodes_end_where_a_straight_line_leads():
-    rollouts = Rollouts.sample(straight_on, 40, seed=3)
+    rollouts = Rollouts.sample(MultiGoalEnv, straight_on, 40, outcome="goal", seed=3)
     starts = np.stack([path[0] for path in rollouts.paths])
-    for path, goal in zip(rollouts.paths, rollouts.goals, strict=True):
+    for path, goal in zip(rollouts.paths, rollouts.outcomes, strict=True):
         assert np.linalg.norm(path[-1] - GOALS[goal]) <= 1.0
         assert (np.linalg.norm(path[:-1, None] - GOALS, axis=-1) > 1.0).all()
     expected = np.abs(starts).argmax(-1)
-    ends = np.stack([GOALS[goal] for goal in rollouts.goals])
+    ends = np.stack([GOALS[goal] for goal in rollouts.outcomes])
     np.testing.assert_array_equal(np.abs(ends).argmax(-1), expected)
     env = MultiGoalEnv()
     np.testing.assert_array_equal(starts[7], env.reset(seed=10)[0])
 
 
 def test_an_episode_that_goes_nowhere_has_no_goal():
-    rollouts = Rollouts.sample(np.zeros_like, 2)
-    assert rollouts.goals.tolist() == [-1, -1]
+    rollouts = Rollouts.sample(MultiGoalEnv, np.zeros_like, 2, outcome="goal")
+    assert rollouts.outcomes.tolist() == [-1, -1]
     assert [len(path) for path in rollouts.paths] == [1001, 1001]
 
 
