@@ -8,6 +8,7 @@ from maxentflow.envs.resumable import Resumable, is_resumable, restore, states
 from maxentflow.envs.rollouts import Rollouts
 from maxentflow.envs.snapshots import Savable
 from maxentflow.envs.tasks import Task, task_class
+from maxentflow.envs.two_paths_grid import TwoPathsGridEnv
 
 __all__ = [
     "GOALS",
@@ -16,6 +17,7 @@ __all__ = [
     "Rollouts",
     "Savable",
     "Task",
+    "TwoPathsGridEnv",
     "check_vector",
     "is_resumable",
     "like",
@@ -31,5 +33,10 @@ __all__ = [
 gym.register(
     "maxentflow/MultiGoal-v0",
     entry_point="maxentflow.envs.multigoal:MultiGoalEnv",
+    max_episode_steps=100,
+)
+gym.register(
+    "maxentflow/TwoPathsGrid-v0",
+    entry_point="maxentflow.envs.two_paths_grid:TwoPathsGridEnv",
     max_episode_steps=100,
 )
