@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plan_b
 import policies
 import tables
 import torch
@@ -27,7 +28,6 @@ from scipy.special import logsumexp
 
 from maxentflow import agents, envs
 from maxentflow.agents.cli.figures import STYLES
-from maxentflow.agents.training.statistics import bootstrap
 from maxentflow.envs import TwoPathsGridEnv
 
 HERE = Path(__file__).parent / "two_paths_grid"
@@ -37,10 +37,8 @@ TEMPERATURES = (0.1, 0.3, 0.6)
 DETOURS = (0, 1, 2)
 SEEDS = range(5)
 STEPS, GAMMA = 20_000, 0.99
-EPISODES, LIMIT = 400, 100
-RELEARNING = 1_000
+EPISODES = 1_600
 SIZE = {"hidden": (64, 64)}
-NAMES = ("bridge", "tunnel")
 
 
 # The exact solution
@@ -79,21 +77,8 @@ def learn(name: str, seed: int, detour: int, **settings: Any) -> agents.Agent:
     torch.manual_seed(seed)
     env = envs.make(TASK, detour=detour)
     agent = agents.make(name, env, gamma=GAMMA, **SIZE, **settings)
-    go_on(agent, env, STEPS, seed, warmup_steps=1_000)
+    plan_b.go_on(agent, env, STEPS, seed, warmup_steps=1_000)
     return agent
-
-
-def go_on(agent: agents.Agent, env: Any, steps: int, seed: int, warmup_steps: int = 0) -> None:
-    """Learn from steps in an environment, with a replay that has nothing else."""
-    config = agents.TrainerConfig(
-        total_steps=steps,
-        warmup_steps=warmup_steps,
-        batch_size=128,
-        eval_every=0,
-        checkpoint_every=0,
-        seed=seed,
-    )
-    agents.Trainer(agent, env, config, progress=False).run()
 
 
 @torch.no_grad()
@@ -104,7 +89,7 @@ def values(agent: agents.Agent, alpha: float, seed: int, detour: int) -> dict[st
     learned = policies.value(agent, np.eye(len(exact), dtype=np.float32))
     error = np.abs(learned - exact)[np.arange(len(exact)) != env.goal]
     found = policies.episodes(
-        agent.policy, partial(TwoPathsGridEnv, detour=detour), 4 * EPISODES, outcome="path"
+        agent.policy, partial(TwoPathsGridEnv, detour=detour), EPISODES, outcome="path"
     )
     return {
         "temperature": alpha,
@@ -115,43 +100,6 @@ def values(agent: agents.Agent, alpha: float, seed: int, detour: int) -> dict[st
         "share_of_bridge": round(float((found.outcomes == 0).mean()), 4),
         "exact_share_of_bridge": round(share_of_bridge(env, policy), 4),
     }
-
-
-def arriving(agent: agents.Agent, deterministic: bool, **blocked: Any) -> float:
-    """Share of episodes that reach the goal within the task's limit."""
-    found = policies.episodes(
-        agent.policy,
-        partial(TwoPathsGridEnv, **blocked),
-        1 if deterministic else EPISODES,  # its episodes are all alike
-        outcome="path",
-        deterministic=deterministic,
-        max_steps=LIMIT,
-    )
-    return float((found.outcomes >= 0).mean())
-
-
-def plan_b(agent: agents.Agent, label: str, seed: int) -> list[dict[str, Any]]:
-    """What is left of an agent when the path that it prefers is blocked."""
-    found = policies.episodes(
-        agent.policy, TwoPathsGridEnv, EPISODES, outcome="path", max_steps=LIMIT
-    )
-    over_bridge = float((found.outcomes == 0).mean())
-    preferred = NAMES[over_bridge < 0.5]
-    rows = []
-
-    def note(closed: str, updates: int, **how: Any) -> None:
-        row = {"agent": label, "seed": seed, "preferred": preferred, "blocked": closed}
-        shares = {way: arriving(agent, way == "mode", **how) for way in ("mode", "samples")}
-        rows.append({**row, "updates": updates, **shares})
-
-    note("nothing", 0)
-    note("from the fourth step", 0, blocked=preferred, blocked_from=4)
-    note("from the start", 0, blocked=preferred)
-    env = envs.make(TASK, blocked=preferred)
-    for updates in range(100, RELEARNING + 1, 100):
-        go_on(agent, env, 100 + 127, seed + updates)  # 127 before the first batch is there
-        note("from the start", updates, blocked=preferred)
-    return rows
 
 
 def run(seeds: list[int]) -> None:
@@ -172,10 +120,12 @@ def run(seeds: list[int]) -> None:
                 tables.append(VALUES, row)
                 print(row, flush=True)
                 if not detour:
-                    for each in plan_b(agent, label, seed):
+                    for each in plan_b.rows(agent, label, seed, TASK, TwoPathsGridEnv, late=4):
                         tables.append(PLAN_B, each)
         if ("dqn", str(seed)) not in moved:
-            for each in plan_b(learn("dqn", seed, 0), "dqn", seed):
+            for each in plan_b.rows(
+                learn("dqn", seed, 0), "dqn", seed, TASK, TwoPathsGridEnv, late=4
+            ):
                 tables.append(PLAN_B, each)
         print(f"seed {seed} is done", flush=True)
 
@@ -200,22 +150,7 @@ def report() -> None:
                 f"{float(found[0]['exact_share_of_bridge']):.3f}"
             )
     draw_shares(rows)
-    rows = tables.read(PLAN_B)
-    for label in dict.fromkeys(row["agent"] for row in rows):
-        for blocked in ("nothing", "from the fourth step", "from the start"):
-            found = [
-                row
-                for row in rows
-                if (row["agent"], row["blocked"], row["updates"]) == (label, blocked, "0")
-            ]
-            for way in ("mode", "samples"):
-                shares = [float(row[way]) for row in found]
-                low, high = bootstrap([shares], lambda scores: float(np.mean(scores[0])))
-                print(
-                    f"{label:12} {blocked:22} {way:8} {np.mean(shares):.2f} "
-                    f"[{low:.2f}, {high:.2f}] of {len(shares)} seeds"
-                )
-    draw_plan_b(rows)
+    plan_b.report(tables.read(PLAN_B), HERE / "plan_b.png")
 
 
 def draw_shares(rows: list[dict[str, Any]]) -> None:
@@ -240,27 +175,6 @@ def draw_shares(rows: list[dict[str, Any]]) -> None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize="small")
     figure.savefig(HERE / "shares.png", dpi=120)
-
-
-def draw_plan_b(rows: list[dict[str, Any]]) -> None:
-    """Share of episodes that arrive while an agent learns on, with its path blocked."""
-    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
-    for axes, way in zip(figure.subplots(1, 2, sharey=True), ("mode", "samples"), strict=True):
-        for style, label in zip(STYLES, dict.fromkeys(row["agent"] for row in rows), strict=False):
-            found = [
-                row for row in rows if (row["agent"], row["blocked"]) == (label, "from the start")
-            ]
-            updates = sorted({int(row["updates"]) for row in found})
-            means = [
-                np.mean([float(row[way]) for row in found if int(row["updates"]) == count])
-                for count in updates
-            ]
-            axes.plot(updates, means, color=style.color, linestyle=style.line, label=label)
-        axes.set(title=f"{way} of the policy", xlabel="updates after the preferred path closed")
-        axes.grid(alpha=0.3)
-    figure.axes[0].set(ylabel="episodes that arrive")
-    figure.axes[1].legend(frameon=False, fontsize="small")
-    figure.savefig(HERE / "plan_b.png", dpi=120)
 
 
 if __name__ == "__main__":

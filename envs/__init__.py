@@ -8,6 +8,7 @@ from maxentflow.envs.resumable import Resumable, is_resumable, restore, states
 from maxentflow.envs.rollouts import Rollouts
 from maxentflow.envs.snapshots import Savable
 from maxentflow.envs.tasks import Task, task_class
+from maxentflow.envs.two_paths import TwoPathsEnv
 from maxentflow.envs.two_paths_grid import TwoPathsGridEnv
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Rollouts",
     "Savable",
     "Task",
+    "TwoPathsEnv",
     "TwoPathsGridEnv",
     "check_vector",
     "is_resumable",
@@ -34,6 +36,11 @@ gym.register(
     "maxentflow/MultiGoal-v0",
     entry_point="maxentflow.envs.multigoal:MultiGoalEnv",
     max_episode_steps=100,
+)
+gym.register(
+    "maxentflow/TwoPaths-v0",
+    entry_point="maxentflow.envs.two_paths:TwoPathsEnv",
+    max_episode_steps=60,
 )
 gym.register(
     "maxentflow/TwoPathsGrid-v0",

@@ -1,0 +1,87 @@
+"""Two paths around a block: who keeps both, and what happens when one closes.
+
+    python benchmarks/two_paths.py run [SEED ...]
+    python benchmarks/two_paths.py report          # two_paths/*.png and a table
+
+Every agent learns with both paths open, and its default settings. The path that it prefers is then
+blocked in its middle, from the start or from the seventh step of an episode on, and the agent acts
+without learning; then it learns on, with 100 updates at a time. Rows are added to
+two_paths/plan_b.csv; trajectories of the first seed are drawn.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import plan_b
+import policies
+import tables
+import torch
+from matplotlib.figure import Figure
+
+from maxentflow import agents, envs
+from maxentflow.envs import Rollouts, TwoPathsEnv
+from maxentflow.envs.two_paths import draw
+
+HERE = Path(__file__).parent / "two_paths"
+PLAN_B = HERE / "plan_b.csv"
+TASK = "maxentflow/TwoPaths-v0"
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "MEow": ("meow", {}),
+    "MEow, spline": ("meow", {"flow": "spline"}),
+    "MEow, --paper": ("meow", {"paper": True}),
+    "SAC": ("sac", {}),
+    "TD3": ("td3", {}),
+    "DDPG": ("ddpg", {}),
+}
+SEEDS = range(5)
+STEPS, LATE, SHOWN = 15_000, 7, 60
+
+
+def run(seeds: list[int]) -> None:
+    torch.set_num_threads(1)
+    HERE.mkdir(exist_ok=True)
+    done = {(row["agent"], row["seed"]) for row in tables.read(PLAN_B)}
+    for seed in seeds:
+        for label, (name, settings) in VARIANTS.items():
+            if (label, str(seed)) in done:
+                continue
+            torch.manual_seed(seed)
+            env = envs.make(TASK)
+            agent = agents.make(name, env, **settings)
+            plan_b.go_on(agent, env, STEPS, seed, warmup_steps=1_000)
+            if seed == SEEDS[0]:
+                draw_paths(agent, label)
+            rows = plan_b.rows(agent, label, seed, TASK, TwoPathsEnv, LATE)
+            for row in rows:
+                tables.append(PLAN_B, row)
+            print(label, seed, rows[0], rows[1], rows[2], rows[-1], sep="\n  ", flush=True)
+
+
+def draw_paths(agent: agents.Agent, label: str) -> None:
+    """Sampled episodes with both paths open, and with either blocked."""
+    figure = Figure(figsize=(11.4, 2.9), layout="constrained")
+    for axes, blocked in zip(
+        figure.subplots(1, 3, sharey=True), (None, "bridge", "tunnel"), strict=True
+    ):
+        make = partial(TwoPathsEnv, blocked=blocked)
+        found: Rollouts = policies.episodes(
+            agent.policy, make, SHOWN, outcome="path", max_steps=60
+        )
+        axes.set(facecolor="0.35", xlim=(-6, 6), ylim=(-4, 4), aspect="equal")
+        draw(axes, found, make())
+        arrived = (found.outcomes >= 0).mean()
+        axes.set(title=f"{label}: {blocked or 'nothing'} blocked, {arrived:.0%} arrive")
+    name = label.lower().replace(",", "").replace("--", "").replace(" ", "-")
+    figure.savefig(HERE / f"{name}.png", dpi=100)
+
+
+if __name__ == "__main__":
+    command, *given = sys.argv[1:] or ["report"]
+    if command == "run":
+        run([int(seed) for seed in given] or list(SEEDS))
+    else:
+        plan_b.report(tables.read(PLAN_B), HERE / "plan_b.png")
