@@ -10,7 +10,7 @@ import torch
 
 from maxentflow.envs import Resumable, make, make_single, restore, states
 
-TASKS = ["Hopper-v4", "maxentflow/MultiGoal-v0", "Pendulum-v1"]
+TASKS = ["Hopper-v4", "maxentflow/MultiGoal-v0", "maxentflow/TwoPaths-v0", "Pendulum-v1"]
 
 
 def actions_for(env, count, seed=0):

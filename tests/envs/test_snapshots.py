@@ -27,7 +27,7 @@ MUJOCO = {
     "Walker2d": ENDLESS,
 }
 TASKS = [(f"{name}-{v}", options) for name, options in MUJOCO.items() for v in ("v4", "v5")]
-TASKS += [("maxentflow/MultiGoal-v0", {})]
+TASKS += [("maxentflow/MultiGoal-v0", {}), ("maxentflow/TwoPaths-v0", {"blocked": "bridge"})]
 TASKS = [task for task in TASKS if task[0] != "Pusher-v4"]  # refuses MuJoCo 3
 
 
