@@ -10,6 +10,7 @@ from maxentflow.envs.snapshots import Savable
 from maxentflow.envs.tasks import Task, task_class
 from maxentflow.envs.two_paths import TwoPathsEnv
 from maxentflow.envs.two_paths_grid import TwoPathsGridEnv
+from maxentflow.envs.two_paths_maze import TwoPathsMazeEnv
 
 __all__ = [
     "GOALS",
@@ -20,6 +21,7 @@ __all__ = [
     "Task",
     "TwoPathsEnv",
     "TwoPathsGridEnv",
+    "TwoPathsMazeEnv",
     "check_vector",
     "is_resumable",
     "like",
@@ -41,6 +43,11 @@ gym.register(
     "maxentflow/TwoPaths-v0",
     entry_point="maxentflow.envs.two_paths:TwoPathsEnv",
     max_episode_steps=60,
+)
+gym.register(
+    "maxentflow/TwoPathsMaze-v0",
+    entry_point="maxentflow.envs.two_paths_maze:TwoPathsMazeEnv",
+    max_episode_steps=150,
 )
 gym.register(
     "maxentflow/TwoPathsGrid-v0",

@@ -105,7 +105,7 @@ class TwoPathsEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             for shut in ((False,) if blocked is None else (False, True))
         }
         self.observation_space = gym.spaces.Box(
-            np.float32([-_X, -_Y]), np.float32([_X, _Y]), dtype=np.float32
+            np.array([-_X, -_Y], np.float32), np.array([_X, _Y], np.float32), dtype=np.float32
         )
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         # The latest positions; a picture has no use for more.
