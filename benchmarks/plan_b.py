@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,47 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import policies
+import torch
 from matplotlib.figure import Figure
 
 from maxentflow import agents, envs
+from maxentflow.agents import compiled
 from maxentflow.agents.cli.figures import STYLES
+from maxentflow.agents.training import train
 from maxentflow.agents.training.statistics import bootstrap
 
-__all__ = ["go_on", "report", "rows"]
+__all__ = ["learn", "report", "rows"]
 
 EPISODES = 200
 RELEARNING, AT_A_TIME, BATCH = 1_000, 100, 128
 NAMES = ("bridge", "tunnel")
 
 
-def go_on(agent: agents.Agent, env: Any, steps: int, seed: int, warmup_steps: int = 0) -> None:
-    """Learn from steps in an environment, with a replay that has nothing else."""
+def learn(
+    make: Callable[[Any], agents.Agent], task: str, seeds: Sequence[int], steps: int, **how: Any
+) -> list[agents.Agent]:
+    """Agents of several seeds, trained as one program.
+
+    Args:
+        make: makes an agent for an environment.
+        task: a gymnasium id.
+        seeds: of the runs.
+        steps: length of a run.
+        how: keyword arguments of the task.
+    """
+    trainers = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        env = envs.make(task, **how)
+        trainers.append(_trainer(make(env), env, steps, seed, warmup_steps=1_000))
+    made = [trainer.agent for trainer in trainers]
+    train(trainers, compiled.learner(made, compile=True))
+    return made
+
+
+def _trainer(
+    agent: agents.Agent, env: Any, steps: int, seed: int, warmup_steps: int = 0
+) -> agents.Trainer:
     config = agents.TrainerConfig(
         total_steps=steps,
         warmup_steps=warmup_steps,
@@ -33,7 +59,7 @@ def go_on(agent: agents.Agent, env: Any, steps: int, seed: int, warmup_steps: in
         checkpoint_every=0,
         seed=seed,
     )
-    agents.Trainer(agent, env, config, progress=False).run()
+    return agents.Trainer(agent, env, config, progress=False)
 
 
 def rows(
@@ -72,8 +98,8 @@ def rows(
     note("at first", 0, blocked=preferred)
     env = envs.make(task, blocked=preferred)
     for updates in range(AT_A_TIME, RELEARNING + 1, AT_A_TIME):
-        # Before there is a first batch, nothing is learned.
-        go_on(agent, env, AT_A_TIME + BATCH - 1, seed + updates)
+        # A new replay: before there is a first batch, nothing is learned.
+        _trainer(agent, env, AT_A_TIME + BATCH - 1, seed + updates).run()
         note("at first", updates, blocked=preferred)
     return found
 

@@ -1,9 +1,9 @@
 """Two paths around a block: who keeps both, and what happens when one closes.
 
-    python benchmarks/two_paths.py run [SEED ...]
+    python benchmarks/two_paths.py run [AGENT ...]
     python benchmarks/two_paths.py report          # two_paths/*.png and a table
 
-Every agent learns with both paths open, and its default settings. The path that it prefers is then
+Every agent learns with both paths open and its default settings, five seeds as one program. The path that it prefers is then
 blocked in its middle, from the start or from the seventh step of an episode on, and the agent acts
 without learning; then it learns on, with 100 updates at a time. Rows are added to
 two_paths/plan_b.csv; trajectories of the first seed are drawn.
@@ -22,7 +22,7 @@ import tables
 import torch
 from matplotlib.figure import Figure
 
-from maxentflow import agents, envs
+from maxentflow import agents
 from maxentflow.envs import Rollouts, TwoPathsEnv
 from maxentflow.envs.two_paths import draw
 
@@ -41,20 +41,17 @@ SEEDS = range(5)
 STEPS, LATE, SHOWN = 15_000, 7, 60
 
 
-def run(seeds: list[int]) -> None:
+def run(labels: list[str]) -> None:
     torch.set_num_threads(1)
     HERE.mkdir(exist_ok=True)
-    done = {(row["agent"], row["seed"]) for row in tables.read(PLAN_B)}
-    for seed in seeds:
-        for label, (name, settings) in VARIANTS.items():
-            if (label, str(seed)) in done:
-                continue
-            torch.manual_seed(seed)
-            env = envs.make(TASK)
-            agent = agents.make(name, env, **settings)
-            plan_b.go_on(agent, env, STEPS, seed, warmup_steps=1_000)
-            if seed == SEEDS[0]:
-                draw_paths(agent, label)
+    done = {row["agent"] for row in tables.read(PLAN_B)}
+    for label in labels:
+        if label in done:
+            continue
+        name, settings = VARIANTS[label]
+        learned = plan_b.learn(partial(agents.make, name, **settings), TASK, SEEDS, STEPS)
+        draw_paths(learned[0], label)
+        for seed, agent in zip(SEEDS, learned, strict=True):
             rows = plan_b.rows(agent, label, seed, TASK, TwoPathsEnv, LATE)
             for row in rows:
                 tables.append(PLAN_B, row)
@@ -82,6 +79,6 @@ def draw_paths(agent: agents.Agent, label: str) -> None:
 if __name__ == "__main__":
     command, *given = sys.argv[1:] or ["report"]
     if command == "run":
-        run([int(seed) for seed in given] or list(SEEDS))
+        run(given or list(VARIANTS))
     else:
         plan_b.report(tables.read(PLAN_B), HERE / "plan_b.png")

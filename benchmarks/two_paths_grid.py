@@ -1,10 +1,10 @@
 """Two paths on a grid: values and shares against the exact ones, and what happens when one closes.
 
-    python benchmarks/two_paths_grid.py run [SEED ...]
+    python benchmarks/two_paths_grid.py run
     python benchmarks/two_paths_grid.py report     # two_paths_grid/*.png and a table
 
 Soft Q-learning at three temperatures and double DQN learn with both paths open, with tunnels of
-three lengths. The first is compared with soft value iteration on the exact model. Where the paths
+three lengths, five seeds as one program. The first is compared with soft value iteration on the exact model. Where the paths
 are of equal length, the one that an agent prefers is then blocked in its middle, from the start or
 from the fourth step of an episode on, and the agent acts without learning; then it learns on, with
 100 updates at a time. Rows are added to two_paths_grid/values.csv and plan_b.csv.
@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from maxentflow import agents, envs
+from maxentflow import agents
 from maxentflow.agents.cli.figures import STYLES
 from maxentflow.envs import TwoPathsGridEnv
 
@@ -38,7 +38,7 @@ DETOURS = (0, 1, 2)
 SEEDS = range(5)
 STEPS, GAMMA = 20_000, 0.99
 EPISODES = 1_600
-SIZE = {"hidden": (64, 64)}
+SETTINGS = {"gamma": GAMMA, "hidden": (64, 64)}
 
 
 # The exact solution
@@ -73,14 +73,6 @@ def share_of_bridge(env: TwoPathsGridEnv, policy: NDArray[Any]) -> float:
 # Learning
 
 
-def learn(name: str, seed: int, detour: int, **settings: Any) -> agents.Agent:
-    torch.manual_seed(seed)
-    env = envs.make(TASK, detour=detour)
-    agent = agents.make(name, env, gamma=GAMMA, **SIZE, **settings)
-    plan_b.go_on(agent, env, STEPS, seed, warmup_steps=1_000)
-    return agent
-
-
 @torch.no_grad()
 def values(agent: agents.Agent, alpha: float, seed: int, detour: int) -> dict[str, Any]:
     """Learned values, and shares of sampled episodes, beside the exact ones."""
@@ -102,32 +94,32 @@ def values(agent: agents.Agent, alpha: float, seed: int, detour: int) -> dict[st
     }
 
 
-def run(seeds: list[int]) -> None:
+def run() -> None:
     torch.set_num_threads(1)
-    done = {(row["temperature"], row["detour"], row["seed"]) for row in tables.read(VALUES)}
-    moved = {(row["agent"], row["seed"]) for row in tables.read(PLAN_B)}
     HERE.mkdir(exist_ok=True)
-    for seed in seeds:
-        for alpha in TEMPERATURES:
-            for detour in DETOURS:
-                label = f"soft-q, {alpha}"
-                if (str(alpha), str(detour), str(seed)) in done and (
-                    detour or (label, str(seed)) in moved
-                ):
-                    continue
-                agent = learn("soft-q", seed, detour, temperature=alpha)
+    done = {(row["temperature"], row["detour"]) for row in tables.read(VALUES)}
+    for alpha in TEMPERATURES:
+        make = partial(agents.make, "soft-q", temperature=alpha, **SETTINGS)
+        for detour in DETOURS:
+            if (str(alpha), str(detour)) in done:
+                continue
+            learned = plan_b.learn(make, TASK, SEEDS, STEPS, detour=detour)
+            if not detour:
+                note_plan_b(f"soft-q, {alpha}", learned)
+            for seed, agent in zip(SEEDS, learned, strict=True):
                 row = values(agent, alpha, seed, detour)
                 tables.append(VALUES, row)
                 print(row, flush=True)
-                if not detour:
-                    for each in plan_b.rows(agent, label, seed, TASK, TwoPathsGridEnv, late=4):
-                        tables.append(PLAN_B, each)
-        if ("dqn", str(seed)) not in moved:
-            for each in plan_b.rows(
-                learn("dqn", seed, 0), "dqn", seed, TASK, TwoPathsGridEnv, late=4
-            ):
-                tables.append(PLAN_B, each)
-        print(f"seed {seed} is done", flush=True)
+    if not any(row["agent"] == "dqn" for row in tables.read(PLAN_B)):
+        note_plan_b(
+            "dqn", plan_b.learn(partial(agents.make, "dqn", **SETTINGS), TASK, SEEDS, STEPS)
+        )
+
+
+def note_plan_b(label: str, learned: list[agents.Agent]) -> None:
+    for seed, agent in zip(SEEDS, learned, strict=True):
+        for row in plan_b.rows(agent, label, seed, TASK, TwoPathsGridEnv, late=4):
+            tables.append(PLAN_B, row)
 
 
 # The report
@@ -178,8 +170,7 @@ def draw_shares(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    command, *given = sys.argv[1:] or ["report"]
-    if command == "run":
-        run([int(seed) for seed in given] or list(SEEDS))
+    if sys.argv[1:] == ["run"]:
+        run()
     else:
         report()
