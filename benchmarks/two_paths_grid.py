@@ -4,10 +4,11 @@
     python benchmarks/two_paths_grid.py report     # two_paths_grid/*.png and a table
 
 Soft Q-learning at three temperatures and double DQN learn with both paths open, with tunnels of
-three lengths, five seeds as one program. The first is compared with soft value iteration on the exact model. Where the paths
-are of equal length, the one that an agent prefers is then blocked in its middle, from the start or
-from the fourth step of an episode on, and the agent acts without learning; then it learns on, with
-100 updates at a time. Rows are added to two_paths_grid/values.csv and plan_b.csv.
+three lengths, five seeds as one program. The first is compared with soft value iteration on the
+exact model. Where the paths are of equal length, the one that an agent prefers is then blocked in
+its middle, from the start or from the fourth step of an episode on, and the agent acts without
+learning; then it learns on, with 100 updates at a time. Rows are added to values.csv and plan_b.csv in
+two_paths_grid.
 """
 
 from __future__ import annotations
