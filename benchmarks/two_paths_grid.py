@@ -7,8 +7,8 @@ Soft Q-learning at three temperatures and double DQN learn with both paths open,
 three lengths, five seeds as one program. The first is compared with soft value iteration on the
 exact model. Where the paths are of equal length, the one that an agent prefers is then blocked in
 its middle, from the start or from the fourth step of an episode on, and the agent acts without
-learning; then it learns on, with 100 updates at a time. Rows are added to values.csv and plan_b.csv in
-two_paths_grid.
+learning; then it learns on, with 100 updates at a time. Rows are added to the CSVs in
+two_paths_grid/.
 """
 
 from __future__ import annotations

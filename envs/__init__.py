@@ -4,6 +4,7 @@ import gymnasium as gym
 
 from maxentflow.envs.make import check_vector, like, make, make_single, make_torchrl, task_id
 from maxentflow.envs.multigoal import GOALS, MultiGoalEnv
+from maxentflow.envs.perturbed import PERTURBATIONS, Perturbed
 from maxentflow.envs.resumable import Resumable, is_resumable, restore, states
 from maxentflow.envs.rollouts import Rollouts
 from maxentflow.envs.snapshots import Savable
@@ -14,7 +15,9 @@ from maxentflow.envs.two_paths_maze import TwoPathsMazeEnv
 
 __all__ = [
     "GOALS",
+    "PERTURBATIONS",
     "MultiGoalEnv",
+    "Perturbed",
     "Resumable",
     "Rollouts",
     "Savable",
