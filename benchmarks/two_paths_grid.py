@@ -105,12 +105,14 @@ def run() -> None:
             if (str(alpha), str(detour)) in done:
                 continue
             learned = plan_b.learn(make, TASK, SEEDS, STEPS, detour=detour)
-            if not detour:
+            rows = [
+                values(agent, alpha, s, detour) for s, agent in zip(SEEDS, learned, strict=True)
+            ]
+            print(*rows, sep="\n", flush=True)
+            if not detour:  # which changes the agents
                 note_plan_b(f"soft-q, {alpha}", learned)
-            for seed, agent in zip(SEEDS, learned, strict=True):
-                row = values(agent, alpha, seed, detour)
+            for row in rows:
                 tables.append(VALUES, row)
-                print(row, flush=True)
     if not any(row["agent"] == "dqn" for row in tables.read(PLAN_B)):
         note_plan_b(
             "dqn", plan_b.learn(partial(agents.make, "dqn", **SETTINGS), TASK, SEEDS, STEPS)

@@ -38,6 +38,7 @@ class Curve:
         returns: of the evaluations there, shape ``(n,)``.
         seconds: the time to each, shape ``(n,)``; nan where it is not known.
         label: given for it.
+        folder: of the run, where there is one.
     """
 
     env: str
@@ -48,6 +49,7 @@ class Curve:
     returns: NDArray[np.float64]
     seconds: NDArray[np.float64]
     label: str | None
+    folder: RunFolder | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def _read(folder: RunFolder, label: str | None) -> Curve:
         raise ValueError(f"{folder} has no evaluation yet.")
     if not np.isfinite(returns).all() or len(set(steps.tolist())) < len(steps):
         raise ValueError(f"{folder.metrics_path} has returns that are not finite, or steps twice.")
-    return Curve(env, agent, seed, said, steps, returns, seconds, label)
+    return Curve(env, agent, seed, said, steps, returns, seconds, label, folder)
 
 
 def _differing(tasks: Iterable[list[Curve]]) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from maxentflow.agents.names import BUILT_IN
 __all__ = ["main"]
 
 # A module of this package each.
-_COMMANDS = ("train", "evaluate", "plot", "compare", "diagnose", "agents")
+_COMMANDS = ("train", "evaluate", "plot", "compare", "robustness", "diagnose", "agents")
 
 _USAGE = """\
 usage: maxentflow COMMAND ...
@@ -27,12 +27,13 @@ commands:
   evaluate RUN [options]     run episodes with a trained policy, or film one
   plot RUN [RUN ...]         learning curves, with the published ones
   compare RUN [RUN ...]      a table of runs: returns with intervals, sample efficiency
+  robustness RUN [RUN ...]   returns where friction, masses or the ground differ from training
   diagnose RUN [options]     the soft value against returns, of meow and soft-q
   agents                     the agents, and the actions that each takes
 
 Agents: {agents}.
 Options: train AGENT --help, train --resume --help, evaluate --help, plot --help,
-compare --help, diagnose --help, agents --help.
+compare --help, robustness --help, diagnose --help, agents --help.
 """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from maxentflow.agents.cli.curves import Group
 from maxentflow.agents.training.diagnosis import Diagnosis
+from maxentflow.agents.training.disturbances import Robustness
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
 from maxentflow.agents.training.statistics import mean_band
 
-__all__ = ["STYLES", "Style", "diagnosis", "learning_curves", "published"]
+__all__ = ["STYLES", "Style", "diagnosis", "learning_curves", "published", "robustness"]
 
 
 class Style(NamedTuple):
@@ -96,7 +97,7 @@ def learning_curves(tasks: Mapping[str, Mapping[str, Group]], path: Path) -> Non
         # A label looks the same in every panel, as far as the styles suffice.
         places = labels if len(labels) <= len(STYLES) else list(groups)
         for label, group in groups.items():
-            _draw_group(axes, label, group, STYLES[places.index(label)])
+            _draw_lines(axes, label, group.steps, group.returns, STYLES[places.index(label)])
         curves = [curve for group in groups.values() for curve in group.curves]
         last = max(int(curve.steps[-1]) for curve in curves)
         for agent in sorted({curve.agent for curve in curves}):
@@ -115,14 +116,45 @@ def learning_curves(tasks: Mapping[str, Mapping[str, Group]], path: Path) -> Non
     _save(figure, path)
 
 
-def _draw_group(axes: Axes, label: str, group: Group, style: Style) -> None:
-    steps, returns, count = group.steps, group.returns, len(group.curves)
+def _draw_lines(
+    axes: Axes, label: str, x: NDArray[Any], returns: NDArray[np.float64], style: Style
+) -> None:
+    """The mean over seeds of returns ``(seeds, n)``, each seed, and the mean's interval."""
+    count = len(returns)
     label = f"{label} ({count} seed{'s' * (count > 1)})"
-    axes.plot(steps, returns.mean(0), color=style.color, linestyle=style.line, label=label)
+    axes.plot(x, returns.mean(0), color=style.color, linestyle=style.line, label=label)
     if count > 1:
-        axes.plot(steps, returns.T, color=style.color, alpha=0.4, linewidth=0.7)
+        axes.plot(x, returns.T, color=style.color, alpha=0.4, linewidth=0.7)
     if count > 2:
-        axes.fill_between(steps, *mean_band(returns), color=style.color, alpha=0.15, linewidth=0)
+        axes.fill_between(x, *mean_band(returns), color=style.color, alpha=0.15, linewidth=0)
+
+
+def robustness(
+    results: Mapping[str, Sequence[Robustness]], env_id: str, neutral: float, path: Path
+) -> None:
+    """Draw returns over the size of a disturbance: the mean of the seeds of each agent, with thin
+    lines for each and, of three and more, a band of the 95% bootstrap interval of that mean.
+
+    Args:
+        results: of each seed, by label; at most six labels.
+        env_id: the task, for the title.
+        neutral: the value that changes nothing, for a line.
+        path: where the figure goes.
+
+    Raises:
+        ValueError: the figure cannot be written.
+    """
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for style, (label, seeds) in zip(STYLES, results.items(), strict=False):
+        values = seeds[0].values
+        _draw_lines(axes, label, values, np.array([each.returns.mean(1) for each in seeds]), style)
+    quantity = next(iter(results.values()))[0].quantity
+    axes.axvline(neutral, color="k", linestyle=":", linewidth=1)
+    axes.set(title=env_id, xlabel=quantity.replace("_", " "), ylabel="return")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize="small")
+    _save(figure, path)
 
 
 # Columns of metrics.csv that share a panel of a diagnosis, and the label of its axis.

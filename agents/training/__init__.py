@@ -2,6 +2,7 @@
 
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.diagnosis import Diagnosis, diagnose
+from maxentflow.agents.training.disturbances import Robustness, robustness
 from maxentflow.agents.training.evaluation import Evaluation, evaluate, record_video
 from maxentflow.agents.training.experience import (
     Demonstrations,
@@ -22,6 +23,7 @@ __all__ = [
     "NonFiniteError",
     "Replay",
     "ReplayBuffer",
+    "Robustness",
     "RolloutBuffer",
     "RunFolder",
     "Trainer",
@@ -29,5 +31,6 @@ __all__ = [
     "diagnose",
     "evaluate",
     "record_video",
+    "robustness",
     "train",
 ]
