@@ -82,7 +82,11 @@ def values(agent: agents.Agent, alpha: float, seed: int, detour: int) -> dict[st
     learned = policies.value(agent, np.eye(len(exact), dtype=np.float32))
     error = np.abs(learned - exact)[np.arange(len(exact)) != env.goal]
     found = policies.episodes(
-        agent.policy, partial(TwoPathsGridEnv, detour=detour), EPISODES, outcome="path"
+        agent.policy,
+        partial(TwoPathsGridEnv, detour=detour),
+        EPISODES,
+        outcome="path",
+        seed=EPISODES * seed,
     )
     return {
         "temperature": alpha,

@@ -22,6 +22,8 @@ NO_EXAMPLE = {
     "Experience": "a protocol",
     "ClosedFormValue": "made by EnergyBasedFlow.value_module",
     "Evaluation": "made by evaluate",
+    "Robustness": "made by robustness",
+    "Rollouts": "in the example of Rollouts.sample",
     "CompilationError": "an exception",
     "NonFiniteError": "an exception",
     "MeowConfig": "settings: see meow",
