@@ -1,13 +1,11 @@
 """MultiGoal against its published dynamics and reward."""
 
 import re
-import warnings
 
 import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 from maxentflow.envs import GOALS, MultiGoalEnv, Rollouts
 
@@ -91,13 +89,6 @@ def test_resets_go_on_drawing():
     assert (first != second).all()
     np.testing.assert_array_equal(env.reset(seed=1)[0], first)
     np.testing.assert_array_equal(env.reset()[0], second)
-
-
-def test_gymnasiums_checker_without_a_warning():
-    env = gym.make(ID, render_mode="rgb_array").unwrapped
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(env)
 
 
 def test_registration():

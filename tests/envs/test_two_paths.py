@@ -1,13 +1,11 @@
 """TwoPaths: contact with walls, ways around them, and plans that are blocked."""
 
 import re
-import warnings
 
 import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -187,13 +185,6 @@ def test_states_are_taken_and_given_back():
         one, two = env.step(np.array(action)), other.step(np.array(action))
         np.testing.assert_array_equal(one[0], two[0])
         assert one[1:] == two[1:]
-
-
-def test_gymnasiums_checker_without_a_warning():
-    env = gym.make(ID, render_mode="rgb_array").unwrapped
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(env)
 
 
 def test_registration():

@@ -1,13 +1,11 @@
 """TwoPathsGrid against its model, and its model against a count of its paths."""
 
 import re
-import warnings
 
 import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 from scipy.special import logsumexp
 
 from maxentflow.envs import Rollouts, TwoPathsGridEnv
@@ -135,13 +133,6 @@ def test_a_path_that_closes_during_an_episode():
     assert play(standing, BRIDGE)[-1][4] == {"path": 0}
     back = play(standing, [*BRIDGE[:5], LEFT, *[RIGHT] * 5])
     assert standing.cells[back[-1][0].argmax()].tolist() == [0, 2]
-
-
-def test_gymnasiums_checker_without_a_warning():
-    env = gym.make(ID, render_mode="rgb_array").unwrapped
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(env)
 
 
 def test_registration():

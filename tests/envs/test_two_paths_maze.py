@@ -1,12 +1,10 @@
 """TwoPathsMaze: the ball's ways through MuJoCo's maze."""
 
 import sys
-import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 from maxentflow import envs
 from maxentflow.envs import Resumable, TwoPathsMazeEnv
@@ -64,14 +62,6 @@ def test_the_goal_stays_and_the_start_moves_a_little():
     offset = starts[:, :2] - [-2.0, 0.0]
     assert 0.05 < np.abs(offset).max() <= 0.1
     np.testing.assert_array_equal(env.unwrapped.goal, [2.0, 0.0])
-
-
-def test_gymnasiums_checker_without_an_error():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of infinite bounds, which are MuJoCo's
-        check_env(TwoPathsMazeEnv(), skip_render_check=True)
-    env = gym.make(ID, render_mode="rgb_array")
-    assert env.spec.max_episode_steps == 150
 
 
 def test_states_continue_exactly():
