@@ -33,6 +33,7 @@ __all__ = [
     "Positive",
     "PositiveFraction",
     "Temperature",
+    "Threads",
     "Widths",
     "check",
 ]
@@ -59,6 +60,7 @@ Fraction = Annotated[float, Accepts(lambda x: 0 <= x <= 1, "in [0, 1]")]
 PositiveFraction = Annotated[float, Accepts(lambda x: 0 < x <= 1, "in (0, 1]")]
 FractionBelowOne = Annotated[float, Accepts(lambda x: 0 <= x < 1, "in [0, 1)")]
 Count = Annotated[int, Accepts(lambda x: 1 <= x < math.inf, "at least 1")]
+Threads = Annotated[int, Accepts(lambda x: 1 <= x <= 1024, "between 1 and 1024")]
 Finite = Annotated[float, Accepts(math.isfinite, "finite")]
 NotNegativeNumber = Annotated[float, Accepts(lambda x: 0 <= x < math.inf, "at least 0, finite")]
 NotNegative = Annotated[int, Accepts(lambda x: 0 <= x < math.inf, "at least 0")]

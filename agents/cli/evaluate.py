@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tyro
 from tensordict import TensorDict
@@ -49,6 +50,8 @@ def run(arguments: list[str]) -> None:
     how: dict[str, Any] = {"deterministic": not options.stochastic, "seed": options.seed}
     result = evaluate(policy, env, episodes=options.episodes, max_steps=options.max_steps, **how)
     env.close()
+    if not np.isfinite(result.returns).all():
+        raise ValueError(f"The returns of the policy in {folder} are not finite.")
     print(f"{description.env}, {'samples' if options.stochastic else 'mode'}: {result}")
     if options.stochastic and _is_deterministic(policy, result.first_observations):
         print("Where these episodes began, every sample of the policy was its mode.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ def parse(kind: type[T], arguments: Sequence[str], command: str, **options: Any)
         SystemExit: with code 0, after the help that they ask for.
     """
     complaint = io.StringIO()
+    arguments = [os.path.expanduser(word) if word.startswith("~/") else word for word in arguments]
     prog, config = f"maxentflow {command}", (tyro.conf.OmitArgPrefixes,)
     try:
         with contextlib.redirect_stderr(complaint):

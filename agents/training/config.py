@@ -7,7 +7,7 @@ from typing import Any
 
 from maxentflow.agents import registry
 from maxentflow.agents.presets import preset
-from maxentflow.agents.settings import Count, NotNegative, Positive, check
+from maxentflow.agents.settings import Count, NotNegative, Positive, Threads, check
 
 __all__ = ["TrainerConfig"]
 
@@ -42,7 +42,7 @@ class TrainerConfig:
     """Steps between rows of the metrics."""
     checkpoint_every: NotNegative = 10_000
     """Steps between checkpoints; 0 for one at the end only."""
-    threads: Count = 1
+    threads: Threads = 1
     """Threads that torch computes with; small networks gain little from more."""
     device: str = "cpu"
     """Where networks and replay are."""

@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from maxentflow.agents.training.files import save_atomically
+from maxentflow.agents.training.files import load, save_atomically
 from maxentflow.agents.training.simulator import Entry
 
 __all__ = ["Replay", "read_files"]
@@ -358,8 +358,8 @@ def read_files(paths: Sequence[Path], names: Sequence[str], count: int) -> Tenso
 
 def _read(path: Path) -> Chunk:
     try:
-        return torch.load(path, weights_only=True)
-    except Exception as error:  # torch, pickle and zipfile each raise their own
+        return load(path)
+    except ValueError as error:
         raise ValueError(f"{path} is not a readable part of a replay.") from error
 
 

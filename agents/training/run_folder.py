@@ -13,13 +13,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.experience import Experience
-from maxentflow.agents.training.files import save_atomically, write_atomically
+from maxentflow.agents.training.files import load, save_atomically, write_atomically
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing is locked
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["RunFolder", "read_metrics"]
 
@@ -38,6 +42,7 @@ class RunFolder:
     ``checkpoints/latest.pt``  the complete state, but for the replay
     ``checkpoints/replay/``    the replay, in chunks that are written once
     ``figures/``               pictures
+    ``lock``                   held by the process that trains
     ========================== ====================================================
 
     Args:
@@ -65,6 +70,7 @@ class RunFolder:
         self.replay_path = self.path / "checkpoints" / "replay"
         self.tensorboard_path = self.path / "tensorboard"
         self.figures_path = self.path / "figures"
+        self._lock: Any = None
 
     def __str__(self) -> str:
         return str(self.path)
@@ -198,10 +204,10 @@ class RunFolder:
         if not self.checkpoint_path.exists():
             return None
         try:
-            state = torch.load(self.checkpoint_path, weights_only=True, map_location="cpu")
+            state = load(self.checkpoint_path)
             state = {"agent": state["agent"], **state}
             saved = dict(state["settings"])
-        except Exception as error:  # torch, pickle and zipfile each raise their own
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.checkpoint_path} is not a readable checkpoint of maxentflow."
             ) from error
@@ -215,13 +221,27 @@ class RunFolder:
         return state
 
     def begin(self) -> None:
-        """Note the configuration that a run goes on with.
+        """Take the folder for a run, and note the configuration that it goes on with.
 
         Raises:
-            ValueError: there is none that can be read.
+            ValueError: another process trains in it, or its configuration cannot be read.
         """
         self.config()
+        lock = open(self.path / "lock", "a")  # noqa: SIM115 (end closes it)
+        try:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise ValueError(f"{self} is being trained in by another process.") from error
+        self._lock = lock
         _ = self._settings
+
+    def end(self) -> None:
+        """Leave the folder to other processes."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     @cached_property
     def _settings(self) -> dict[str, Any]:

@@ -257,6 +257,8 @@ class Trainer:
         self._running = True
 
     def _end(self) -> None:
+        if self.folder is not None:
+            self.folder.end()
         if not self._running:
             return
         self._running = False

@@ -1,10 +1,12 @@
 """``maxentflow evaluate``: the numbers of whole episodes, and films."""
 
+import re
 import shutil
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+import torch
 
 from maxentflow import agents, envs
 from maxentflow.agents import RunFolder
@@ -44,6 +46,18 @@ def test_samples_of_a_deterministic_policy_are_said_to_be_its_mode(tmp_path, cap
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{MULTIGOAL}, samples: ")
     assert lines[1] == "Where these episodes began, every sample of the policy was its mode."
+
+
+def test_a_policy_with_weights_that_are_nan_has_no_returns(multigoal, tmp_path, refused):
+    folder = RunFolder(shutil.copytree(multigoal, tmp_path / "run"))
+    state = folder.load_checkpoint()
+    for part in ("policy", "behavior"):
+        for entry in state[part].values():
+            if entry.is_floating_point():
+                entry.fill_(float("nan"))
+    torch.save(state, folder.checkpoint_path)
+    said = refused("evaluate", str(folder), "--episodes", "1")
+    assert re.search("not finite|finite numbers", said)
 
 
 def test_nothing_of_the_run_is_changed(run):

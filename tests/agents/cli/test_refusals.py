@@ -78,6 +78,9 @@ REFUSED = [
     ((*TRAIN, "--device", "cuda:77"), "Device 'cuda:77' cannot be used"),
     ((*TRAIN, "--device", "meta"), "Device 'meta' cannot be used"),
     ((*TRAIN, "--device", "vulkan"), "Device 'vulkan' cannot be used"),
+    ((*TRAIN, "--threads", "100000"), "threads must be between 1 and 1024, got 100000"),
+    ((*TRAIN, "--run-dir", ""), "--run-dir must name a folder, got ''"),
+    ((*TRAIN, "--run-dir="), "--run-dir must name a folder, got ''"),
     ((*TRAIN, "--run-dir", RUN), "holds a run already"),
     ((*TRAIN, "--run-dir", f"{RUN}/config.yaml"), "Cannot make the run folder"),
     ((*TRAIN, "--run-dir", "/proc/run"), "Cannot make the run folder /proc/run"),  # read-only

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import resource
+import shutil
 import signal
 
 import pytest
@@ -301,6 +302,22 @@ def test_a_disk_that_is_full_during_a_run(tmp_path, monkeypatch, capsys, method)
         error,
     )
     assert checkpoint(folder)["step"] == (50 if method == "_log" else 25)
+
+
+def test_a_folder_below_home(tmp_path, monkeypatch, without_conclusion):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    main(words("~/runs/one", total_steps=25))
+    assert (tmp_path / "runs" / "one" / "config.yaml").exists()
+
+
+def test_a_run_that_is_still_going_is_not_resumed(run, tmp_path, refused):
+    folder = RunFolder(shutil.copytree(run, tmp_path / "run"))
+    folder.begin()
+    before = folder.metrics_path.read_text()
+    said = refused("train", "--resume", str(folder), "--total-steps", "90")
+    assert said == f"{folder} is being trained in by another process."
+    assert folder.metrics_path.read_text() == before
+    folder.end()
 
 
 def test_an_update_beyond_the_memory(tmp_path, capsys):

@@ -229,7 +229,7 @@ def short(tmp_path_factory):
 SHORT = {"total_steps": 50, "eval_every": 0, "checkpoint_every": 25}
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "text", "half"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "half", "bit"])
 def test_a_damaged_part_of_the_replay_is_refused(tmp_path, short, damage):
     folder = shutil.copytree(short, tmp_path / "run")
     _, last = sorted((folder / "checkpoints" / "replay").iterdir())
@@ -237,6 +237,7 @@ def test_a_damaged_part_of_the_replay_is_refused(tmp_path, short, damage):
         "empty": b"",
         "text": b"not a replay\n" * 100,
         "half": last.read_bytes()[: last.stat().st_size // 2],
+        "bit": flipped(last.read_bytes(), last.stat().st_size // 2),
     }
     if damage == "missing":
         last.unlink()
@@ -244,6 +245,10 @@ def test_a_damaged_part_of_the_replay_is_refused(tmp_path, short, damage):
         last.write_bytes(content[damage])
     with pytest.raises(ValueError, match=rf"{last.name} is not a readable part of a replay"):
         resumed(folder, **SHORT)
+
+
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
 def keys(state, path=()):

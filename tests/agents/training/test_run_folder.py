@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import pickle
 import platform
+import zipfile
 
 import pytest
 import torch
@@ -263,6 +264,40 @@ def test_a_damaged_checkpoint(folder, damage):
     folder.checkpoint_path.write_bytes(damaged)
     with pytest.raises(ValueError, match=r"latest\.pt is not a readable checkpoint"):
         folder.load_checkpoint()
+
+
+def test_every_flipped_bit_of_the_numbers_is_found(folder):
+    """torch itself loads such a file."""
+    content = bytearray(save(folder).read_bytes())
+    with zipfile.ZipFile(folder.checkpoint_path) as archive:
+        numbers = [each for each in archive.infolist() if "/data/" in each.filename]
+    assert numbers
+    for each in numbers:
+        start = content.index(each.filename.encode()) + len(each.filename)
+        start = content.index(archive_bytes(folder.checkpoint_path, each), start)
+        flipped = bytearray(content)
+        flipped[start + each.file_size // 2] ^= 1
+        folder.checkpoint_path.write_bytes(flipped)
+        torch.load(folder.checkpoint_path, weights_only=True)
+        with pytest.raises(ValueError, match=r"latest\.pt is not a readable checkpoint"):
+            folder.load_checkpoint()
+
+
+def archive_bytes(path, entry):
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(entry)
+
+
+def test_a_folder_is_of_one_process_at_a_time(folder):
+    create(folder)
+    folder.begin()
+    other = RunFolder(folder.path)
+    with pytest.raises(ValueError, match="is being trained in by another process"):
+        other.begin()
+    folder.end()
+    other.begin()
+    other.end()
+    other.end()
 
 
 @pytest.mark.parametrize("moment", ["in the middle", "before the end"])
