@@ -128,6 +128,8 @@ def _continued(arguments: list[str]) -> list[_Run]:
             more = "give a larger --total-steps to go on"
             raise ValueError(f"{folder} is complete at {trainer.step} steps; {more}.")
         runs.append(_Run(description, trainer, folder))
+    for each in runs:
+        each.folder.begin()  # before anything is written
     if options.total_steps is not None:
         for each in runs:
             each.folder.set_total_steps(options.total_steps)

@@ -207,7 +207,7 @@ class RunFolder:
             state = load(self.checkpoint_path)
             state = {"agent": state["agent"], **state}
             saved = dict(state["settings"])
-        except (KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # anything may be in it
             raise ValueError(
                 f"{self.checkpoint_path} is not a readable checkpoint of maxentflow."
             ) from error
@@ -221,12 +221,15 @@ class RunFolder:
         return state
 
     def begin(self) -> None:
-        """Take the folder for a run, and note the configuration that it goes on with.
+        """Take the folder for a run, and note the configuration that it goes on with; nothing
+        where it is taken already by this object.
 
         Raises:
             ValueError: another process trains in it, or its configuration cannot be read.
         """
         self.config()
+        if self._lock is not None:
+            return
         lock = open(self.path / "lock", "a")  # noqa: SIM115 (end closes it)
         try:
             if fcntl is not None:

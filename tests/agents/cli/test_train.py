@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import resource
-import shutil
 import signal
 
 import pytest
@@ -310,13 +309,13 @@ def test_a_folder_below_home(tmp_path, monkeypatch, without_conclusion):
     assert (tmp_path / "runs" / "one" / "config.yaml").exists()
 
 
-def test_a_run_that_is_still_going_is_not_resumed(run, tmp_path, refused):
-    folder = RunFolder(shutil.copytree(run, tmp_path / "run"))
+def test_a_run_that_is_still_going_is_not_resumed(run, refused):
+    folder = RunFolder(run)
     folder.begin()
-    before = folder.metrics_path.read_text()
+    before = folder.metrics_path.read_text(), folder.config_path.read_text()
     said = refused("train", "--resume", str(folder), "--total-steps", "90")
     assert said == f"{folder} is being trained in by another process."
-    assert folder.metrics_path.read_text() == before
+    assert (folder.metrics_path.read_text(), folder.config_path.read_text()) == before
     folder.end()
 
 
