@@ -16,7 +16,7 @@ from maxentflow.agents.names import BUILT_IN
 __all__ = ["main"]
 
 # A module of this package each.
-_COMMANDS = ("train", "evaluate", "plot", "compare", "robustness", "diagnose", "agents")
+_COMMANDS = ("train", "evaluate", "plot", "compare", "robustness", "diagnose", "collect", "agents")
 
 _USAGE = """\
 usage: maxentflow COMMAND ...
@@ -29,11 +29,13 @@ commands:
   compare RUN [RUN ...]      a table of runs: returns with intervals, sample efficiency
   robustness RUN [RUN ...]   returns where friction, masses or the ground differ from training
   diagnose RUN [options]     the soft value against returns, of meow and soft-q
+  collect RUN --out NAME     episodes of a trained policy as a data set, for bc
   agents                     the agents, and the actions that each takes
 
 Agents: {agents}.
 Options: train AGENT --help, train --resume --help, evaluate --help, plot --help,
-compare --help, robustness --help, diagnose --help, agents --help.
+compare --help, robustness --help, diagnose --help,
+collect --help, agents --help.
 """
 
 

@@ -1,5 +1,6 @@
 """Training: the loop, experience, evaluation, diagnosis, and what a run leaves on disk."""
 
+from maxentflow.agents.training.collection import collect, write_dataset
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.diagnosis import Diagnosis, diagnose
 from maxentflow.agents.training.disturbances import Robustness, robustness
@@ -28,9 +29,11 @@ __all__ = [
     "RunFolder",
     "Trainer",
     "TrainerConfig",
+    "collect",
     "diagnose",
     "evaluate",
     "record_video",
     "robustness",
     "train",
+    "write_dataset",
 ]

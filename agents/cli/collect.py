@@ -1,0 +1,70 @@
+"""``maxentflow collect``: episodes of a trained policy as a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from maxentflow.agents.cli.parsing import parse
+from maxentflow.agents.cli.runs import make_env, read, trained
+from maxentflow.agents.training import RunFolder
+from maxentflow.agents.training.collection import collect, write_dataset
+
+__all__ = ["run"]
+
+
+@dataclass
+class _Collect:
+    """Record episodes of a trained policy, for bc to clone.
+
+    For example: maxentflow collect runs/Hopper-v4-sac-0 --out hopper/sac-v0"""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    out: str
+    """A new Minari data set, by its name, or a .npz file."""
+    episodes: int = 100
+    """How many."""
+    deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Take the mode instead of sampling actions."""
+    seed: int = 0
+    """Of the first episode; episode i starts from seed + i."""
+
+
+def run(arguments: list[str]) -> None:
+    """Record, write, and say how good the episodes were."""
+    options = parse(_Collect, arguments, "collect")
+    for name, least in (("episodes", 1), ("seed", 0)):
+        if getattr(options, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(options, name)}.")
+    if options.seed >= 2**32:
+        raise ValueError(f"seed must be below 2**32, got {options.seed}.")
+    if options.out.endswith(".npz"):
+        path = Path(options.out).expanduser()
+        if path.exists():
+            raise ValueError(f"{path} exists already.")
+        if not path.parent.is_dir():
+            raise ValueError(f"Cannot write {path}: {path.parent} is no folder.")
+    folder = RunFolder(options.run)
+    description = read(folder)
+    env = make_env(description, 1)
+    policy = trained(description, folder, env).policy
+    env.close()
+    recorded = collect(
+        policy,
+        description.env,
+        episodes=options.episodes,
+        deterministic=options.deterministic,
+        seed=options.seed,
+        **description.env_options,
+    )
+    write_dataset(recorded, options.out, description.env, **description.env_options)
+    steps = sum(len(episode) for episode in recorded)
+    mean = sum(float(each["next", "reward"].sum()) for each in recorded) / len(recorded)
+    print(
+        f"{options.out}: {len(recorded)} episodes of {description.env}, {steps} steps, "
+        f"mean return {mean:.1f}"
+    )
