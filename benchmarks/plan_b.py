@@ -27,7 +27,12 @@ NAMES = ("bridge", "tunnel")
 
 
 def learn(
-    make: Callable[[Any], agents.Agent], task: str, seeds: Sequence[int], steps: int, **how: Any
+    make: Callable[[Any], agents.Agent],
+    task: str,
+    seeds: Sequence[int],
+    steps: int,
+    warmup_steps: int = 1_000,
+    **how: Any,
 ) -> list[agents.Agent]:
     """Agents of several seeds, trained as one program.
 
@@ -36,13 +41,14 @@ def learn(
         task: a gymnasium id.
         seeds: of the runs.
         steps: length of a run.
+        warmup_steps: random steps at its beginning.
         how: keyword arguments of the task.
     """
     trainers = []
     for seed in seeds:
         torch.manual_seed(seed)
         env = envs.make(task, **how)
-        trainers.append(_trainer(make(env), env, steps, seed, warmup_steps=1_000))
+        trainers.append(_trainer(make(env), env, steps, seed, warmup_steps))
     made = [trainer.agent for trainer in trainers]
     train(trainers, compiled.learner(made, compile=True))
     return made
@@ -76,7 +82,9 @@ def rows(
         late: the step of an episode after which a path is blocked in its middle.
     """
     limit = gym.spec(task).max_episode_steps
-    act = partial(policies.episodes, agent.policy, outcome="path", max_steps=limit)
+    act = partial(
+        policies.episodes, agent.policy, outcome="path", max_steps=limit, seed=EPISODES * seed
+    )
     over_bridge = float((act(kind, EPISODES).outcomes == 0).mean())
     preferred = NAMES[over_bridge < 0.5]
     found = []
