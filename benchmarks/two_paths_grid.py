@@ -38,6 +38,7 @@ TEMPERATURES = (0.1, 0.3, 0.6)
 DETOURS = (0, 1, 2)
 SEEDS = range(5)
 STEPS, GAMMA = 20_000, 0.99
+WARMUP = 5_000  # a random walk has to come to every cell
 EPISODES = 1_600
 SETTINGS = {"gamma": GAMMA, "hidden": (64, 64)}
 
@@ -108,7 +109,7 @@ def run() -> None:
         for detour in DETOURS:
             if (str(alpha), str(detour)) in done:
                 continue
-            learned = plan_b.learn(make, TASK, SEEDS, STEPS, detour=detour)
+            learned = plan_b.learn(make, TASK, SEEDS, STEPS, WARMUP, detour=detour)
             rows = [
                 values(agent, alpha, s, detour) for s, agent in zip(SEEDS, learned, strict=True)
             ]
@@ -119,7 +120,8 @@ def run() -> None:
                 tables.append(VALUES, row)
     if not any(row["agent"] == "dqn" for row in tables.read(PLAN_B)):
         note_plan_b(
-            "dqn", plan_b.learn(partial(agents.make, "dqn", **SETTINGS), TASK, SEEDS, STEPS)
+            "dqn",
+            plan_b.learn(partial(agents.make, "dqn", **SETTINGS), TASK, SEEDS, STEPS, WARMUP),
         )
 
 
