@@ -80,16 +80,21 @@ def train(name: str, task: str, seed: int, steps: int, folder: Path) -> None:
         metrics = csv.writer(file, lineterminator="\n")
         metrics.writerow(("step", "seconds", "eval_return"))
 
+        def note(step: int) -> None:
+            returns = evaluate(Policy(model), env, episodes=EPISODES).returns
+            seconds = time.perf_counter() - began
+            metrics.writerow((step, round(seconds), returns.mean()))
+            file.flush()
+
         class Evaluation(BaseCallback):
             def _on_step(self) -> bool:
                 if self.num_timesteps % EVERY == 0 and self.num_timesteps <= steps:
-                    returns = evaluate(Policy(model), env, episodes=EPISODES).returns
-                    seconds = time.perf_counter() - began
-                    metrics.writerow((self.num_timesteps, round(seconds), returns.mean()))
-                    file.flush()
+                    note(self.num_timesteps)
                 return True
 
         model.learn(steps, callback=Evaluation())
+        if steps % EVERY:
+            note(steps)
     model.save(folder / "model.zip")
 
 

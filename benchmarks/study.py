@@ -81,10 +81,10 @@ class Study:
             return peers.is_over(run.path)
         return is_over(run)
 
-    def train(self, task: str, variant: str, seed: int, steps: int) -> None:
-        """Make a run, or its rest."""
+    def train(self, task: str, variant: str, seed: int, steps: int) -> bool:
+        """Make a run, or its rest; say whether it is over."""
         if self.is_over(task, variant, seed):
-            return
+            return True
         run = self.folder(task, variant, seed)
         if peer := self._peer(variant):
             shutil.rmtree(run.path, ignore_errors=True)  # it cannot be resumed
@@ -102,6 +102,7 @@ class Study:
             words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
         )
         print(f"{run}: {'done' if ended.returncode == 0 else ended.stderr.strip()}", flush=True)
+        return ended.returncode == 0
 
     def report(self) -> None:
         """Write what the runs have come to, print a table and draw the curves."""
@@ -115,6 +116,9 @@ class Study:
             )
             if self.is_over(*run)
         ]
+        if not over and not (HERE / f"{self.name}.csv").exists():
+            print(f"No run of {self.name} is over.")
+            return
         rows = self._merge(f"{self.name}.csv", [self._row(*run) for run in over])
         points = self._merge(
             f"{self.name}_curves.csv", [point for run in over for point in self._points(*run)]
@@ -153,7 +157,7 @@ class Study:
         """The evaluations of a run, with V of their first observations where the agent has a V."""
         for each in read_metrics(self.folder(task, variant, seed)):
             if each["eval_return"]:
-                numbers = {column: each.get(column, "")[:9] for column in CURVES}
+                numbers = {column: _short(each.get(column, "")) for column in CURVES}
                 yield {"task": task, "variant": variant, "seed": seed, **numbers}
 
     def _merge(self, name: str, new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -165,8 +169,8 @@ class Study:
         rows = sorted(
             [*kept, *new],
             key=lambda row: (
-                tasks.index(row["task"]),
-                variants.index(row["variant"]),
+                _place(tasks, row["task"]),
+                _place(variants, row["variant"]),
                 int(row["seed"]),
             ),
         )
@@ -244,6 +248,16 @@ class Study:
             )
 
 
+def _place(names: Sequence[str], name: str) -> int:
+    """Of a name among others; unknown ones, of runs made before a change, come last."""
+    return names.index(name) if name in names else len(names)
+
+
+def _short(text: str) -> str:
+    """A number with seven digits."""
+    return f"{float(text):.7g}" if text else ""
+
+
 def is_over(run: RunFolder) -> bool:
     """Whether a run has taken all its steps."""
     if not run.metrics_path.exists():
@@ -308,7 +322,11 @@ def main(description: str, studies: Sequence[Study]) -> None:
         if unknown:
             parser.error(f"{', '.join(unknown)}: not of the {kind} {'; '.join(known)}")
     with ThreadPoolExecutor(given.jobs) as pool:
-        for seed in seeds:
-            for task in tasks:
-                for variant in variants:
-                    pool.submit(study.train, task, variant, seed, given.steps or study.tasks[task])
+        running = [
+            pool.submit(study.train, task, variant, seed, given.steps or study.tasks[task])
+            for seed in seeds
+            for task in tasks
+            for variant in variants
+        ]
+    if not all(run.result() for run in running):
+        sys.exit(1)

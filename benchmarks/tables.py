@@ -22,10 +22,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 def write(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
     """Write rows, at least one; the first names the columns, unless they are given."""
     path.parent.mkdir(exist_ok=True)
-    with path.open("w", newline="") as file:
+    unfinished = path.with_suffix(".unfinished")  # what is there stays, should writing fail
+    with unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns or list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    unfinished.replace(path)
 
 
 def append(path: Path, row: Mapping[str, Any], columns: Sequence[str] = ()) -> None:

@@ -74,7 +74,8 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
     ``friction``           0.01 to 10, 1          factor of the sliding friction of every surface
     ``mass``               0.1 to 10, 1           factor of the robot's masses and inertias
     ``gravity``            0 to 10, 1             factor of gravity
-    ``motor``              0 to 10, 1             factor of the strength of the motors
+    ``motor``              0 to 10, 1             factor of the strength of the motors, where
+                                                  actions are torques or forces
     ``damping``            0 to 100, 1            factor of the damping of the joints
     ``observation_noise``  0 to 10, 0             standard deviation of Gaussian noise, in the
                                                   observation's own units
@@ -89,9 +90,10 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
                                                   every three metres
     =====================  =====================  ================================================
 
-    ``ground`` and ``obstacles`` need a task whose floor is a plane, such as gymnasium's Hopper,
-    Walker2d, HalfCheetah, Ant and Humanoid. The fall check counts from the ground; the height
-    that is observed counts from zero.
+    ``ground`` and ``obstacles`` need a robot on a floor that is a plane at height 0, such as
+    gymnasium's Hopper, Walker2d, HalfCheetah, Ant and Humanoid. The fall check counts from the
+    ground; the height that is observed counts from zero. The ground ends after a kilometre, for
+    robots that turn 300 m ahead and 50 m to each side.
 
     Args:
         env: a task whose ``unwrapped`` has a ``model`` and ``data`` of MuJoCo.
@@ -120,15 +122,22 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         _check_task(task)
         if not 0 <= push_rate <= 1:
             raise ValueError(f"push_rate must be in [0, 1], got {push_rate}.")
-        for name, amount in amounts.items():
-            _check(name, amount)
+        amounts = {name: _checked(name, amount) for name, amount in amounts.items()}
         self._amounts, self._push_rate = amounts, push_rate
+        space = self.observation_space
+        if amounts.get("observation_noise") and not (
+            isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)
+        ):
+            raise ValueError(f"observation_noise needs observations of real numbers, got {space}.")
+        needs_ground = bool({"ground", "obstacles"} & amounts.keys())
         for inner in _wrappers(env):
             if isinstance(inner, Perturbed):
                 for name in amounts.keys() & inner._amounts.keys():
                     raise ValueError(f"{name} is changed already, by a Perturbed inside.")
-        needs_ground = bool({"ground", "obstacles"} & amounts.keys())
-        self._ground = Ground(self._task) if needs_ground else None
+                if needs_ground and inner._ground is not None:
+                    raise ValueError("ground and obstacles need to be in one Perturbed.")
+                inner._restore()  # before the model is another one
+        self._ground: Ground | None = Ground(self._task) if needs_ground else None
         self._kept: dict[str, NDArray[Any]] = {}
         self._drawn: dict[str, float] = {}
         self._waiting: deque[Any] = deque()
@@ -141,15 +150,23 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         observation, info = self.env.reset(seed=seed, options=options)
         self._drawn = {name: self._draw(name, amount) for name, amount in self._amounts.items()}
         self._apply()
-        idle = np.zeros_like(self.action_space.sample())
+        idle = np.zeros(self.action_space.shape or (), self.action_space.dtype)
         self._waiting = deque(int(self._drawn.get("action_delay", 0)) * [idle])
         return self._seen(observation), self._told(info)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        action = np.array(action)  # a caller may use its array again
+        if action.shape != self.action_space.shape:
+            raise ValueError(
+                f"action must have shape {self.action_space.shape}, got {action.shape}."
+            )
         self._waiting.append(action)
         self._push()
-        observation, reward, terminated, truncated, info = self.env.step(self._waiting.popleft())
-        self._task.data.xfrc_applied[self._trunk] = 0.0
+        try:
+            outcome = self.env.step(self._waiting.popleft())
+        finally:
+            self._task.data.xfrc_applied[self._trunk] = 0.0
+        observation, reward, terminated, truncated, info = outcome
         return self._seen(observation), reward, terminated, truncated, self._told(info)
 
     def close(self) -> None:
@@ -161,7 +178,7 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
 
     def _draw(self, name: str, amount: Amount) -> float:
         if not isinstance(amount, tuple):
-            return amount
+            return int(amount) if name == "action_delay" else amount
         if name == "action_delay":
             return int(self.np_random.integers(int(amount[0]), int(amount[1]) + 1))
         return float(self.np_random.uniform(*amount))
@@ -170,6 +187,8 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         import mujoco
 
         model, drawn = self._task.model, self._drawn
+        if self._ground is not None:
+            self._ground.set(drawn.get("ground", 0.0), drawn.get("obstacles", 0.0))
         self._kept = {
             array: getattr(model, array).copy()
             for name in drawn
@@ -189,14 +208,14 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
             model.body_mass[:] *= drawn["mass"]
             model.body_inertia[:] *= drawn["mass"]
             mujoco.mj_setConst(model, mujoco.MjData(model))
-        if self._ground is not None:
-            self._ground.set(drawn.get("ground", 0.0), drawn.get("obstacles", 0.0))
 
     def _restore(self) -> None:
         model = self._task.model
         for name, array in self._kept.items():
             (model.opt.gravity if name == "gravity" else getattr(model, name))[:] = array
         self._kept = {}
+        if self._ground is not None:
+            self._ground.set(0.0, 0.0)
 
     def _push(self) -> None:
         size = self._drawn.get("push", 0.0)
@@ -244,17 +263,29 @@ def _check_task(task: Any) -> None:
         raise ValueError(f"Perturbed needs a task of MuJoCo, got {name}.")
 
 
-def _check(name: str, amount: Amount) -> None:
+def _checked(name: str, amount: Any) -> Amount:
+    """An amount as it is used."""
     if name not in PERTURBATIONS:
         raise ValueError(
             f"There is nothing called {name!r} to change; known: {', '.join(PERTURBATIONS)}."
         )
     kind = PERTURBATIONS[name]
-    ends = amount if isinstance(amount, tuple) else (amount, amount)
-    whole = name != "action_delay" or all(end == int(end) for end in ends)
-    if len(ends) != 2 or not kind.least <= ends[0] <= ends[1] <= kind.most or not whole:
-        numbers = "whole numbers" if name == "action_delay" else "numbers"
+    is_whole = name == "action_delay"
+    try:
+        ends = np.asarray(amount, float)
+        fits = (
+            ends.shape in ((), (2,))
+            and bool((kind.least <= ends).all() and (ends <= kind.most).all())
+            and bool((np.diff(np.atleast_1d(ends)) >= 0).all())
+            and not isinstance(amount, str)
+            and (not is_whole or bool((ends == ends.round()).all()))
+        )
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        numbers = "whole numbers" if is_whole else "numbers"
         raise ValueError(
             f"{name} must be between {kind.least:g} and {kind.most:g}, or an interval of such "
             f"{numbers}, got {amount}."
         )
+    return float(ends) if ends.shape == () else (float(ends[0]), float(ends[1]))

@@ -125,7 +125,7 @@ class TwoPathsGridEnv(gym.Env[NDArray[np.float32], np.int64]):
     def step(
         self, action: np.int64 | int
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        if not self.action_space.contains(np.int64(action)):
+        if isinstance(action, bool) or action not in (0, 1, 2, 3):
             raise ValueError(f"action must be 0, 1, 2 or 3, got {action}.")
         if self.slip and self.np_random.random() < self.slip:
             action = int(self.np_random.integers(4))

@@ -11,7 +11,7 @@ import tyro
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.cli.runs import make_env, read, trained
 from maxentflow.agents.training import RunFolder
-from maxentflow.agents.training.collection import collect, write_dataset
+from maxentflow.agents.training.collection import check_dataset, collect, write_dataset
 
 __all__ = ["run"]
 
@@ -42,14 +42,9 @@ def run(arguments: list[str]) -> None:
             raise ValueError(f"{name} must be at least {least}, got {getattr(options, name)}.")
     if options.seed >= 2**32:
         raise ValueError(f"seed must be below 2**32, got {options.seed}.")
-    if options.out.endswith(".npz"):
-        path = Path(options.out).expanduser()
-        if path.exists():
-            raise ValueError(f"{path} exists already.")
-        if not path.parent.is_dir():
-            raise ValueError(f"Cannot write {path}: {path.parent} is no folder.")
     folder = RunFolder(options.run)
     description = read(folder)
+    check_dataset(options.out, description.env, **description.env_options)
     env = make_env(description, 1)
     policy = trained(description, folder, env).policy
     env.close()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
 from maxentflow.agents.training.statistics import on_common_steps
 
-__all__ = ["Curve", "Group", "group", "read_curves"]
+__all__ = ["Curve", "Group", "by_label", "group", "read_curves"]
 
 # Settings of a trainer that change what is learned.
 _LEARNING = (
@@ -75,11 +75,11 @@ def group(label: str, curves: list[Curve]) -> Group:
         curves: of each run.
 
     Raises:
-        ValueError: two have the same seed, or they have no step in common.
+        ValueError: one has no evaluation, or they have no step in common.
     """
-    seeds = [curve.seed for curve in curves]
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"Two runs of {label} have the same seed: {sorted(seeds)}.")
+    for curve in curves:
+        if not len(curve.steps):
+            raise ValueError(f"{curve.folder} has no evaluation yet.")
     try:
         steps, returns = on_common_steps([(curve.steps, curve.returns) for curve in curves])
     except ValueError:
@@ -96,13 +96,31 @@ def read_curves(
 
     Args:
         folders: the runs.
+        labels: of each run, as in :func:`by_label`.
+
+    Raises:
+        ValueError: as in :func:`by_label`, or a run has no evaluation yet, or the runs of a label
+            have no step in common.
+    """
+    return {
+        env: {label: group(label, found) for label, found in labelled.items()}
+        for env, labelled in by_label(folders, labels).items()
+    }
+
+
+def by_label(
+    folders: Sequence[RunFolder], labels: Sequence[str] | None = None
+) -> dict[str, dict[str, list[Curve]]]:
+    """Runs by task and label, those that differ by seed alone together.
+
+    Args:
+        folders: the runs.
         labels: of each run; by default the agent, its flow and the settings in which its runs of
             some task differ: those of the agent, options of the flow and of the task, and settings
             of the trainer that change what is learned, such as num_envs.
 
     Raises:
-        ValueError: a folder is not a run, is given twice or has no evaluation yet, or the runs of
-            a label share a seed or have no step in common.
+        ValueError: a folder is not a run or is given twice, or the runs of a label share a seed.
     """
     paths = [folder.path.resolve() for folder in folders]
     twice = [str(path) for path in dict.fromkeys(paths) if paths.count(path) > 1]
@@ -113,10 +131,13 @@ def read_curves(
         curve = _read(folder, label)
         curves[curve.env].append(curve)
     shown = _differing(curves.values())
-    return {
-        env: {label: group(label, found) for label, found in _by_label(of_task, shown).items()}
-        for env, of_task in curves.items()
-    }
+    tasks = {env: _labelled(of_task, shown) for env, of_task in curves.items()}
+    for groups in tasks.values():
+        for label, found in groups.items():
+            seeds = [curve.seed for curve in found]
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"Two runs of {label} have the same seed: {sorted(seeds)}.")
+    return tasks
 
 
 def _read(folder: RunFolder, label: str | None) -> Curve:
@@ -137,8 +158,6 @@ def _read(folder: RunFolder, label: str | None) -> Curve:
         seconds = np.array([float(row.get("seconds") or "nan") for row in rows])
     except (KeyError, ValueError) as error:
         raise ValueError(f"{folder.metrics_path} is not the metrics of a run.") from error
-    if not rows:
-        raise ValueError(f"{folder} has no evaluation yet.")
     if not np.isfinite(returns).all() or len(set(steps.tolist())) < len(steps):
         raise ValueError(f"{folder.metrics_path} has returns that are not finite, or steps twice.")
     return Curve(env, agent, seed, said, steps, returns, seconds, label, folder)
@@ -156,7 +175,7 @@ def _differing(tasks: Iterable[list[Curve]]) -> dict[str, list[str]]:
     return {agent: list(names) for agent, names in found.items()}
 
 
-def _by_label(curves: list[Curve], shown: dict[str, list[str]]) -> dict[str, list[Curve]]:
+def _labelled(curves: list[Curve], shown: dict[str, list[str]]) -> dict[str, list[Curve]]:
     found: dict[str, list[Curve]] = defaultdict(list)
     for curve in curves:
         settings = [

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from maxentflow.agents.cli import figures
-from maxentflow.agents.cli.curves import read_curves
+from maxentflow.agents.cli.curves import by_label
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.cli.runs import make_env, read, trained
 from maxentflow.agents.training import RunFolder
@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> None:
         if getattr(options, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(options, name)}.")
     quantity, values = options.perturb[0], _numbers(options.perturb[1])
-    tasks = read_curves([RunFolder(path) for path in options.runs])
+    tasks = by_label([RunFolder(path) for path in options.runs])
     if len(tasks) > 1:
         raise ValueError(f"The runs are of several tasks: {', '.join(tasks)}.")
     (groups,) = tasks.values()
@@ -72,8 +72,8 @@ def run(arguments: list[str]) -> None:
         )
     found: dict[str, list[Robustness]] = defaultdict(list)
     rows: list[dict[str, Any]] = []
-    for label, group in groups.items():
-        for curve in group.curves:
+    for label, curves in groups.items():
+        for curve in curves:
             result = _measure(curve.folder, quantity, values, options)
             found[label].append(result)
             rows += _rows(label, curve.seed, result)

@@ -1,6 +1,6 @@
 """Training: the loop, experience, evaluation, diagnosis, and what a run leaves on disk."""
 
-from maxentflow.agents.training.collection import collect, write_dataset
+from maxentflow.agents.training.collection import check_dataset, collect, write_dataset
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.diagnosis import Diagnosis, diagnose
 from maxentflow.agents.training.disturbances import Robustness, robustness
@@ -29,6 +29,7 @@ __all__ = [
     "RunFolder",
     "Trainer",
     "TrainerConfig",
+    "check_dataset",
     "collect",
     "diagnose",
     "evaluate",

@@ -18,7 +18,7 @@ from maxentflow import envs
 from maxentflow.agents.training.simulator import STEP_LIMIT
 from maxentflow.envs.tasks import create
 
-__all__ = ["collect", "write_dataset"]
+__all__ = ["check_dataset", "collect", "write_dataset"]
 
 
 @torch.no_grad()
@@ -72,6 +72,8 @@ def collect(
 
 def _episode(policy: TensorDictModuleBase, env: gym.Env[Any, Any], seed: int) -> TensorDict:
     observation, _ = env.reset(seed=seed)
+    own = None if env.spec is None else env.spec.max_episode_steps
+    limit = STEP_LIMIT if own is None else own
     steps: list[TensorDict] = []
     while not steps or not (steps[-1]["next", "terminated"] or steps[-1]["next", "truncated"]):
         seen = torch.as_tensor(np.array(observation))
@@ -81,10 +83,52 @@ def _episode(policy: TensorDictModuleBase, env: gym.Env[Any, Any], seed: int) ->
             "observation": torch.as_tensor(np.array(observation)),
             "reward": torch.tensor([float(reward)]),
             "terminated": torch.tensor([bool(terminated)]),
-            "truncated": torch.tensor([bool(truncated) or len(steps) + 1 >= STEP_LIMIT]),
+            "truncated": torch.tensor([bool(truncated) or len(steps) + 1 >= limit]),
         }
         steps.append(TensorDict({"observation": seen, "action": action.cpu(), "next": following}))
     return torch.stack(steps).contiguous()
+
+
+def check_dataset(name: str, task: str | Callable[..., gym.Env[Any, Any]], **options: Any) -> None:
+    """See that a data set can be written, before anything is recorded for it.
+
+    Args:
+        name: as of :func:`write_dataset`.
+        task: the episodes' task.
+        options: its keyword arguments.
+
+    Raises:
+        ValueError: as of :func:`write_dataset`.
+
+    Example:
+        >>> check_dataset("nowhere/steps.npz", "Pendulum-v1")
+        Traceback (most recent call last):
+        ValueError: Cannot write nowhere/steps.npz: nowhere is no folder.
+    """
+    env = envs.make_single(task, **options)
+    if not isinstance(env.action_space, gym.spaces.Box):
+        raise ValueError("A data set of demonstrations needs continuous actions.")
+    env.close()
+    if name.endswith(".npz"):
+        path = Path(name).expanduser()
+        if path.exists():
+            raise ValueError(f"{path} exists already.")
+        if not path.parent.is_dir():
+            raise ValueError(f"Cannot write {path}: {path.parent} is no folder.")
+        return
+    try:
+        import minari
+        from minari.dataset.minari_dataset import parse_dataset_id
+    except ImportError:
+        raise ValueError(
+            "Minari data sets need the package minari: pip install 'maxentflow[offline]'."
+        ) from None
+    try:
+        parse_dataset_id(name)
+    except ValueError as error:
+        raise ValueError(f"{name!r} is no name of a Minari data set, such as a/b-v0.") from error
+    if name in minari.list_local_datasets():
+        raise ValueError(f"Data set {name!r} exists already.")
 
 
 def write_dataset(
@@ -117,12 +161,9 @@ def write_dataset(
         ...     np.load(f"{folder}/steps.npz")["action"].shape
         (400, 1)
     """
-    if not recorded[0]["action"].is_floating_point():
-        raise ValueError("A data set of demonstrations needs continuous actions.")
+    check_dataset(name, task, **options)
     if name.endswith(".npz"):
         path = Path(name).expanduser()
-        if path.exists():
-            raise ValueError(f"{path} exists already.")
         arrays: dict[str, Any] = {
             key: torch.cat([each[key] for each in recorded]).numpy()
             for key in ("observation", "action")
@@ -132,13 +173,9 @@ def write_dataset(
         except OSError as error:
             raise ValueError(f"Cannot write {path}: {error.strerror or error}.") from error
         return
-    try:
-        import minari
-        from minari.data_collector import EpisodeBuffer
-    except ImportError:
-        raise ValueError(
-            "Minari data sets need the package minari: pip install 'maxentflow[offline]'."
-        ) from None
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
     env = create(task, options)
     space, standard = env.action_space, envs.make_single(task, **options).observation_space
     assert isinstance(space, gym.spaces.Box)

@@ -225,18 +225,24 @@ class RunFolder:
         where it is taken already by this object.
 
         Raises:
-            ValueError: another process trains in it, or its configuration cannot be read.
+            ValueError: another process trains in it, it cannot be written to, or its configuration
+                cannot be read.
         """
         self.config()
         if self._lock is not None:
             return
-        lock = open(self.path / "lock", "a")  # noqa: SIM115 (end closes it)
+        try:
+            lock = open(self.path / "lock", "a")  # noqa: SIM115 (end closes it)
+        except OSError as error:
+            raise ValueError(f"Cannot write to {self}: {error.strerror}.") from error
         try:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             lock.close()
             raise ValueError(f"{self} is being trained in by another process.") from error
+        except OSError:  # a disk without locks
+            pass
         self._lock = lock
         _ = self._settings
 

@@ -283,7 +283,7 @@ def test_a_maze_too():
     env.reset(seed=0)
     env.step(np.zeros(2, np.float32))
     assert np.abs(env.unwrapped.data.qvel).min() > 0
-    with pytest.raises(ValueError, match="need a task whose floor is a plane"):
+    with pytest.raises(ValueError, match="need a robot on a floor that is a plane"):
         Perturbed(gym.make("maxentflow/TwoPathsMaze-v0"), ground=0.1)
 
 
@@ -309,7 +309,7 @@ def test_the_height_of_the_ground_by_rays(name):
     inner.set_state(qpos, inner.init_qvel)
     chance, heights = np.random.default_rng(0), []
     for _ in range(50):
-        x, y = chance.uniform(-5, 25), chance.uniform(-2, 2)
+        x, y = chance.uniform(-5, 25), chance.uniform(-0.4, 0.4)
         met = surface(inner.model, inner.data, x, y)
         height = env._ground.height(x, y)
         # MuJoCo's triangles differ from a bilinear surface within a cell.
@@ -345,7 +345,86 @@ def test_the_fall_check_counts_from_the_ground(name):
     assert type(inner).__name__ == kind.__name__
 
 
-def test_bars_stand_across_the_way_and_the_start_is_on_the_ground():
+@pytest.mark.parametrize("name", ["Hopper-v4", "Walker2d-v5", "HalfCheetah-v5", "Ant-v4"])
+def test_robots_run_into_bars_and_rub_at_them(name):
+    """A robot that slides towards the first bar touches it, loses speed, and feels friction."""
+    env = task(name, obstacles=0.4)
+    ends = []
+    for seed in range(2):
+        env.reset(seed=seed)
+        inner = env.unwrapped
+        qpos, qvel = inner.init_qpos.copy(), 0 * inner.init_qvel
+        qpos[0], qvel[0] = 2.0, 4.0
+        inner.set_state(qpos, qvel)
+        bars, dimensions = inner.model.body("bars").id, set()
+        for _ in range(300):
+            mujoco.mj_step(inner.model, inner.data)
+            bodies = inner.model.geom_bodyid[inner.data.contact.geom]
+            dimensions |= set(inner.data.contact.dim[(bodies == bars).any(-1)].tolist())
+        assert dimensions == {3}
+        ends.append(inner.data.qpos[0])
+    plain = gym.make(name).unwrapped
+    plain.reset(seed=0)
+    plain.set_state(qpos, qvel)
+    for _ in range(300):
+        mujoco.mj_step(plain.model, plain.data)
+    assert abs(ends[0] - plain.data.qpos[0]) > 0.02
+    np.testing.assert_allclose(*ends)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_model_with_other_ground_has_the_robot_as_it_was(name):
+    plain = gym.make(name).unwrapped.model
+    changed = task(name, ground=0.1, obstacles=0.1).unwrapped.model
+    own = [body for body in range(changed.nbody) if changed.body(body).name != "bars"]
+    assert len(own) == plain.nbody
+    for body, place in enumerate(own):
+        twin = changed.body(place)
+        for array in ("mass", "inertia", "pos", "quat", "ipos"):
+            np.testing.assert_array_equal(getattr(twin, array), getattr(plain.body(body), array))
+    for array in ("dof_damping", "dof_armature", "actuator_gear", "jnt_range", "jnt_stiffness"):
+        np.testing.assert_array_equal(getattr(changed, array), getattr(plain, array))
+    np.testing.assert_array_equal(changed.opt.gravity, plain.opt.gravity)
+
+
+@pytest.mark.parametrize("name", ["Hopper-v4", "HalfCheetah-v5", "Humanoid-v5"])
+def test_hills_hold_a_robot_of_another_mass_from_the_first_episode_on(name):
+    env = task(name, ground=0.8, mass=(0.9, 1.1))
+    for seed in range(2):
+        env.reset(seed=seed)
+        inner = env.unwrapped
+        index = 2 if name == "Humanoid-v5" else 1
+        x = max(np.linspace(5, 30, 200), key=lambda x: env._ground.height(x, 0.0))
+        qpos = inner.init_qpos.copy()
+        qpos[0], qpos[index] = x, inner.init_qpos[index] + env._ground.height(x, 0.0) + 0.05
+        inner.set_state(qpos, 0 * inner.init_qvel)
+        lowest = np.inf
+        for _ in range(200):
+            mujoco.mj_step(inner.model, inner.data)
+            static = inner.model.geom_bodyid[inner.data.contact.geom] == 0
+            touched = inner.data.contact.pos[static.any(-1)]
+            for x, y, z in touched:
+                lowest = min(lowest, z - env._ground.height(x, y))
+        assert -0.1 < lowest < np.inf  # softly in the ground, not through it
+
+
+def test_the_ground_of_the_last_episode_is_gone_where_the_next_begins():
+    def changed():
+        return task("Ant-v5", ground=(0.0, 0.8), mass=(0.3, 3.0), obstacles=(0.0, 0.2))
+
+    env, other = Resumable(changed()), Resumable(changed())
+    actions = actions_for(env, 25)
+    play(env, actions, seed=5)  # an episode before
+    env.reset()
+    for action in actions[:10]:
+        env.step(action)
+    other.restore(env.state())
+    for action in actions[10:]:
+        one, two = env.step(action), other.step(action)
+        np.testing.assert_array_equal(one[0], two[0])
+
+
+def test_bars_stand_out_as_far_as_drawn():
     env = task("HalfCheetah-v5", obstacles=(0.1, 0.2), ground=(0.05, 0.1))
     for seed in range(3):
         _, info = env.reset(seed=seed)
@@ -353,7 +432,7 @@ def test_bars_stand_across_the_way_and_the_start_is_on_the_ground():
         assert surface(inner.model, inner.data, 6.0, 0.0) == pytest.approx(drawn["obstacles"])
         ground = surface(inner.model, inner.data, 4.5, 0.0)
         assert 0 <= ground <= drawn["ground"] + 1e-9
-        assert surface(inner.model, inner.data, 0.9, 2.5) == pytest.approx(0.0, abs=1e-5)
+        assert surface(inner.model, inner.data, 0.9, 0.25) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_level_ground_is_nearly_the_floor():
@@ -377,12 +456,52 @@ def test_level_ground_is_nearly_the_floor():
         ({"action_delay": 1.5}, "action_delay must be .* whole numbers, got 1.5"),
         ({"ground": 2.0}, "ground must be between 0 and 1"),
         ({"push_rate": 1.5}, r"push_rate must be in \[0, 1\], got 1.5"),
+        ({"mass": [2.0, 1.0]}, r"mass must be .* got \[2.0, 1.0\]"),
+        ({"mass": "1"}, "mass must be .* got 1"),
+        ({"mass": None}, "mass must be .* got None"),
+        ({"action_delay": float("inf")}, "action_delay must be"),
         ({"wind": 1.0}, "nothing called 'wind' to change; known: friction, mass, gravity"),
     ],
 )
 def test_amounts_that_are_refused(amounts, says):
     with pytest.raises(ValueError, match=says):
         task(**amounts)
+
+
+@pytest.mark.parametrize("name", ["Swimmer-v5", "InvertedDoublePendulum-v5", "Reacher-v5"])
+def test_tasks_without_a_floor_to_stand_on_are_refused(name):
+    with pytest.raises(ValueError, match="need a robot on a floor that is a plane at height 0"):
+        task(name, obstacles=0.1)
+
+
+def test_one_wrapper_has_the_ground():
+    env = task(friction=2.0)
+    env.reset(seed=0)
+    outer = Perturbed(env, ground=0.1)  # another model, after a reset
+    outer.reset(seed=0)
+    with pytest.raises(ValueError, match="ground and obstacles need to be in one Perturbed"):
+        Perturbed(outer, obstacles=0.1)
+
+
+def test_noise_needs_numbers_it_can_be_added_to():
+    env = gym.make("maxentflow/TwoPathsMaze-v0").unwrapped  # the maze below, of dictionaries
+    with pytest.raises(ValueError, match="observation_noise needs observations of real numbers"):
+        Perturbed(env, observation_noise=0.1)
+
+
+def test_an_action_may_be_used_again_by_whoever_gave_it():
+    env, other = (task("HalfCheetah-v5", action_delay=2) for _ in range(2))
+    actions, buffer = actions_for(env, 10), np.zeros(6, np.float32)
+    found = []
+    for one, give in ((env, lambda action: action), (other, lambda action: buffer)):
+        one.reset(seed=0)
+        for action in actions:
+            buffer[:] = action
+            observation, *_ = one.step(give(action))
+        found.append(observation)
+    np.testing.assert_array_equal(*found)
+    with pytest.raises(ValueError, match=r"action must have shape \(6,\), got \(1,\)"):
+        env.step(np.zeros(1))
 
 
 def test_tasks_without_mujoco_are_refused():

@@ -158,7 +158,7 @@ def test_arguments_that_are_refused(arguments, says):
         TwoPathsGridEnv(**arguments)
 
 
-@pytest.mark.parametrize("action", [-1, 4])
+@pytest.mark.parametrize("action", [-1, 4, 1.7, True, None])
 def test_actions_that_are_refused(action):
     env = TwoPathsGridEnv()
     env.reset(seed=0)

@@ -65,7 +65,7 @@ def test_a_minari_data_set_has_the_tasks_own_actions(turning, tmp_path, monkeypa
         assert episode.truncations.tolist() == [False] * 199 + [True]
     read = read_demonstrations("pendulum/turning-v0", envs.make(TASK))
     assert torch.equal(read["action"], torch.cat([each["action"] for each in recorded]))
-    with pytest.raises(ValueError, match="'pendulum/turning-v0' cannot be written"):
+    with pytest.raises(ValueError, match="Data set 'pendulum/turning-v0' exists already"):
         write_dataset(recorded, "pendulum/turning-v0", TASK)
 
 
