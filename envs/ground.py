@@ -93,11 +93,16 @@ class Ground:
         self._height_at = 1 if is_planar else 2
         self._scale = 0.0
         shown = env.mujoco_renderer
+        # A free camera otherwise looks at the middle of all geoms, bars included.
+        view = {
+            "lookat": np.median(env.data.geom_xpos, axis=0),
+            **(shown.default_cam_config or {}),
+        }
         env.model, env.data = model, mujoco.MjData(model)
         env.mujoco_renderer = type(shown)(
             model,
             env.data,
-            shown.default_cam_config,
+            view,
             shown.width,
             shown.height,
             shown.max_geom,
