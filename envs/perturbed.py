@@ -108,7 +108,7 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         >>> env = Perturbed(gym.make("Hopper-v5"), friction=(0.5, 1.5), mass=1.2)
         >>> _, info = env.reset(seed=0)
         >>> {name: round(value, 2) for name, value in info["perturbation"].items()}
-        {'friction': 0.74, 'mass': 1.2}
+        {'friction': 1.36, 'mass': 1.2}
     """
 
     def __init__(

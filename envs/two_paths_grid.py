@@ -57,7 +57,7 @@ class TwoPathsGridEnv(gym.Env[NDArray[np.float32], np.int64]):
         >>> env = gym.make("maxentflow/TwoPathsGrid-v0", detour=1)
         >>> observation, info = env.reset(seed=0)
         >>> observation.shape, info["path"]
-        ((26,), -1)
+        ((22,), -1)
         >>> for action in [0, 0, 1, 1, 1, 1, 1, 1, 2, 2]:
         ...     _, reward, terminated, _, info = env.step(action)
         >>> reward, terminated, info["path"]

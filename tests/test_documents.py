@@ -185,6 +185,8 @@ def _python(words: list[str]) -> None:
     if words[0] == "-m":
         return
     source = (ROOT / words[0]).read_text()
+    if "from study import" in source:  # which has the command line
+        source += (ROOT / "benchmarks" / "study.py").read_text()
     for option in (word.partition("=")[0] for word in words if word.startswith("--")):
         assert option in source or option[2:].replace("-", "_") in source, f"{words[0]}: {option}"
 

@@ -159,13 +159,14 @@ OUT_OF_RANGE = [
     ({"average_decay": 1.0}, r"average_decay must be in \[0, 1\), got 1.0"),
     ({"average_decay": -0.5}, r"average_decay must be in \[0, 1\), got -0.5"),
     ({"max_grad_norm": -1.0}, r"max_grad_norm must be positive and finite, got -1.0"),
+    ({"temperature": 0.0}, r"temperature must be in \[1e-6, 1e6\], got 0.0"),
+    ({"temperature": float("inf")}, r"temperature must be in \[1e-6, 1e6\], got inf"),
     ({"entropy_coefficient": -1.0}, r"entropy_coefficient must be in \[0, 1\], got -1.0"),
     ({"hidden": (0,)}, r"hidden must be widths of at least 1, got \(0,\)"),
     ({"hidden": (8, -8)}, r"hidden must be widths of at least 1, got \(8, -8\)"),
     *(
         ({name: value}, f"{name} must be positive and finite, got {value}")
         for name in (
-            "temperature",
             "learning_rate",
             "actor_learning_rate",
             "critic_learning_rate",
@@ -377,7 +378,7 @@ class Derived(agents.MeowConfig):
 
 def test_rules_of_settings_are_inherited():
     assert Derived("affine", note="own").flow == "affine"
-    with pytest.raises(ValueError, match=r"^temperature must be positive and finite, got -1.0\.$"):
+    with pytest.raises(ValueError, match=r"^temperature must be in \[1e-6, 1e6\], got -1.0\.$"):
         Derived(temperature=-1.0)
 
 
@@ -386,7 +387,7 @@ def test_rules_of_settings_are_inherited():
     [
         ({"gamma": None}, r"gamma must be in \[0, 1\], got None"),
         ({"tau": "fast"}, r"tau must be in \(0, 1\], got fast"),
-        ({"temperature": None}, "temperature must be positive and finite, got None"),
+        ({"temperature": None}, r"temperature must be in \[1e-6, 1e6\], got None"),
     ],
 )
 def test_settings_of_another_type_are_refused(settings, message):

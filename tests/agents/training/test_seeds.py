@@ -11,7 +11,16 @@ import torch
 from maxentflow.agents import NonFiniteError, train
 from maxentflow.agents.learner import EagerLearner
 
-from ..common import QUICK, checkpoint, comparable, differences, make_trainer, metrics, resumed
+from ..common import (
+    NO_WARMUP,
+    QUICK,
+    checkpoint,
+    comparable,
+    differences,
+    make_trainer,
+    metrics,
+    resumed,
+)
 
 SEEDS = 0, 1, 2
 QUIET = {"eval_every": 0, "checkpoint_every": 0}
@@ -30,7 +39,7 @@ SHORT = {"total_steps": 50, "warmup_steps": 30, **QUIET}
 )
 def test_together_as_alone(run):
     """Bit for bit, evaluations and random numbers included."""
-    run = {**SHORT, "warmup_steps": 0 if run.get("agent") == "ppo" else 30, **run}
+    run = {**SHORT, "warmup_steps": 0 if run.get("agent") in NO_WARMUP else 30, **run}
     together = [make_trainer(seed=seed, **run) for seed in SEEDS]
     before = torch.get_rng_state()
     train(together)

@@ -520,7 +520,6 @@ POSITIVE = (
     "replay_size",
     "eval_episodes",
     "log_every",
-    "threads",
 )
 
 
@@ -529,6 +528,12 @@ POSITIVE = (
 def test_settings_that_must_be_positive(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be at least 1, got {value}"):
         TrainerConfig(**{name: value})
+
+
+@pytest.mark.parametrize("threads", [0, -3, 100_000])
+def test_threads_that_no_machine_has(threads):
+    with pytest.raises(ValueError, match=f"^threads must be between 1 and 1024, got {threads}"):
+        TrainerConfig(threads=threads)
 
 
 @pytest.mark.parametrize("name", ["seed", "warmup_steps", "eval_every", "checkpoint_every"])
