@@ -92,7 +92,7 @@ class TwoPathsEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
         self.render_mode, self.blocked_from = render_mode, blocked_from
         block = Rectangle(-3.0, 3.0, -2.0 + offset, 2.0 + offset)
-        self.walls: tuple[Rectangle, ...] = (block,)
+        self.walls = (block,)
         """Those inside of the arena, while no gate is shut."""
         # Gates reach into their neighbours: a point may slide along the seam of two walls.
         self._gate = {

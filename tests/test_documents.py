@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from itertools import count
 from pathlib import Path
 
@@ -81,6 +81,16 @@ def names(has: Callable[[Path], Sequence[object]]) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in PAGES if has(path)]
 
 
+SLOW_COMMANDS = {"docs/howto/many_seeds.md", "docs/howto/compare.md"}
+SLOW_PYTHON = {"docs/howto/many_seeds.md", "docs/howto/own_experience.md"}
+"""Pages that train for ten seconds and more."""
+
+
+def slow_of(pages: Sequence[str], slow: Set[str]) -> list[object]:
+    """The pages, with those that are slow marked so."""
+    return [pytest.param(page, marks=pytest.mark.slow) if page in slow else page for page in pages]
+
+
 @pytest.fixture(autouse=True)
 def ends() -> Iterator[None]:
     def stop(*_: object) -> None:
@@ -102,7 +112,7 @@ def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_registry, "_AGENTS", dict(agent_registry._AGENTS))
 
 
-@pytest.mark.parametrize("page", names(lambda path: blocks(path, "python")))
+@pytest.mark.parametrize("page", slow_of(names(lambda path: blocks(path, "python")), SLOW_PYTHON))
 @pytest.mark.usefixtures("own_registries")
 def test_python_runs(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
@@ -122,7 +132,7 @@ def test_python_runs(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         assert names["log_prob"].allclose(((names["q"] - names["v"]) / 0.25)[:, 0], atol=1e-4)
 
 
-@pytest.mark.parametrize("page", names(lambda path: [*commands(path)]))
+@pytest.mark.parametrize("page", slow_of(names(lambda path: [*commands(path)]), SLOW_COMMANDS))
 @pytest.mark.usefixtures("own_registries")
 def test_commands_run(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
