@@ -82,7 +82,11 @@ def names(has: Callable[[Path], Sequence[object]]) -> list[str]:
 
 
 SLOW_COMMANDS = {"docs/howto/many_seeds.md", "docs/howto/compare.md"}
-SLOW_PYTHON = {"docs/howto/many_seeds.md", "docs/howto/own_experience.md"}
+SLOW_PYTHON = {
+    "docs/howto/many_seeds.md",
+    "docs/howto/own_experience.md",
+    "docs/howto/resume.md",
+}
 """Pages that train for ten seconds and more."""
 
 

@@ -16,7 +16,15 @@ import execute  # noqa: E402
 NOTEBOOKS = [pytest.param(path, id=path.stem) for path in execute.notebooks()]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(*each.values, id=each.id, marks=pytest.mark.slow)
+        if str(each.id).startswith("11_")
+        else each
+        for each in NOTEBOOKS
+    ],
+)
 def test_short_form_runs(path):
     found, _ = execute.run_short(path)
     assert not found, found[0]
