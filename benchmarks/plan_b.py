@@ -18,12 +18,12 @@ from maxentflow.agents import compiled
 from maxentflow.agents.cli.figures import STYLES
 from maxentflow.agents.training import train
 from maxentflow.agents.training.statistics import bootstrap
+from maxentflow.envs.arguments import PATHS
 
 __all__ = ["learn", "report", "rows"]
 
 EPISODES = 200
 RELEARNING, AT_A_TIME, BATCH = 1_000, 100, 128
-NAMES = ("bridge", "tunnel")
 
 
 def learn(
@@ -86,7 +86,7 @@ def rows(
         policies.episodes, agent.policy, outcome="path", max_steps=limit, seed=EPISODES * seed
     )
     over_bridge = float((act(kind, EPISODES).outcomes == 0).mean())
-    preferred = NAMES[over_bridge < 0.5]
+    preferred = PATHS[over_bridge < 0.5]
     found = []
 
     def note(closed: str, updates: int, **how: Any) -> None:

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from maxentflow.envs.arguments import check_render_mode, two_numbers
 from maxentflow.envs.rollouts import BatchFunction, Rollouts, contour, picture, save
 
 __all__ = ["GOALS", "MultiGoalEnv", "draw"]
@@ -59,8 +60,7 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(self, render_mode: str | None = None) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
+        check_render_mode(render_mode)
         self.render_mode = render_mode
         self.observation_space = gym.spaces.Box(-7.0, 7.0, (2,), np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -78,10 +78,7 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (2,) or not np.isfinite(action).all():
-            raise ValueError(f"action must be two finite numbers, got {action.tolist()}.")
-        action = np.clip(action, -1.0, 1.0)
+        action = np.clip(two_numbers(action), -1.0, 1.0)
         position = np.clip(self._path[-1] + action, -7.0, 7.0)
         self._path.append(position)
         squared_distances = ((position - GOALS) ** 2).sum(-1)

@@ -141,7 +141,8 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         self._kept: dict[str, NDArray[Any]] = {}
         self._drawn: dict[str, float] = {}
         self._waiting: deque[Any] = deque()
-        self._trunk = int(self._task.model.jnt_bodyid[0])
+        self._trunk = int(task.model.jnt_bodyid[0])
+        self._moves_sideways = _moves_sideways(task.model, self._trunk)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -223,21 +224,12 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
             return
         model = self._task.model
         weight = 9.81 * model.body_subtreemass[self._trunk]
-        if self._moves_sideways():
+        if self._moves_sideways:
             angle = self.np_random.uniform(0.0, 2 * np.pi)
             direction = np.array([np.cos(angle), np.sin(angle), 0.0])
         else:
             direction = np.array([self.np_random.choice([-1.0, 1.0]), 0.0, 0.0])
         self._task.data.xfrc_applied[self._trunk, :3] = size * weight * direction
-
-    def _moves_sideways(self) -> bool:
-        import mujoco
-
-        model = self._task.model
-        joints = np.flatnonzero(model.jnt_bodyid == self._trunk)
-        slides = model.jnt_type[joints] == mujoco.mjtJoint.mjJNT_SLIDE
-        is_free = (model.jnt_type[joints] == mujoco.mjtJoint.mjJNT_FREE).any()
-        return bool(is_free or (slides & (np.abs(model.jnt_axis[joints, 1]) > 0.5)).any())
 
     def _seen(self, observation: Any) -> Any:
         noise = self._drawn.get("observation_noise", 0.0)
@@ -254,6 +246,16 @@ def _wrappers(env: Any) -> Iterator[gym.Wrapper[Any, Any, Any, Any]]:
     while isinstance(env, gym.Wrapper):
         yield env
         env = env.env
+
+
+def _moves_sideways(model: Any, body: int) -> bool:
+    """Whether a body can be pushed along y."""
+    import mujoco
+
+    joints = np.flatnonzero(model.jnt_bodyid == body)
+    slides = model.jnt_type[joints] == mujoco.mjtJoint.mjJNT_SLIDE
+    is_free = (model.jnt_type[joints] == mujoco.mjtJoint.mjJNT_FREE).any()
+    return bool(is_free or (slides & (np.abs(model.jnt_axis[joints, 1]) > 0.5)).any())
 
 
 def _check_task(task: Any) -> None:

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from maxentflow.envs.arguments import PATHS, check_blocked, check_render_mode, two_numbers
 from maxentflow.envs.rollouts import BatchFunction, Rollouts, contour, picture, save
 from maxentflow.envs.walls import Rectangle, WaysAround, move
 
@@ -24,7 +25,6 @@ _ARENA = (
     Rectangle(-_X - 2, _X + 2, _Y, _Y + 2),
 )
 _STEP_COST = 0.1
-_NAMES = ("bridge", "tunnel")
 
 
 class TwoPathsEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
@@ -84,12 +84,10 @@ class TwoPathsEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     ) -> None:
         if not -1.5 <= offset <= 1.5:
             raise ValueError(f"offset must be between -1.5 and 1.5, got {offset}.")
-        if blocked not in (None, *_NAMES):
-            raise ValueError(f"blocked must be 'bridge', 'tunnel' or None, got {blocked!r}.")
+        check_blocked(blocked)
         if blocked_from < 0:
             raise ValueError(f"blocked_from must be at least 0, got {blocked_from}.")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
+        check_render_mode(render_mode)
         self.render_mode, self.blocked_from = render_mode, blocked_from
         block = Rectangle(-3.0, 3.0, -2.0 + offset, 2.0 + offset)
         self.walls = (block,)
@@ -125,11 +123,10 @@ class TwoPathsEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (2,) or not np.isfinite(action).all():
-            raise ValueError(f"action must be two finite numbers, got {action.tolist()}.")
         before, ways = self._path[-1], self._ways[self._is_shut]
-        after = move(before, np.clip(action, -1.0, 1.0), (*self._walls(self._is_shut), *_ARENA))
+        after = move(
+            before, np.clip(two_numbers(action), -1.0, 1.0), (*self._walls(self._is_shut), *_ARENA)
+        )
         self._path.append(after)
         if (before[0] < 0.0) != (after[0] < 0.0):  # the block is in between
             self._side = int(after[1] < self.walls[0].bottom + 1.0)
@@ -206,8 +203,7 @@ class TwoPathsEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         draw(axes, rollouts, TwoPathsEnv())
         save(figure, path)
         shares = ", ".join(
-            f"{name} {(rollouts.outcomes == index).mean():.0%}"
-            for index, name in enumerate(_NAMES)
+            f"{name} {(rollouts.outcomes == index).mean():.0%}" for index, name in enumerate(PATHS)
         )
         return f"Sampled episodes that take each path: {shares}"
 

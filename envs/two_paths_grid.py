@@ -9,12 +9,12 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from maxentflow.envs.arguments import PATHS, check_blocked, check_render_mode
 from maxentflow.envs.rollouts import BatchFunction, Rollouts, picture, save
 
 __all__ = ["TwoPathsGridEnv"]
 
 _MOVES = np.array([[-1, 0], [0, 1], [1, 0], [0, -1]])  # up, right, down, left
-_NAMES = ("bridge", "tunnel")
 
 
 class TwoPathsGridEnv(gym.Env[NDArray[np.float32], np.int64]):
@@ -91,10 +91,8 @@ class TwoPathsGridEnv(gym.Env[NDArray[np.float32], np.int64]):
             )
         if not 0 <= slip < 1:
             raise ValueError(f"slip must be in [0, 1), got {slip}.")
-        if blocked not in (None, *_NAMES):
-            raise ValueError(f"blocked must be 'bridge', 'tunnel' or None, got {blocked!r}.")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
+        check_blocked(blocked)
+        check_render_mode(render_mode)
         self.render_mode = render_mode
         self.slip, self.blocked_from = slip, blocked_from
         self._shape = 2 * height + detour + 1, width
@@ -240,7 +238,6 @@ class TwoPathsGridEnv(gym.Env[NDArray[np.float32], np.int64]):
                 axes.text(column, row, name, color="white", ha="center", va="center")
         save(figure, path)
         shares = ", ".join(
-            f"{name} {(rollouts.outcomes == index).mean():.0%}"
-            for index, name in enumerate(_NAMES)
+            f"{name} {(rollouts.outcomes == index).mean():.0%}" for index, name in enumerate(PATHS)
         )
         return f"Sampled episodes that take each path: {shares}"

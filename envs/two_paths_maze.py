@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from maxentflow.envs.arguments import check_blocked, two_numbers
 from maxentflow.envs.walls import Rectangle, WaysAround
 
 __all__ = ["TwoPathsMazeEnv"]
@@ -74,8 +75,7 @@ class TwoPathsMazeEnv(gym.Wrapper[NDArray[np.float64], NDArray[np.float32], Any,
     """Training defaults."""
 
     def __init__(self, *, blocked: str | None = None, render_mode: str | None = None) -> None:
-        if blocked not in (None, *_MIDDLES):
-            raise ValueError(f"blocked must be 'bridge', 'tunnel' or None, got {blocked!r}.")
+        check_blocked(blocked)
         try:
             # Without its notice about tasks of another kind.
             with contextlib.redirect_stderr(io.StringIO()):
@@ -114,14 +114,12 @@ class TwoPathsMazeEnv(gym.Wrapper[NDArray[np.float64], NDArray[np.float32], Any,
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (2,) or not np.isfinite(action).all():
-            raise ValueError(f"action must be two finite numbers, got {action.tolist()}.")
+        force = two_numbers(action)
         terminated = False
         for _ in range(_REPEAT):
             if not terminated:
                 before = self._maze.data.qpos[0]
-                observation, _, terminated, _, _ = self._maze.step(action)
+                observation, _, terminated, _, _ = self._maze.step(force)
                 x, y = observation["achieved_goal"]
                 if (before < 0.0) != (x < 0.0):
                     self._side = int(y < 0.0)

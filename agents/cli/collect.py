@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from maxentflow.agents.cli.parsing import parse
+from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.cli.runs import make_env, read, trained
 from maxentflow.agents.training import RunFolder
 from maxentflow.agents.training.collection import check_dataset, collect, write_dataset
@@ -37,11 +37,7 @@ class _Collect:
 def run(arguments: list[str]) -> None:
     """Record, write, and say how good the episodes were."""
     options = parse(_Collect, arguments, "collect")
-    for name, least in (("episodes", 1), ("seed", 0)):
-        if getattr(options, name) < least:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(options, name)}.")
-    if options.seed >= 2**32:
-        raise ValueError(f"seed must be below 2**32, got {options.seed}.")
+    check_least(options, episodes=1, seed=0)
     folder = RunFolder(options.run)
     description = read(folder)
     check_dataset(options.out, description.env, **description.env_options)

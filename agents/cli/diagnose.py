@@ -11,7 +11,7 @@ from tensordict import TensorDict
 
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.cli import figures
-from maxentflow.agents.cli.parsing import parse
+from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.cli.runs import AT_ONCE, make_env, read, trained
 from maxentflow.agents.training import RunFolder, diagnose
 from maxentflow.agents.training.replay import read_files
@@ -61,11 +61,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _check(options: _Diagnose, out: Path) -> None:
-    for name, least in (("episodes", 1), ("seed", 0)):
-        if getattr(options, name) < least:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(options, name)}.")
-    if options.seed >= 2**32:
-        raise ValueError(f"seed must be below 2**32, got {options.seed}.")
+    check_least(options, episodes=1, seed=0)
     if out.suffix != ".png":
         raise ValueError(f"The figure must be a .png file, got {out}.")
     if options.out is not None and not out.parent.is_dir():

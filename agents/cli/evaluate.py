@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from maxentflow.agents.cli.parsing import parse
+from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.cli.runs import AT_ONCE, make_env, read, trained
 from maxentflow.agents.training import RunFolder, evaluate, record_video
 from maxentflow.agents.training.evaluation import STEP_LIMIT
@@ -75,12 +75,7 @@ def _is_deterministic(policy: TensorDictModuleBase, observations: Any) -> bool:
 
 
 def _check(options: _Evaluate) -> None:
-    for name, least in (("episodes", 1), ("max_steps", 1), ("seed", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
-    if options.seed >= 2**32:
-        raise ValueError(f"seed must be below 2**32, got {options.seed}.")
+    check_least(options, episodes=1, max_steps=1, seed=0)
     video = options.video
     if video is not None and video.suffix != ".mp4":
         raise ValueError(f"A video must be an .mp4 file, got {video}.")

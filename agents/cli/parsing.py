@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-__all__ = ["parse", "value_of"]
+__all__ = ["check_least", "parse", "value_of"]
 
 T = TypeVar("T")
 
@@ -38,6 +38,24 @@ def parse(kind: type[T], arguments: Sequence[str], command: str, **options: Any)
         if not stop.code:
             raise
         raise ValueError(_one_sentence(complaint.getvalue())) from None
+
+
+def check_least(options: Any, **least: int) -> None:
+    """Refuse numbers of an option class that are too small, and seeds that gymnasium refuses.
+
+    Args:
+        options: its fields may be ``None``.
+        least: the smallest value of each.
+
+    Raises:
+        ValueError: naming the first that is out of range.
+    """
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and value < bound:
+            raise ValueError(f"{name} must be at least {bound}, got {value}.")
+    if options.seed >= 2**32:
+        raise ValueError(f"seed must be below 2**32, got {options.seed}.")
 
 
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:

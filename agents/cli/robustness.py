@@ -13,7 +13,7 @@ import tyro
 
 from maxentflow.agents.cli import figures
 from maxentflow.agents.cli.curves import by_label
-from maxentflow.agents.cli.parsing import parse
+from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.cli.runs import make_env, read, trained
 from maxentflow.agents.training import RunFolder
 from maxentflow.agents.training.disturbances import Robustness, robustness
@@ -58,9 +58,7 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"The figure must be a .png file, got {options.out}.")
     if not options.out.parent.is_dir():
         raise ValueError(f"Cannot write {options.out}: {options.out.parent} is no folder.")
-    for name, least in (("episodes", 1), ("seed", 0)):
-        if getattr(options, name) < least:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(options, name)}.")
+    check_least(options, episodes=1, seed=0)
     quantity, values = options.perturb[0], _numbers(options.perturb[1])
     tasks = by_label([RunFolder(path) for path in options.runs])
     if len(tasks) > 1:

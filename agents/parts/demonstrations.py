@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from tensordict import TensorDict, TensorDictBase
 
-__all__ = ["check_demonstrations", "read_demonstrations"]
+__all__ = ["check_demonstrations", "import_minari", "read_demonstrations"]
 
 
 def read_demonstrations(name: str, env: gym.vector.VectorEnv) -> TensorDict:
@@ -86,6 +87,20 @@ def check_demonstrations(
     return TensorDict(entries, [len(entries["action"])])
 
 
+def import_minari() -> Any:
+    """The package minari, which is an extra.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    try:
+        return importlib.import_module("minari")
+    except ImportError:
+        raise ValueError(
+            "Minari data sets need the package minari: pip install 'maxentflow[offline]'."
+        ) from None
+
+
 def _read_file(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
     try:
         with np.load(Path(name).expanduser(), allow_pickle=False) as arrays:
@@ -96,12 +111,7 @@ def _read_file(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _read_minari(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    try:
-        import minari
-    except ImportError:
-        raise ValueError(
-            "Minari data sets need the package minari: pip install 'maxentflow[offline]'."
-        ) from None
+    minari = import_minari()
     try:
         dataset = minari.load_dataset(name)
         episodes = [

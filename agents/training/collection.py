@@ -15,7 +15,8 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow import envs
-from maxentflow.agents.training.simulator import STEP_LIMIT
+from maxentflow.agents.parts.demonstrations import import_minari
+from maxentflow.agents.training.evaluation import episode_limit
 from maxentflow.envs.tasks import create
 
 __all__ = ["check_dataset", "collect", "write_dataset"]
@@ -72,8 +73,7 @@ def collect(
 
 def _episode(policy: TensorDictModuleBase, env: gym.Env[Any, Any], seed: int) -> TensorDict:
     observation, _ = env.reset(seed=seed)
-    own = None if env.spec is None else env.spec.max_episode_steps
-    limit = STEP_LIMIT if own is None else own
+    limit = episode_limit(env)
     steps: list[TensorDict] = []
     while not steps or not (steps[-1]["next", "terminated"] or steps[-1]["next", "truncated"]):
         seen = torch.as_tensor(np.array(observation))
@@ -116,13 +116,9 @@ def check_dataset(name: str, task: str | Callable[..., gym.Env[Any, Any]], **opt
         if not path.parent.is_dir():
             raise ValueError(f"Cannot write {path}: {path.parent} is no folder.")
         return
-    try:
-        import minari
-        from minari.dataset.minari_dataset import parse_dataset_id
-    except ImportError:
-        raise ValueError(
-            "Minari data sets need the package minari: pip install 'maxentflow[offline]'."
-        ) from None
+    minari = import_minari()
+    from minari.dataset.minari_dataset import parse_dataset_id
+
     try:
         parse_dataset_id(name)
     except ValueError as error:

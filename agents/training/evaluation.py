@@ -114,7 +114,7 @@ def evaluate(
             made.close()
 
 
-def episode_limit(env: VectorEnv) -> int:
+def episode_limit(env: VectorEnv | gym.Env[Any, Any]) -> int:
     """Steps after which an episode is cut: the task's own limit, or :data:`STEP_LIMIT`."""
     limit = None if env.spec is None else env.spec.max_episode_steps
     return STEP_LIMIT if limit is None else limit

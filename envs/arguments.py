@@ -1,0 +1,33 @@
+"""What the tasks of this package take alike, and how they refuse what they do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PATHS", "check_blocked", "check_render_mode", "two_numbers"]
+
+PATHS = ("bridge", "tunnel")
+"""The two ways to a goal; ``info["path"]`` is the index of the one taken."""
+
+
+def check_blocked(blocked: str | None) -> None:
+    """Refuse a path that is none of the two, nor ``None``."""
+    if blocked not in (None, *PATHS):
+        raise ValueError(f"blocked must be 'bridge', 'tunnel' or None, got {blocked!r}.")
+
+
+def check_render_mode(render_mode: str | None) -> None:
+    """Refuse what is neither ``"rgb_array"`` nor ``None``."""
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
+
+
+def two_numbers(action: Any) -> NDArray[np.float64]:
+    """An action of two finite numbers, in double precision; a ValueError for any other."""
+    action = np.asarray(action, dtype=np.float64)
+    if action.shape != (2,) or not np.isfinite(action).all():
+        raise ValueError(f"action must be two finite numbers, got {action.tolist()}.")
+    return action
