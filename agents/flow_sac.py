@@ -55,8 +55,8 @@ def flow_sac(
     """
     config = replace(config or FlowSacConfig.for_task(envs.task_id(env)), **overrides)
     check_image(config, env, "flow-sac")
-    observation, action_dim = continuous_sizes(env, "flow-sac")
+    observation, action_dim = continuous_sizes(env, "flow-sac", shares=True)
     encodes, obs_dim = encoder(observation, device)
     flow = actor_flow(config, action_dim, obs_dim, config.hidden, encodes).to(device)
     actor = flow_actor(flow)
-    return soft_actor_critic("flow-sac", actor, (observation, action_dim), config, device)
+    return soft_actor_critic("flow-sac", actor, env, config, device)

@@ -13,7 +13,7 @@ from maxentflow.agents.agent import Agent, Step
 from maxentflow.agents.meow_config import MeowConfig, build_flow, normalized, policy_flow
 from maxentflow.agents.parts.architecture import check_image
 from maxentflow.agents.parts.networks import averaged
-from maxentflow.agents.parts.spaces import continuous_sizes
+from maxentflow.agents.parts.spaces import continuous_sizes, entropy_of
 from maxentflow.agents.parts.temperature import dual_step
 from maxentflow.agents.registry import register
 from maxentflow.objectives import PolyakUpdate, SoftBellmanLoss
@@ -58,7 +58,7 @@ def meow(
     config = replace(config, **overrides)
     if flow is None:
         check_image(config, env, "meow")
-    observation, action_dim = continuous_sizes(env, "meow")
+    observation, action_dim = continuous_sizes(env, "meow", shares=True)
     custom = () if flow is None else ("flow",)
     model: Any
     actor: Any
@@ -79,7 +79,7 @@ def meow(
     changing = flow.temperature_module
     target_entropy = None
     if isinstance(changing, flows.LearnedTemperature) and config.target_entropy is not None:
-        target_entropy = config.target_entropy * action_dim
+        target_entropy = entropy_of(env.single_action_space, config.target_entropy)
     over_heads = "mean" if isinstance(flow, flows.TwinFlow) else "min"
     loss = SoftBellmanLoss(model, target_entropy=target_entropy, over_heads=over_heads)
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))

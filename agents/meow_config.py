@@ -85,7 +85,7 @@ class MeowConfig(TemperatureConfig, FlowConfig):
         super().__post_init__()
         most = math.log(2)
         too_high = self.target_entropy is not None and not self.target_entropy < most
-        if too_high and self.squash == "tanh":
+        if too_high and self.squash != "none":
             raise ValueError(
                 f"target_entropy must be below {most:.3f} nats, the entropy of a uniform entry in "
                 f"[-1, 1], got {self.target_entropy}."
@@ -115,6 +115,7 @@ class MeowConfig(TemperatureConfig, FlowConfig):
             normalized=False,
             raw_actions=False,
             gamma=task.gamma,
+            squash=task.squash,
             tau=task.tau,
             log_sigma=task.log_sigma,
             initial_log_sigma=None,

@@ -24,6 +24,8 @@ class Preset:
     gamma: float = 0.99
     log_sigma: tuple[float, float] = (-5.0, -0.3)
     max_episode_steps: int | None = None
+    squash: str = "tanh"
+    """Last layer of a flow that acts in it."""
 
 
 GENERAL = Preset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +16,7 @@ from maxentflow import envs
 from maxentflow.agents.agent import Agent, Step
 from maxentflow.agents.parts.critic import Critic
 from maxentflow.agents.parts.networks import averaged, gaussian_actor, learned
-from maxentflow.agents.parts.spaces import Shape, continuous_sizes
+from maxentflow.agents.parts.spaces import continuous_sizes, entropy_of
 from maxentflow.agents.parts.temperature import TemperatureConfig, dual_step, follow_schedule
 from maxentflow.agents.registry import register
 from maxentflow.agents.settings import (
@@ -89,13 +90,13 @@ def sac(
     config = replace(config or SacConfig.for_task(envs.task_id(env)), **overrides)
     sizes = continuous_sizes(env, "sac")
     actor = gaussian_actor(*sizes, config.hidden, device, least_scale=1e-4)
-    return soft_actor_critic("sac", actor, sizes, config, device)
+    return soft_actor_critic("sac", actor, env, config, device)
 
 
 def soft_actor_critic(
     name: str,
     newest: ProbabilisticActor,
-    sizes: tuple[Shape, int],
+    env: gym.vector.VectorEnv,
     config: SacConfig,
     device: str,
 ) -> Agent:
@@ -104,24 +105,23 @@ def soft_actor_critic(
     Args:
         name: of the agent.
         newest: the actor.
-        sizes: shape of an observation, size of an action.
+        env: the environment.
         config: settings.
         device: where networks are.
     """
-    critics = [
-        ValueOperator(
-            Critic(
-                *sizes,
-                config.hidden,
-                device,
-                flow=config.critic_flow,
-                temperature=config.temperature,
-                reward_shift=config.reward_shift,
-            ),
-            in_keys=["observation", "action"],
-        )
-        for _ in range(2)
-    ]
+    space: Any = env.single_action_space
+    sizes = continuous_sizes(env, name, shares=True)
+    make_critic = partial(
+        Critic,
+        *sizes,
+        config.hidden,
+        device,
+        flow=config.critic_flow,
+        temperature=config.temperature,
+        squash="simplex" if isinstance(space, envs.Simplex) else "tanh",
+        reward_shift=config.reward_shift,
+    )
+    critics = [ValueOperator(make_critic(), ["observation", "action"]) for _ in range(2)]
     loss = SACLoss(
         newest,
         critics,
@@ -129,12 +129,13 @@ def soft_actor_critic(
         loss_function="l2",
         alpha_init=config.temperature,
         fixed_alpha=config.target_entropy is None,
-        target_entropy=(config.target_entropy or 0.0) * sizes[1],
-        action_spec=Bounded(-1.0, 1.0, (sizes[1],)),
+        target_entropy=entropy_of(space, config.target_entropy or 0.0),
+        action_spec=Bounded(space.low, space.high),
     )
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
-    critic = learned(loss.qvalue_network_params)
-    actor = learned(loss.actor_network_params)
+    adam = partial(torch.optim.Adam, fused=True)
+    critic = adam(learned(loss.qvalue_network_params), lr=config.critic_learning_rate)
+    actor = adam(learned(loss.actor_network_params), lr=config.actor_learning_rate)
     policy, average = averaged(newest, config.average_decay)
     return Agent(
         name=name,
@@ -142,16 +143,8 @@ def soft_actor_critic(
         behavior=newest,
         loss=loss,
         steps=[
-            Step(
-                ("loss_qvalue",),
-                torch.optim.Adam(critic, lr=config.critic_learning_rate, fused=True),
-                max_grad_norm=config.max_grad_norm,
-            ),
-            Step(
-                ("loss_actor",),
-                torch.optim.Adam(actor, lr=config.actor_learning_rate, fused=True),
-                max_grad_norm=config.max_grad_norm,
-            ),
+            Step(("loss_qvalue",), critic, max_grad_norm=config.max_grad_norm),
+            Step(("loss_actor",), actor, max_grad_norm=config.max_grad_norm),
             *dual_step(loss.log_alpha, config),
         ],
         target_updaters=[PolyakUpdate(loss, tau=config.tau), *average],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,62 +10,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import policies
-import torch
 from matplotlib.figure import Figure
 
 from maxentflow import agents, envs
-from maxentflow.agents import compiled
 from maxentflow.agents.cli.figures import STYLES
-from maxentflow.agents.training import train
 from maxentflow.agents.training.statistics import bootstrap
 from maxentflow.envs.arguments import PATHS
 
-__all__ = ["learn", "report", "rows"]
+__all__ = ["report", "rows"]
 
 EPISODES = 200
-RELEARNING, AT_A_TIME, BATCH = 1_000, 100, 128
-
-
-def learn(
-    make: Callable[[Any], agents.Agent],
-    task: str,
-    seeds: Sequence[int],
-    steps: int,
-    warmup_steps: int = 1_000,
-    **how: Any,
-) -> list[agents.Agent]:
-    """Agents of several seeds, trained as one program.
-
-    Args:
-        make: makes an agent for an environment.
-        task: a gymnasium id.
-        seeds: of the runs.
-        steps: length of a run.
-        warmup_steps: random steps at its beginning.
-        how: keyword arguments of the task.
-    """
-    trainers = []
-    for seed in seeds:
-        torch.manual_seed(seed)
-        env = envs.make(task, **how)
-        trainers.append(_trainer(make(env), env, steps, seed, warmup_steps))
-    made = [trainer.agent for trainer in trainers]
-    train(trainers, compiled.learner(made, compile=True))
-    return made
-
-
-def _trainer(
-    agent: agents.Agent, env: Any, steps: int, seed: int, warmup_steps: int = 0
-) -> agents.Trainer:
-    config = agents.TrainerConfig(
-        total_steps=steps,
-        warmup_steps=warmup_steps,
-        batch_size=BATCH,
-        eval_every=0,
-        checkpoint_every=0,
-        seed=seed,
-    )
-    return agents.Trainer(agent, env, config, progress=False)
+RELEARNING, AT_A_TIME = 1_000, 100
 
 
 def rows(
@@ -107,7 +62,7 @@ def rows(
     env = envs.make(task, blocked=preferred)
     for updates in range(AT_A_TIME, RELEARNING + 1, AT_A_TIME):
         # A new replay: before there is a first batch, nothing is learned.
-        _trainer(agent, env, AT_A_TIME + BATCH - 1, seed + updates).run()
+        policies.trainer(agent, env, AT_A_TIME + policies.BATCH - 1, seed + updates).run()
         note("at first", updates, blocked=preferred)
     return found
 

@@ -1,8 +1,9 @@
-"""Trained policies as functions of NumPy arrays."""
+"""Train agents of several seeds, and use their policies as functions of NumPy arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -12,13 +13,59 @@ from numpy.typing import NDArray
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from maxentflow import agents
+from maxentflow import agents, envs
+from maxentflow.agents import compiled
+from maxentflow.agents.training import train
 from maxentflow.envs import Rollouts
 
-__all__ = ["episodes", "value"]
+__all__ = ["BATCH", "acting", "episodes", "learn", "trainer", "value"]
+
+BATCH = 128
+
+def learn(
+    make: Callable[[Any], agents.Agent],
+    task: str,
+    seeds: Sequence[int],
+    steps: int,
+    warmup_steps: int = 1_000,
+    **how: Any,
+) -> list[agents.Agent]:
+    """Agents of several seeds, trained as one program.
+
+    Args:
+        make: makes an agent for an environment.
+        task: a gymnasium id.
+        seeds: of the runs.
+        steps: length of a run.
+        warmup_steps: random steps at its beginning.
+        how: keyword arguments of the task.
+    """
+    trainers = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        env = envs.make(task, **how)
+        trainers.append(trainer(make(env), env, steps, seed, warmup_steps))
+    made = [each.agent for each in trainers]
+    train(trainers, compiled.learner(made, compile=True))
+    return made
 
 
-@torch.no_grad()
+def trainer(
+    agent: agents.Agent, env: Any, steps: int, seed: int, warmup_steps: int = 0
+) -> agents.Trainer:
+    """What trains an agent in batches of 128, without evaluations or checkpoints."""
+    config = agents.TrainerConfig(
+        total_steps=steps,
+        warmup_steps=warmup_steps,
+        batch_size=BATCH,
+        eval_every=0,
+        checkpoint_every=0,
+        seed=seed,
+    )
+    return agents.Trainer(agent, env, config, progress=False)
+
+
+
 def episodes(
     policy: Any,
     make: Callable[[], gym.Env[Any, Any]],
@@ -30,15 +77,24 @@ def episodes(
     max_steps: int = 1_000,
 ) -> Rollouts:
     """Episodes of a policy's samples, or of its mode; see :meth:`Rollouts.sample`."""
+    with acting(policy, deterministic=deterministic, seed=seed) as act:
+        return Rollouts.sample(make, act, count, outcome=outcome, seed=seed, max_steps=max_steps)
+
+
+@contextmanager
+def acting(
+    policy: Any, *, deterministic: bool = False, seed: int = 0
+) -> Iterator[envs.BatchFunction]:
+    """A policy's samples, or its mode, as a function of observations."""
 
     def act(observation: NDArray[np.float32]) -> NDArray[Any]:
         seen = TensorDict({"observation": torch.from_numpy(observation)}, [len(observation)])
         return policy(seen)["action"].numpy()
 
     kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
-    with torch.random.fork_rng(), set_exploration_type(kind):
+    with torch.no_grad(), torch.random.fork_rng(), set_exploration_type(kind):
         torch.manual_seed(seed)
-        return Rollouts.sample(make, act, count, outcome=outcome, seed=seed, max_steps=max_steps)
+        yield act
 
 
 @torch.no_grad()

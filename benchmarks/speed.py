@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py [--env Hopper-v4] [--threads 1] [--turns 5] [--reference CHECKOUT]
     python benchmarks/speed.py --start [--env Hopper-v4] [--turns 5]
+    python benchmarks/speed.py --earlier CHECKOUT [--env Hopper-v4] [--threads 1] [--turns 10]
 
 Every contestant (see contestants.py) runs in a process of its own, on as many cores as threads;
 they take turns, so that a machine that drifts drifts for all. The table gives the median and the
@@ -9,7 +10,9 @@ range over the turns. Writes speed.csv next to this file, one row for each figur
 those of the same task and threads. The reference is the public code of the paper, which is not
 part of this project: give the path of its checkout to have it measured. With --start it is the
 time from the command to the first update, with nothing in torch's cache of compiled code and with
-everything there, on all cores.
+everything there, on all cores. With --earlier it is a training step of MEow beside one of an
+earlier version of this project, from its checkout: the two take turns on the same cores, and
+speed_earlier.csv gets the median and the range of the ratios, turn by turn, of now to then.
 """
 
 import argparse
@@ -29,19 +32,25 @@ from contestants import CONTESTANTS, REFERENCE
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "speed.csv"
+RATIOS = HERE / "speed_earlier.csv"
+PACKAGES = "flows", "objectives", "envs", "agents"
 
 
 class Contestant:
     """A process that measures when it is told to."""
 
-    def __init__(self, name: str, env_id: str, threads: int, *options: str) -> None:
+    def __init__(
+        self, name: str, env_id: str, threads: int, *options: str, checkout: Path | None = None
+    ) -> None:
         self.name = name
-        command = [sys.executable, HERE / "contestants.py", name, env_id, str(threads), *options]
+        script = (checkout or HERE.parent) / "benchmarks" / "contestants.py"
+        command = [sys.executable, script, name, env_id, str(threads), *options]
+        paths = {"PYTHONPATH": str(_importable(checkout))} if checkout else {}
         self._process = subprocess.Popen(
             list(map(str, command)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), **paths},
             text=True,
         )
         assert self._answer() == "ready"
@@ -82,6 +91,53 @@ def measure(options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
     for contestant in contestants:
         contestant.stop()
     return figures
+
+
+def _importable(checkout: Path) -> Path:
+    """A folder from which Python imports the packages of a checkout as ``maxentflow``."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "maxentflow").mkdir()
+    for package in PACKAGES:
+        (folder / "maxentflow" / package).symlink_to(checkout.resolve() / package)
+    return folder
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Write how much longer a training step takes than in an earlier version."""
+    for who in ("maxentflow MEow", "maxentflow MEow, compiled"):
+        now = Contestant(who, options.env, options.threads)
+        then = Contestant(who, options.env, options.threads, checkout=Path(options.earlier))
+        times = []
+        for turn in range(options.turns):
+            pair = [now, then] if turn % 2 else [then, now]
+            taken = {contestant: contestant.turn()["training step"] for contestant in pair}
+            times.append((taken[now], taken[then]))
+        now.stop()
+        then.stop()
+        ours, earlier = np.array(times).T
+        ratios = ours / earlier
+        row = {
+            "env": options.env,
+            "threads": options.threads,
+            "who": who,
+            "earlier": Path(options.earlier).name,
+            "turns": options.turns,
+            "ratio": f"{np.median(ratios):.3f}",
+            "least_ratio": f"{ratios.min():.3f}",
+            "most_ratio": f"{ratios.max():.3f}",
+            "median_ms": f"{np.median(ours):.3f}",
+            "earlier_median_ms": f"{np.median(earlier):.3f}",
+            "torch": torch.__version__,
+            "processor": processor(),
+        }
+        print(row)
+        keys = "env", "threads", "who", "earlier"
+        rows = [
+            other
+            for other in tables.read(RATIOS)
+            if any(other[key] != str(row[key]) for key in keys)
+        ]
+        tables.write(RATIOS, [*rows, row])
 
 
 def start(options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
@@ -151,7 +207,11 @@ def main() -> None:
     parser.add_argument("--start", action="store_true", help="the time to the first update")
     parser.add_argument("--who", choices=CONTESTANTS, help="measure this one alone")
     parser.add_argument("--reference", help="a checkout of the paper's public code")
+    parser.add_argument("--earlier", help="a checkout of an earlier version, named as its commit")
     options = parser.parse_args()
+    if options.earlier:
+        compare(options)
+        return
     if options.start:
         options.threads = len(os.sched_getaffinity(0))
     figures = start(options) if options.start else measure(options)

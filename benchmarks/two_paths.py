@@ -49,7 +49,7 @@ def run(labels: list[str]) -> None:
         if label in done:
             continue
         name, settings = VARIANTS[label]
-        learned = plan_b.learn(partial(agents.make, name, **settings), TASK, SEEDS, STEPS)
+        learned = policies.learn(partial(agents.make, name, **settings), TASK, SEEDS, STEPS)
         draw_paths(learned[0], label)
         for seed, agent in zip(SEEDS, learned, strict=True):
             rows = plan_b.rows(agent, label, seed, TASK, TwoPathsEnv, LATE)

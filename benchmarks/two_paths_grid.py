@@ -109,7 +109,7 @@ def run() -> None:
         for detour in DETOURS:
             if (str(alpha), str(detour)) in done:
                 continue
-            learned = plan_b.learn(make, TASK, SEEDS, STEPS, WARMUP, detour=detour)
+            learned = policies.learn(make, TASK, SEEDS, STEPS, WARMUP, detour=detour)
             rows = [
                 values(agent, alpha, s, detour) for s, agent in zip(SEEDS, learned, strict=True)
             ]
@@ -121,7 +121,7 @@ def run() -> None:
     if not any(row["agent"] == "dqn" for row in tables.read(PLAN_B)):
         note_plan_b(
             "dqn",
-            plan_b.learn(partial(agents.make, "dqn", **SETTINGS), TASK, SEEDS, STEPS, WARMUP),
+            policies.learn(partial(agents.make, "dqn", **SETTINGS), TASK, SEEDS, STEPS, WARMUP),
         )
 
 

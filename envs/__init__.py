@@ -3,10 +3,13 @@
 import gymnasium as gym
 
 from maxentflow.envs.make import check_vector, like, make, make_single, make_torchrl, task_id
+from maxentflow.envs.markets import Prices, historical, simulated
 from maxentflow.envs.multigoal import GOALS, MultiGoalEnv
 from maxentflow.envs.perturbed import PERTURBATIONS, Perturbed
+from maxentflow.envs.portfolio import Backtest, PortfolioEnv, PortfolioScoresEnv
 from maxentflow.envs.resumable import Resumable, is_resumable, restore, states
-from maxentflow.envs.rollouts import Rollouts
+from maxentflow.envs.rollouts import BatchFunction, Rollouts
+from maxentflow.envs.simplex import Simplex
 from maxentflow.envs.snapshots import Savable
 from maxentflow.envs.tasks import Task, task_class
 from maxentflow.envs.two_paths import TwoPathsEnv
@@ -16,22 +19,30 @@ from maxentflow.envs.two_paths_maze import TwoPathsMazeEnv
 __all__ = [
     "GOALS",
     "PERTURBATIONS",
+    "Backtest",
+    "BatchFunction",
     "MultiGoalEnv",
     "Perturbed",
+    "PortfolioEnv",
+    "PortfolioScoresEnv",
+    "Prices",
     "Resumable",
     "Rollouts",
     "Savable",
+    "Simplex",
     "Task",
     "TwoPathsEnv",
     "TwoPathsGridEnv",
     "TwoPathsMazeEnv",
     "check_vector",
+    "historical",
     "is_resumable",
     "like",
     "make",
     "make_single",
     "make_torchrl",
     "restore",
+    "simulated",
     "states",
     "task_class",
     "task_id",
@@ -56,4 +67,9 @@ gym.register(
     "maxentflow/TwoPathsGrid-v0",
     entry_point="maxentflow.envs.two_paths_grid:TwoPathsGridEnv",
     max_episode_steps=100,
+)
+gym.register("maxentflow/Portfolio-v0", entry_point="maxentflow.envs.portfolio:PortfolioEnv")
+gym.register(
+    "maxentflow/PortfolioScores-v0",
+    entry_point="maxentflow.envs.portfolio:PortfolioScoresEnv",
 )

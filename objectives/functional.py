@@ -11,7 +11,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-__all__ = ["ModelModule", "check_reduction", "installed", "shared_copy", "under_next"]
+__all__ = ["ModelModule", "check_reduction", "install", "installed", "shared_copy", "under_next"]
 
 
 class ModelModule(TensorDictModuleBase):
@@ -46,10 +46,20 @@ def installed(params: TensorDictParams, module: nn.Module) -> AbstractContextMan
     return params.to_module(module, preserve_module_state=False)
 
 
+def install(params: TensorDictBase, module: nn.Module) -> None:
+    """Have a module compute with tensors that are no parameters, for good."""
+    for name, entry in params.items():
+        if not isinstance(entry, Tensor):
+            install(entry, cast(nn.Module, module._modules[name]))
+            continue
+        module._parameters.pop(name, None)
+        module._buffers[name] = entry
+
+
 def _holds(module: nn.Module, params: TensorDictBase) -> bool:
     parameters, buffers, children = module._parameters, module._buffers, module._modules
     for name, entry in params.items():
-        if parameters.get(name) is entry:
+        if parameters.get(name) is entry or buffers.get(name) is entry:
             continue
         if not isinstance(entry, Tensor):
             if not _holds(cast(nn.Module, children[name]), entry):

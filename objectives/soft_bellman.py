@@ -18,6 +18,7 @@ from torchrl.objectives.value import ValueEstimatorBase
 from maxentflow.objectives.functional import (
     ModelModule,
     check_reduction,
+    install,
     installed,
     shared_copy,
     under_next,
@@ -275,13 +276,12 @@ class SoftBellmanLoss(LossModule):
         )
         # A module of its own, so that the target's parameters need not be installed each time.
         value_network = _TargetValue(shared_copy(model), _OVER_HEADS[over_heads]).eval()
-        # Without TorchRL's warning.
+        # Not by its attribute, for which TorchRL warns.
         target = cast(TensorDictParams, dict(self.named_children())["target_network_params"])
         for key, entry in self.network_params.items(True, True):
             if "temperature_module" in key and not entry.requires_grad:
                 target[key] = entry  # a schedule moves it for both
-        target.to_module(value_network)
-        value_network.requires_grad_(False)  # as the target is
+        install(target, value_network)
         self.__dict__["value_network"] = value_network
         # In evaluation mode, as a policy acts.
         self.__dict__["_dual_loss"] = (

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Self
 
 import gymnasium as gym
 import tyro
 from torch import nn
 
-from maxentflow import flows
+from maxentflow import envs, flows
+from maxentflow.agents.presets import preset
 from maxentflow.agents.settings import AgentConfig
 
 __all__ = ["FlowConfig", "actor_flow", "check_image", "recipe_options", "without_dropout"]
@@ -44,6 +45,11 @@ class FlowConfig(AgentConfig):
     """Base distribution."""
     squash: Annotated[str, _one_of(_squashes)] = "tanh"
     """Last layer: tanh for actions in [-1, 1], simplex for shares of a whole."""
+
+    @classmethod
+    def for_task(cls, env_id: str | None) -> Self:
+        """The usual settings, with the task's discount and squash."""
+        return replace(super().for_task(env_id), squash=preset(env_id).squash)
 
 
 def recipe_options(config: FlowConfig) -> dict[str, Any]:
@@ -108,10 +114,16 @@ def check_image(config: FlowConfig, env: gym.vector.VectorEnv, agent: str) -> No
     space = env.single_action_space
     if not isinstance(space, gym.spaces.Box):
         return  # refused with the sizes
+    if isinstance(space, envs.Simplex) or config.squash == "simplex":
+        if not (isinstance(space, envs.Simplex) and config.squash == "simplex"):
+            raise ValueError(
+                f"A flow with squash='simplex' acts in a maxentflow.envs.Simplex, and no other "
+                f"flow does; got squash={config.squash!r}, and the environment of agent "
+                f"{agent!r} takes {space}."
+            )
+        return
     bounds = float(space.low.min()), float(space.high.max())
-    if config.squash == "simplex":
-        image = (0.0, 1.0)
-    elif config.squash == "none" and config.base != "uniform":
+    if config.squash == "none" and config.base != "uniform":
         image = (-float("inf"), float("inf"))
     else:
         image = (-1.0, 1.0)

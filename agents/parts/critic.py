@@ -25,6 +25,7 @@ class Critic(nn.Module):
         device: where it is.
         flow: architecture of the energy-based flow; ``None`` for a network.
         temperature: of that flow, in units of reward.
+        squash: of that flow.
         reward_shift: add the shift.
 
     Example:
@@ -42,6 +43,7 @@ class Critic(nn.Module):
         *,
         flow: str | None = None,
         temperature: float = 1.0,
+        squash: str = "tanh",
         reward_shift: bool = False,
     ) -> None:
         super().__init__()
@@ -64,6 +66,7 @@ class Critic(nn.Module):
             translation=networks,
             shift=networks,
             encoder=encodes,
+            squash=squash,
             **without_dropout(flow),
         ).to(device)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import gymnasium as gym
 
+from maxentflow import envs
 from maxentflow.agents.names import BUILT_IN
 
-__all__ = ["continuous_sizes", "discrete_sizes"]
+__all__ = ["continuous_sizes", "discrete_sizes", "entropy_of"]
 
 Shape = tuple[int, ...]
 """Of an observation: ``(size,)`` of a vector, or ``(height, width, channels)`` of an image."""
@@ -15,7 +18,7 @@ _FEW_PIXELS = 8  # no image is lower
 
 
 def continuous_sizes(
-    env: gym.vector.VectorEnv, agent: str, *, images: bool = True
+    env: gym.vector.VectorEnv, agent: str, *, images: bool = True, shares: bool = False
 ) -> tuple[Shape, int]:
     """Shape of an observation, and size of a continuous action.
 
@@ -23,6 +26,7 @@ def continuous_sizes(
         env: the environment.
         agent: its name, for a refusal.
         images: whether the agent takes images.
+        shares: whether it acts in a :class:`~maxentflow.envs.Simplex` too.
 
     Raises:
         ValueError: the action space is not a one-dimensional box in [-1, 1], or the observation
@@ -34,12 +38,40 @@ def continuous_sizes(
             f"Agent {agent!r} needs a one-dimensional continuous action space, got {space}"
             f"{_hint(space)}."
         )
-    if (space.low != -1).any() or (space.high != 1).any():
+    if isinstance(space, envs.Simplex):
+        if not shares:
+            raise ValueError(
+                f"Agent {agent!r} acts between -1 and 1, the environment takes shares of a whole, "
+                f"{space}; flows with squash='simplex' act in it, those of meow and flow-sac."
+            )
+    elif (space.low != -1).any() or (space.high != 1).any():
         raise ValueError(
             f"Agent {agent!r} acts between -1 and 1, the environment takes {space}; make it with "
             "maxentflow.envs.make, which rescales actions."
         )
     return _observation_shape(env, agent, images), space.shape[0]
+
+
+def entropy_of(space: gym.Space, entry: float) -> float:
+    r"""Entropy of a whole continuous action, in nats.
+
+    Args:
+        space: of actions, a box in [-1, 1] or a simplex.
+        entry: entropy of each entry of an action in [-1, 1]. In a simplex of n shares, whose
+            uniform distribution has the entropy :math:`-\log (n - 1)!`, the action is as far
+            from uniform for each of the n - 1 degrees of freedom as in the box for each of n.
+
+    Example:
+        >>> entropy_of(gym.spaces.Box(-1.0, 1.0, (3,)), -0.5)
+        -1.5
+        >>> entropy_of(envs.Simplex(2), -0.5)  # log 2 more for an interval of half the length
+        -1.1931471805599454
+    """
+    assert space.shape is not None
+    (size,) = space.shape
+    if isinstance(space, envs.Simplex):
+        return (size - 1) * (entry - math.log(2.0)) - math.lgamma(size)
+    return size * entry
 
 
 def discrete_sizes(env: gym.vector.VectorEnv, agent: str) -> tuple[Shape, int]:

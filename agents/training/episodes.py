@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from tensordict import TensorDictBase
+from torch import Tensor
 
 __all__ = ["EpisodeStatistics"]
+
+_AT_ONCE = 100
 
 
 class EpisodeStatistics:
     """Sums the rewards of each environment's episode, and keeps those of finished ones.
-
-    ``episodes`` have ended, and ``largest_reward`` is the largest magnitude of a reward.
 
     Args:
         num_envs: environments that are stepped together.
@@ -28,8 +30,9 @@ class EpisodeStatistics:
     """
 
     def __init__(self, num_envs: int) -> None:
-        self.episodes = 0
-        self.largest_reward = 0.0
+        self._steps: list[tuple[Tensor, Tensor]] = []  # not yet counted, which is quick for many
+        self._episodes = 0
+        self._largest_reward = 0.0
         self._returns = np.zeros(num_envs)
         self._lengths = np.zeros(num_envs, dtype=np.int64)
         self._finished: list[tuple[float, int]] = []
@@ -37,21 +40,44 @@ class EpisodeStatistics:
     def add(self, transitions: TensorDictBase) -> None:
         """Take one step of every environment."""
         following = transitions["next"]
-        rewards = following["reward"].numpy(force=True)[:, 0]
-        self.largest_reward = max(self.largest_reward, float(np.abs(rewards).max()))
-        self._returns += rewards
-        self._lengths += 1
-        done = following["done"].numpy(force=True)[:, 0]
-        if done.any():
-            self._finished += zip(
-                self._returns[done].tolist(), self._lengths[done].tolist(), strict=True
-            )
-            self.episodes += int(done.sum())
-            self._returns[done] = 0.0
-            self._lengths[done] = 0
+        self._steps.append((following["reward"], following["done"]))
+        if len(self._steps) == _AT_ONCE:
+            self._count()
+
+    def _count(self) -> None:
+        if not self._steps:
+            return
+        rewards, dones = (
+            torch.cat(entries, -1).numpy(force=True).T for entries in zip(*self._steps, strict=True)
+        )
+        self._steps = []
+        self._largest_reward = max(self._largest_reward, float(np.abs(rewards).max()))
+        for reward, done in zip(rewards, dones, strict=True):
+            self._returns += reward
+            self._lengths += 1
+            if done.any():
+                self._finished += zip(
+                    self._returns[done].tolist(), self._lengths[done].tolist(), strict=True
+                )
+                self._episodes += int(done.sum())
+                self._returns[done] = 0.0
+                self._lengths[done] = 0
+
+    @property
+    def episodes(self) -> int:
+        """How many have ended."""
+        self._count()
+        return self._episodes
+
+    @property
+    def largest_reward(self) -> float:
+        """The largest magnitude of a reward."""
+        self._count()
+        return self._largest_reward
 
     def take(self) -> dict[str, float]:
         """Mean return and length of the episodes finished since the last call, if any."""
+        self._count()
         if not self._finished:
             return {}
         returns, lengths = zip(*self._finished, strict=True)
@@ -71,8 +97,9 @@ class EpisodeStatistics:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.episodes = state["episodes"]
-        self.largest_reward = state["largest_reward"]
+        self._steps = []
+        self._episodes = state["episodes"]
+        self._largest_reward = state["largest_reward"]
         self._returns = np.array(state["returns"])
         self._lengths = np.array(state["lengths"], dtype=np.int64)
         self._finished = [tuple(entry) for entry in state["finished"]]

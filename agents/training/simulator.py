@@ -132,7 +132,7 @@ class GymnasiumSimulator:
     def random_action(self, observation: TensorDictBase) -> TensorDictBase:
         shape = (self.num_envs, *self.action.shape)
         space = self._env.single_action_space
-        if isinstance(space, gym.spaces.Box):
+        if type(space) is gym.spaces.Box:  # a space of a kind of its own knows its samples
             low, high = (torch.as_tensor(bound) for bound in (space.low, space.high))
             action = torch.rand(shape).mul_(high - low).add_(low).to(self.action.dtype)
         elif isinstance(space, gym.spaces.Discrete):
@@ -145,7 +145,7 @@ class GymnasiumSimulator:
 
     def send(self, acted: TensorDictBase) -> None:
         self._acted = acted
-        self._action = acted["action"].cpu().numpy()
+        self._action = acted["action"].numpy(force=True)
         _check_finite("action", self._action)
         if isinstance(self._env, AsyncVectorEnv):
             self._env.step_async(self._action)

@@ -1,0 +1,58 @@
+"""The space of shares of a whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Simplex"]
+
+_TOLERANCE = 1e-4  # single precision, and what a user's own sum leaves
+
+
+class Simplex(gym.spaces.Box):
+    """Shares of a whole: numbers from 0 to 1 that add up to 1.
+
+    Samples are uniform on the simplex. Environments with such actions are not rescaled to
+    [-1, 1], and only flows with ``squash="simplex"`` act in them.
+
+    Args:
+        size: number of shares, at least 2.
+        seed: of the samples.
+
+    Raises:
+        ValueError: ``size`` is below 2.
+
+    Example:
+        >>> space = Simplex(3, seed=0)
+        >>> float(space.sample().sum().round(6)), space.contains(np.ones(3, np.float32))
+        (1.0, False)
+    """
+
+    def __init__(self, size: int, seed: int | np.random.Generator | None = None) -> None:
+        if size < 2:
+            raise ValueError(f"A simplex has at least 2 shares, got size={size}.")
+        super().__init__(0.0, 1.0, (size,), np.float32, seed)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> NDArray[np.float32]:
+        """Shares from the uniform distribution on the simplex; neither argument is for it."""
+        if mask is not None or probability is not None:
+            raise ValueError("A simplex is sampled with neither mask nor probability.")
+        size = self.shape[0]
+        return self.np_random.dirichlet(np.ones(size)).astype(np.float32)
+
+    def contains(self, x: Any) -> bool:
+        """Whether the entries are non-negative and add up to 1, within 1e-4."""
+        try:
+            shares = np.asarray(x, dtype=np.float64)
+        except (TypeError, ValueError):
+            return False
+        if shares.shape != self.shape or not np.isfinite(shares).all():
+            return False
+        return bool(shares.min() >= -_TOLERANCE and abs(shares.sum() - 1.0) <= _TOLERANCE)
+
+    def __repr__(self) -> str:
+        return f"Simplex({self.shape[0]})"
