@@ -17,10 +17,12 @@ from maxentflow import agents, envs
 from maxentflow.agents import compiled
 from maxentflow.agents.training import train
 from maxentflow.envs import Rollouts
+from maxentflow.envs.rollouts import BatchFunction
 
 __all__ = ["BATCH", "acting", "episodes", "learn", "trainer", "value"]
 
 BATCH = 128
+
 
 def learn(
     make: Callable[[Any], agents.Agent],
@@ -65,7 +67,6 @@ def trainer(
     return agents.Trainer(agent, env, config, progress=False)
 
 
-
 def episodes(
     policy: Any,
     make: Callable[[], gym.Env[Any, Any]],
@@ -84,7 +85,7 @@ def episodes(
 @contextmanager
 def acting(
     policy: Any, *, deterministic: bool = False, seed: int = 0
-) -> Iterator[envs.BatchFunction]:
+) -> Iterator[BatchFunction]:
     """A policy's samples, or its mode, as a function of observations."""
 
     def act(observation: NDArray[np.float32]) -> NDArray[Any]:

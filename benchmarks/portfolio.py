@@ -104,7 +104,9 @@ def note(label: str, seed: int, period: str, way: str, backtest: Backtest) -> No
         wealth = np.exp(np.cumsum(backtest.returns))
         for day in range(4, len(wealth), 5):
             tables.append(WEALTH, {"agent": label, "day": day, "wealth": round(wealth[day], 4)})
-    print(label, seed, period, way, {name: round(figures[name], 3) for name in FIGURES}, flush=True)
+    print(
+        label, seed, period, way, {name: round(figures[name], 3) for name in FIGURES}, flush=True
+    )
 
 
 def classical(label: str, period: str) -> Backtest:
@@ -159,7 +161,9 @@ def report() -> None:
         print("| --- " * (2 + len(FIGURES)) + "|")
         for label, way in dict.fromkeys((row["agent"], row["actions"]) for row in rows):
             found = select(rows, label, period, way)
-            print(f"| {label} | {way} | " + " | ".join(cell(found, name) for name in FIGURES) + " |")
+            print(
+                f"| {label} | {way} | " + " | ".join(cell(found, name) for name in FIGURES) + " |"
+            )
     draw_temperatures(rows)
     draw_wealth(tables.read(WEALTH))
 
@@ -186,7 +190,10 @@ def draw_temperatures(rows: list[dict[str, Any]]) -> None:
     ):
         for style, way in zip(STYLES, ("samples", "mode"), strict=False):
             found = [
-                [float(row[name]) for row in select(rows, f"MEow, temperature {alpha}", "test", way)]
+                [
+                    float(row[name])
+                    for row in select(rows, f"MEow, temperature {alpha}", "test", way)
+                ]
                 for alpha in TEMPERATURES
             ]
             shown = [alpha for alpha, values in zip(TEMPERATURES, found, strict=True) if values]

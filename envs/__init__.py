@@ -8,7 +8,7 @@ from maxentflow.envs.multigoal import GOALS, MultiGoalEnv
 from maxentflow.envs.perturbed import PERTURBATIONS, Perturbed
 from maxentflow.envs.portfolio import Backtest, PortfolioEnv, PortfolioScoresEnv
 from maxentflow.envs.resumable import Resumable, is_resumable, restore, states
-from maxentflow.envs.rollouts import BatchFunction, Rollouts
+from maxentflow.envs.rollouts import Rollouts
 from maxentflow.envs.simplex import Simplex
 from maxentflow.envs.snapshots import Savable
 from maxentflow.envs.tasks import Task, task_class
@@ -20,7 +20,6 @@ __all__ = [
     "GOALS",
     "PERTURBATIONS",
     "Backtest",
-    "BatchFunction",
     "MultiGoalEnv",
     "Perturbed",
     "PortfolioEnv",

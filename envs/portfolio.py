@@ -109,7 +109,8 @@ class PortfolioEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         assets: names of those to hold; all by default.
         start: first day, a date or its number. The 252 days before it are observed.
         end: last day, a date or its number; the end of the prices by default.
-        days: of an episode, where there are as many; ``None`` for all from start to end.
+        days: of an episode, where there are as many; ``None`` for all from start to
+            end, always from the first.
         hold: trading days from one rebalancing to the next.
         cost: of a trade, as a fraction of its volume.
         render_mode: ``"rgb_array"`` or ``None``.
@@ -175,6 +176,7 @@ class PortfolioEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         length = self.last - self.first if days is None else min(days, self.last - self.first)
         self.days = length // hold * hold
         """Of an episode, whole holdings."""
+        self._latest = self.first if days is None else self.last - self.days
         size = len(self.prices.assets)
         self._features = _features(np.log(self.prices.values))
         self.action_space = Simplex(size)  # type: ignore[assignment]
@@ -197,7 +199,7 @@ class PortfolioEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         super().reset(seed=seed)
-        self._begin = int(self.np_random.integers(self.first, self.last - self.days + 1))
+        self._begin = int(self.np_random.integers(self.first, self._latest + 1))
         self.day = self._begin
         self._shares = np.full_like(self._shares, 1.0 / len(self._shares))
         self.backtest = Backtest()
@@ -378,5 +380,6 @@ def _features(logs: NDArray[np.float64]) -> NDArray[np.float64]:
 def _draw_shares(axes: Any, backtest: Backtest, days: int) -> None:
     axes.set(xlim=(0, days), ylim=(0, 1))
     if backtest.shares:
-        starts = np.linspace(0, len(backtest.returns), len(backtest.shares), endpoint=False)
-        axes.stackplot(starts, np.array(backtest.shares).T, step="post")
+        ends = np.linspace(0, len(backtest.returns), len(backtest.shares) + 1)
+        shares = np.array([*backtest.shares, backtest.shares[-1]])
+        axes.stackplot(ends, shares.T, step="post")

@@ -48,7 +48,8 @@ class EpisodeStatistics:
         if not self._steps:
             return
         rewards, dones = (
-            torch.cat(entries, -1).numpy(force=True).T for entries in zip(*self._steps, strict=True)
+            torch.cat(entries, -1).numpy(force=True).T
+            for entries in zip(*self._steps, strict=True)
         )
         self._steps = []
         self._largest_reward = max(self._largest_reward, float(np.abs(rewards).max()))
