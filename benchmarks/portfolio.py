@@ -7,8 +7,10 @@
 Agents learn on prices up to 2010, five seeds as one program; the temperature is chosen by the
 Sharpe ratio of 2011 to 2014; what is reported is 2015 to 2022. Those classical portfolios that
 skfolio computes are fitted every four weeks to the two years before. All are rebalanced weekly, at
-the same costs, by the same environment. Rows are added to portfolio/backtests.csv, and to
-portfolio/wealth.csv what the first seed's samples came to day by day.
+the same costs, by the same environment. A policy
+acts by its mode, by samples, and by the mean of 64 samples, which are shares again. Rows are added
+to portfolio/backtests.csv, and to portfolio/wealth.csv what the first seed came to week by week, by
+the mean.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from maxentflow import agents
 from maxentflow.agents.cli.figures import STYLES
 from maxentflow.agents.training.statistics import bootstrap
 from maxentflow.envs import Backtest, PortfolioEnv, PortfolioScoresEnv
+from maxentflow.envs.rollouts import BatchFunction
 
 HERE = Path(__file__).parent / "portfolio"
 BACKTESTS, WEALTH = HERE / "backtests.csv", HERE / "wealth.csv"
@@ -54,6 +57,7 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "DDPG, softmax": ("ddpg", SCORES, {}),
 }
 CLASSICAL = "equal shares", "minimum variance", "maximum Sharpe ratio", "hierarchical risk parity"
+WAYS = "mode", "samples", "mean"
 LOOK_BACK, REFIT = 504, 4  # days; rebalancings from one fit to the next
 FIGURES = {
     "annual_return": "annual return, %",
@@ -84,10 +88,16 @@ def run(labels: list[str]) -> None:
         kind = PortfolioEnv if task == SHARES else PortfolioScoresEnv
         for seed, agent in zip(SEEDS, learned, strict=True):
             for period in PERIODS:
-                for way in ("mode", "samples"):
+                for way in WAYS:
                     env = evaluation(kind, period)
                     with policies.acting(agent.policy, deterministic=way == "mode") as act:
+                        act = mean_of(act) if way == "mean" else act
                         note(label, seed, period, way, env.rollout(act, seed=seed))
+
+
+def mean_of(act: BatchFunction, samples: int = 64) -> BatchFunction:
+    """The mean of a policy's samples, which are shares too, or scores."""
+    return lambda x: act(np.repeat(x, samples, 0)).mean(0, keepdims=True)
 
 
 def evaluation(kind: type[PortfolioEnv], period: str) -> PortfolioEnv:
@@ -100,7 +110,7 @@ def note(label: str, seed: int, period: str, way: str, backtest: Backtest) -> No
     row: dict[str, Any] = {"agent": label, "seed": seed, "period": period, "actions": way}
     figures = backtest.statistics()
     tables.append(BACKTESTS, row | {name: round(figures[name], 5) for name in FIGURES})
-    if seed == 0 and period == "test" and way in ("samples", "-"):
+    if seed == 0 and period == "test" and way in ("mean", "-"):
         wealth = np.exp(np.cumsum(backtest.returns))
         for day in range(4, len(wealth), 5):
             tables.append(WEALTH, {"agent": label, "day": day, "wealth": round(wealth[day], 4)})
@@ -188,7 +198,7 @@ def draw_temperatures(rows: list[dict[str, Any]]) -> None:
     for axes, name in zip(
         figure.subplots(1, 3), ("effective_assets", "largest_halved", "sharpe"), strict=True
     ):
-        for style, way in zip(STYLES, ("samples", "mode"), strict=False):
+        for style, way in zip(STYLES, WAYS, strict=False):
             found = [
                 [
                     float(row[name])
@@ -208,7 +218,7 @@ def draw_temperatures(rows: list[dict[str, Any]]) -> None:
             for alpha, values in zip(shown, found, strict=True):
                 axes.plot([alpha] * len(values), values, ".", color=style.color, alpha=0.5)
         for style, label in zip(
-            STYLES[2:], ("equal shares", "TD3, softmax", "DDPG, softmax"), strict=False
+            STYLES[3:], ("equal shares", "TD3, softmax", "DDPG, softmax"), strict=False
         ):
             way = "-" if label in CLASSICAL else "mode"
             values = [float(row[name]) for row in select(rows, label, "test", way)]
