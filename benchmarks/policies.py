@@ -83,9 +83,7 @@ def episodes(
 
 
 @contextmanager
-def acting(
-    policy: Any, *, deterministic: bool = False, seed: int = 0
-) -> Iterator[BatchFunction]:
+def acting(policy: Any, *, deterministic: bool = False, seed: int = 0) -> Iterator[BatchFunction]:
     """A policy's samples, or its mode, as a function of observations."""
 
     def act(observation: NDArray[np.float32]) -> NDArray[Any]:

@@ -7,10 +7,9 @@
 Agents learn on prices up to 2010, five seeds as one program; the temperature is chosen by the
 Sharpe ratio of 2011 to 2014; what is reported is 2015 to 2022. Those classical portfolios that
 skfolio computes are fitted every four weeks to the two years before. All are rebalanced weekly, at
-the same costs, by the same environment. A policy
-acts by its mode, by samples, and by the mean of 64 samples, which are shares again. Rows are added
-to portfolio/backtests.csv, and to portfolio/wealth.csv what the first seed came to week by week, by
-the mean.
+the same costs, by the same environment. A policy acts by its mode, by samples, and by the mean of
+64 samples, which are shares again. Rows are added to portfolio/backtests.csv, and to
+portfolio/wealth.csv what the first seed came to week by week, by the mean.
 """
 
 from __future__ import annotations

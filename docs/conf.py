@@ -31,10 +31,10 @@ exclude_patterns = ["_build", "_ext", "_static"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
 nitpicky = True
 nitpick_ignore_regex = [  # what others document, and no network is used to look up
-    ("py:.*", r"(collections|gymnasium|nn|normflows|np|numpy|os|pathlib)\..*"),
+    ("py:.*", r"(collections|gymnasium|nn|normflows|np|numpy|os|pathlib|pd)\..*"),
     ("py:.*", r"(tensordict|torch|torchrl|typing)\..*"),
     ("py:.*", r"(DQN|DDPG|SAC|REDQ|TD3)Loss|GymWrapper|BatchNorm|Module"),  # torch's, TorchRL's
-    ("py:.*", r"\w+Error|Mapping|Sequence|Any"),
+    ("py:.*", r"\w+Error|Mapping|NDArray|Sequence|Any"),
     ("py:class", r".*\._AcceptedKeys"),  # TorchRL's name for the keys, listed in each loss
     ("py:attr", r"module|env|replay_path"),  # attributes without a docstring
     ("py:meth", "synchronize"),

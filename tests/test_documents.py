@@ -81,7 +81,12 @@ def names(has: Callable[[Path], Sequence[object]]) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in PAGES if has(path)]
 
 
-SLOW_COMMANDS = {"docs/howto/many_seeds.md", "docs/howto/compare.md"}
+SLOW_COMMANDS = {
+    "docs/howto/many_seeds.md",
+    "docs/howto/compare.md",
+    "docs/howto/many_environments.md",
+    "docs/measurements/untuned.md",
+}
 SLOW_PYTHON = {
     "docs/howto/many_seeds.md",
     "docs/howto/own_experience.md",

@@ -64,6 +64,7 @@ def test_without_a_checkpoint_a_run_begins_again(run):
     assert checkpoint(run)["step"] == 60
 
 
+@pytest.mark.slow
 def test_several_go_on_together(tmp_path):
     main([*words(tmp_path, "sac", total_steps=25), "--seeds", "0,1"])
     folders = [tmp_path / "seed-0", tmp_path / "seed-1"]

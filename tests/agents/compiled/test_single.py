@@ -69,7 +69,9 @@ def test_before_it_is_prepared_it_is_the_agent():
 # Acting
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    "name", ["meow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sac", "td3"))]
+)
 def test_all_that_the_behaviour_writes(traced_only, name):
     agent = MAKERS[name]()
     learner = prepared(agent)
@@ -94,11 +96,14 @@ def test_observations_are_written_to(traced_only):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda td: td.set("observation", td["observation"].T.contiguous().T),
-        lambda td: td.set("hint", torch.zeros(4)),
-        lambda td: td[:3],
+        pytest.param(
+            lambda td: td.set("observation", td["observation"].T.contiguous().T),
+            id="turned",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(lambda td: td.set("hint", torch.zeros(4)), id="more", marks=pytest.mark.slow),
+        pytest.param(lambda td: td[:3], id="fewer"),
     ],
-    ids=["turned", "more", "fewer"],
 )
 def test_observations_of_another_form_go_to_the_agent(traced_only, monkeypatch, change):
     agent = meow()

@@ -252,6 +252,7 @@ print(reserved - before, resident() - reserved)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.slow
 def test_memory_is_taken_as_it_fills():
     result = subprocess.run(
         [sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True

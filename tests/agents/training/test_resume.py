@@ -141,7 +141,27 @@ def assert_same_run(folder, reference, run):
     assert not differences(final_state(folder, run), final_state(reference, run))
 
 
-@pytest.mark.parametrize(("run", "what", "passing", "step"), MOMENTS)
+QUICK = {  # what is left to the slow tests is of the same kinds
+    ("meow", "update", 15, 40),
+    ("meow", "half a checkpoint", 1, 40),
+    ("meow", "half a chunk", 1, 40),
+    ("meow", "half a row", 3, 40),
+    ("replay wraps around", "chunk", 1, 40),
+    ("two environments", "update", 56, 80),
+    ("td3", "update", 16, 40),
+    ("soft-q", "update", 15, 40),
+    ("ppo", "update", 6, 40),
+    ("Hopper", "update", 55, 80),
+}
+
+
+@pytest.mark.parametrize(
+    ("run", "what", "passing", "step"),
+    [
+        pytest.param(*moment, marks=[] if moment in QUICK else pytest.mark.slow)
+        for moment in MOMENTS
+    ],
+)
 def test_killed_and_resumed(tmp_path, dies, uninterrupted, run, what, passing, step):
     folder = tmp_path / "run"
     assert dies(folder, run, (what, passing)) == KILLED
