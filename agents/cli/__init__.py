@@ -1,5 +1,4 @@
-"""The command line: ``maxentflow train``, ``evaluate``, ``plot``, ``compare``, ``diagnose`` and
-``agents``."""
+"""The command line, ``maxentflow``."""
 
 from maxentflow.agents.cli.dispatch import main
 

@@ -6,6 +6,7 @@ Only the standard library is imported here: the usage is shown at once.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import logging
 import os
 import sys
@@ -16,7 +17,18 @@ from maxentflow.agents.names import BUILT_IN
 __all__ = ["main"]
 
 # A module of this package each.
-_COMMANDS = ("train", "evaluate", "plot", "compare", "robustness", "diagnose", "collect", "agents")
+_COMMANDS = (
+    "train",
+    "evaluate",
+    "plot",
+    "compare",
+    "robustness",
+    "diagnose",
+    "collect",
+    "runs",
+    "show",
+    "agents",
+)
 
 _USAGE = """\
 usage: maxentflow COMMAND ...
@@ -30,12 +42,15 @@ commands:
   robustness RUN [RUN ...]   returns where friction, masses or the ground differ from training
   diagnose RUN [options]     the soft value against returns, of meow and soft-q
   collect RUN --out NAME     episodes of a trained policy as a data set, for bc
+  runs [FOLDER ...]          the runs in a folder, with steps, return and state
+  show RUN                   settings, versions and metrics of a run
   agents                     the agents, and the actions that each takes
 
 Agents: {agents}.
 Options: train AGENT --help, train --resume --help, evaluate --help, plot --help,
 compare --help, robustness --help, diagnose --help,
-collect --help, agents --help.
+collect --help, runs --help, show --help, agents --help.
+--version tells the version.
 """
 
 
@@ -71,6 +86,9 @@ def _run(arguments: list[str]) -> None:
         registry = sys.modules.get("maxentflow.agents.registry")
         names = BUILT_IN if registry is None else registry.registered()
         print(_USAGE.format(agents=", ".join(names)), end="")
+        return
+    if arguments == ["--version"]:
+        print(f"maxentflow {importlib.metadata.version('maxentflow')}")
         return
     command, *rest = arguments
     if command not in _COMMANDS:

@@ -1,198 +1,77 @@
-"""What a run is of: to ``config.yaml``, and from there to task, agent and trainer.
-
-What cannot be used or loaded is refused with a ValueError of one sentence.
-"""
+"""``maxentflow runs``: the runs in a folder, and how each stands."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
-import torch
 import tyro
-from gymnasium.vector import VectorEnv
 
-from maxentflow import envs
-from maxentflow.agents import registry
-from maxentflow.agents.agent import Agent
-from maxentflow.agents.training import RunFolder, Trainer, TrainerConfig
+from maxentflow.agents.cli.parsing import parse
+from maxentflow.agents.training.run_folder import RunFolder, read_metrics
 
-__all__ = [
-    "AT_ONCE",
-    "Description",
-    "make_env",
-    "make_trainer",
-    "read",
-    "restored",
-    "settings",
-    "trained",
-]
+__all__ = ["run", "state_of"]
 
-AT_ONCE = 10
-"""Episodes of an evaluation that run together."""
-
-_SHOWN = 12  # settings that a refusal names where none is like the one given
-
-_WORTH_COMPILING = 10_000  # updates; more than a minute saved for less than one spent
+_COLUMNS = "run", "task", "agent", "seed", "steps", "of", "return", "state"
 
 
-@dataclass(frozen=True)
-class Description:
-    """A run in words and numbers."""
+@dataclass
+class _Runs:
+    """List runs: task, agent, seed, steps, the return of the last evaluation, and the state.
 
-    agent: tyro.conf.Suppress[tyro.conf.Fixed[str]]
-    """A registered name."""
-    agent_config: Any
-    """Settings of the agent."""
-    env: str
-    """A gymnasium id."""
-    trainer_config: TrainerConfig
-    """Settings of the trainer."""
-    env_options: dict[str, bool | int | float | str] = field(default_factory=dict)
-    """Keyword arguments of the task by name and value."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the update, which takes half a minute; auto does where the run is long enough."""
+    For example: maxentflow runs, maxentflow runs runs/paper"""
 
-    def compiles(self, agent: Agent) -> bool:
-        """Whether the updates of a whole run of its agent are to be compiled."""
-        config, rollout = self.trainer_config, agent.rollout
-        updates = (config.total_steps - config.warmup_steps) * config.utd_ratio
-        if rollout is not None:
-            steps = -(-rollout.steps // config.num_envs) * config.num_envs
-            minibatches = rollout.epochs * (steps // rollout.minibatch_size)
-            updates = config.total_steps // steps * minibatches
-        return self.compile == "on" or (self.compile == "auto" and updates >= _WORTH_COMPILING)
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("runs"),)
+    """Folders with runs, at any depth."""
 
 
-def read(folder: RunFolder) -> Description:
-    """The description in a run folder."""
-    content = folder.config()
-    if custom := content["custom"]:
-        raise ValueError(
-            f"{folder} was trained with parts of your own ({', '.join(map(str, custom))}), which "
-            "config.yaml does not hold: in Python, make agent, environment and configuration as "
-            f"you did, then folder = RunFolder({str(folder)!r}), trainer = Trainer(agent, env, "
-            "config, folder) and trainer.restore(folder.load_checkpoint())."
-        )
+def run(arguments: list[str]) -> None:
+    """Print a line for each run."""
+    options = parse(_Runs, arguments, "runs")
+    found = []
+    for folder in options.folders:
+        if not folder.expanduser().is_dir():
+            raise ValueError(f"There is no folder {folder}.")
+        found += sorted(path.parent for path in folder.expanduser().rglob("config.yaml"))
+    if not found:
+        raise ValueError(f"There are no runs in {', '.join(map(str, options.folders))}.")
+    lines = [_COLUMNS, *(_line(RunFolder(path)) for path in found)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(map(str.ljust, line, widths)).rstrip())
+
+
+def _line(folder: RunFolder) -> Sequence[str]:
     try:
-        plain = {name: content[name] for name in ("agent", "env", "compile")}
-        name, env, compiled = settings(Description, plain).values()
-        agent_settings = settings(registry.config_type(name), content["agent_config"])
-        agent = registry.config(name, env, **agent_settings)
-        trainer = TrainerConfig(**settings(TrainerConfig, content["trainer_config"]))
-    except ValueError as error:
-        raise ValueError(f"{folder.config_path} is not a run's configuration: {error}") from error
-    return Description(name, agent, env, trainer, content["env_options"], compiled)
+        content, rows = folder.config(), read_metrics(folder)
+        trainer = content["trainer_config"]
+        returns = [row["eval_return"] for row in rows if row.get("eval_return")]
+        return (
+            str(folder),
+            str(content["env"]),
+            str(content["agent"]),
+            str(trainer["seed"]),
+            f"{int(rows[-1]['step']) if rows else 0:,}",
+            f"{trainer['total_steps']:,}",
+            f"{float(returns[-1]):.4g}" if returns else "-",
+            state_of(folder),
+        )
+    except (KeyError, ValueError, TypeError):
+        return (str(folder), *["-"] * (len(_COLUMNS) - 2), "damaged")
 
 
-def settings(kind: type, entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a dataclass from plain values, with lists as tuples where annotations say so.
+def state_of(folder: RunFolder) -> str:
+    """``"running"``, ``"complete"``, ``"stopped"`` or ``"not begun"``.
 
     Raises:
-        ValueError: an entry is no field of it, or its value is of another type.
-
-    Example:
-        >>> from maxentflow.agents import MeowConfig
-        >>> settings(MeowConfig, {"heads": 1, "log_sigma": [-2.0, 0.0]})
-        {'heads': 1, 'log_sigma': (-2.0, 0.0)}
+        ValueError: the run's files cannot be read.
     """
-    hints = get_type_hints(kind)
-    known = [entry.name for entry in dataclasses.fields(kind)]
-    taken = {}
-    for name, value in entries.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or known[:_SHOWN]
-            more = f" and {len(known) - len(near)} more" if len(known) > len(near) else ""
-            raise ValueError(f"there is no setting {name!r}; known: {', '.join(near)}{more}.")
-        try:
-            taken[name] = _typed(value, hints[name])
-        except TypeError:
-            hint = hints[name]
-            said = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-            raise ValueError(f"{name} must be {said}, got {value!r}.") from None
-    return taken
-
-
-def _typed(value: Any, hint: Any) -> Any:
-    """A plain value as its type hint has it; TypeError if it is of another type."""
-    origin, inner = get_origin(hint) or hint, get_args(hint)
-    if origin in (Union, UnionType):
-        for one in inner:
-            with suppress(TypeError):
-                return _typed(value, one)
-    elif origin is Any or (origin is Literal and value in inner):
-        return value
-    elif origin in (list, tuple) and isinstance(value, list):
-        hints = inner if origin is tuple and ... not in inner else inner[:1] * len(value)
-        if len(hints) == len(value):
-            return origin(map(_typed, value, hints))
-    elif origin is dict and isinstance(value, dict):
-        return {_typed(key, inner[0]): _typed(entry, inner[1]) for key, entry in value.items()}
-    elif type(value) is origin or (origin is float and type(value) is int):
-        return value
-    raise TypeError
-
-
-def make_env(description: Description, num_envs: int, *, workers: bool = False) -> VectorEnv:
-    """Copies of the task, with its keyword arguments."""
-    options: dict[str, Any] = description.env_options
-    if options:
-        with _refused(f"Task {description.env!r} cannot be used with {options}"):
-            env = envs.make_single(description.env, seed=None, render_mode=None, **options)
-            env.reset(seed=0)
-            env.step(env.action_space.sample())  # some arguments fail no earlier
-            env.close()
-    return envs.make(description.env, num_envs, workers=workers, **options)
-
-
-def make_trainer(description: Description, folder: RunFolder) -> Trainer:
-    """The trainer of a run from its start."""
-    config = description.trainer_config
-    env = make_env(description, config.num_envs, workers=config.workers)
-    return Trainer(_make_agent(description, env, config.device), env, config, folder)
-
-
-def restored(description: Description, folder: RunFolder) -> Trainer:
-    """The trainer of a run as it was at its last checkpoint, or from its start without one."""
-    trainer = make_trainer(description, folder)
-    state = folder.load_checkpoint()
-    if state is not None:
-        with _refused(str(folder.checkpoint_path)):
-            trainer.restore(state)
-    return trainer
-
-
-def trained(description: Description, folder: RunFolder, env: VectorEnv) -> Agent:
-    """The agent of a run as it was at its last checkpoint, on the CPU."""
-    state = folder.load_checkpoint()
-    if state is None:
-        raise ValueError(f"{folder} has no checkpoint yet.")
-    agent = _make_agent(description, env, "cpu")
-    with _refused(str(folder.checkpoint_path)):
-        agent.load_state_dict(state)
-    return agent
-
-
-def _make_agent(description: Description, env: VectorEnv, device: str) -> Agent:
-    name, config = description.agent, description.trainer_config
-    with _refused(f"Device {device!r} cannot be used"):
-        torch.zeros(1, device=device).item()
-    torch.manual_seed(config.seed)
-    torch.set_num_threads(config.threads)  # initial weights depend on it, in the last bits
-    with _refused(f"Agent {name!r} cannot be made", RuntimeError):  # sizes beyond the memory
-        return registry.make(name, env, device=device, **vars(description.agent_config))
-
-
-@contextmanager
-def _refused(what: str, kind: type[Exception] = Exception) -> Iterator[None]:
-    """Turn a library's exception into a ValueError of one sentence."""
-    try:
-        yield
-    except kind as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0].removesuffix(".")
-        raise ValueError(f"{what}: {reason or type(error).__name__}.") from error
+    if folder.is_locked():
+        return "running"
+    rows = read_metrics(folder)
+    if not rows:
+        return "not begun"
+    over = int(rows[-1]["step"]) >= folder.config()["trainer_config"]["total_steps"]
+    return "complete" if over else "stopped"

@@ -146,6 +146,15 @@ class RunFolder:
         except (KeyError, TypeError) as error:
             raise ValueError(f"{self.config_path} is not a run's configuration.") from error
 
+    def versions(self) -> dict[str, str]:
+        """Versions of Python and of packages that the run was begun with.
+
+        Raises:
+            ValueError: no run here, or its configuration cannot be read.
+        """
+        versions = self._read_config().get("versions")
+        return versions if isinstance(versions, dict) else {}
+
     def set_total_steps(self, total_steps: int) -> None:
         """Write a new length of the run into its configuration.
 
@@ -245,6 +254,22 @@ class RunFolder:
             pass
         self._lock = lock
         _ = self._settings
+
+    def is_locked(self) -> bool:
+        """Whether a process trains in it; never on a system or a disk without locks."""
+        path = self.path / "lock"
+        if self._lock is not None:
+            return True
+        if fcntl is None or not path.exists():
+            return False
+        try:
+            with path.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def end(self) -> None:
         """Leave the folder to other processes."""

@@ -28,6 +28,7 @@ from maxentflow.agents.training.evaluation import Evaluation, evaluate
 from maxentflow.agents.training.experience import Experience
 from maxentflow.agents.training.loggers import Metrics
 from maxentflow.agents.training.loop import Run, drive
+from maxentflow.agents.training.progress import Progress
 from maxentflow.agents.training.run_folder import RunFolder
 from maxentflow.agents.training.session import session
 from maxentflow.agents.training.simulator import simulator
@@ -131,7 +132,7 @@ class Trainer:
         self._clock = _Clock(0)
         self._alarms = Alarms(math.prod(steps.action.shape), self._gamma)
         self._metrics: Metrics | None = None
-        self._bar: tqdm[Any] | None = None
+        self._shown: Progress | None = None
 
     @property
     def step(self) -> int:
@@ -245,12 +246,11 @@ class Trainer:
                 )
             self.folder.begin()
             self._metrics = Metrics(self.folder, self._columns(), self.step)
-        self._bar = tqdm(
-            total=self.config.total_steps,
-            initial=self.step,
-            disable=None if self._progress else True,
-            unit="step",
-            dynamic_ncols=True,
+        self._shown = Progress(
+            f"seed {self.config.seed}",
+            self.step,
+            self.config.total_steps,
+            silent=not self._progress,
         )
         self._run.interrupted = interrupted
         self._clock = _Clock(self.step)
@@ -263,10 +263,10 @@ class Trainer:
             return
         self._running = False
         self._seconds += self._clock.seconds()
-        for part in (self._metrics, self._bar):
+        for part in (self._metrics, self._shown):
             if part is not None:
                 part.close()
-        self._metrics = self._bar = None
+        self._metrics = self._shown = None
 
     def _columns(self) -> list[str]:
         return [
@@ -327,9 +327,8 @@ class Trainer:
             self._metrics.write(row)
         for alarm in self._alarms.raised(row, self._run.statistics.largest_reward):
             tqdm.write(f"Warning: {alarm}", file=sys.stderr)
-        if self._bar is not None:
-            self._bar.set_postfix(_shown(row))
-            self._bar.update(self.step - self._bar.n)
+        if self._shown is not None:
+            self._shown.tell(row)
 
 
 class _Clock:
@@ -403,12 +402,3 @@ def train(trainers: Sequence[Trainer], learner: Learner | None = None) -> None:
             for trainer in trainers:
                 trainer._end()
     interruption.raise_if_set()
-
-
-def _shown(row: dict[str, float]) -> dict[str, str]:
-    """What the progress bar says beside the number of steps."""
-    entries = {
-        "return": row.get("eval_return", row.get("train_return")),
-        "loss": next((value for key, value in row.items() if key.startswith("loss")), None),
-    }
-    return {name: f"{value:.4g}" for name, value in entries.items() if value is not None}

@@ -7,7 +7,7 @@ import torch
 from maxentflow.agents import registry
 from maxentflow.agents.cli import main
 
-from .tiny import PROBE, Line, stopped, words
+from .tiny import PROBE, Line, stopped, without_progress, words
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -64,12 +64,13 @@ def refused(capsys):
         capsys.readouterr()
         assert stopped(arguments) == 2
         output = capsys.readouterr()
-        assert "Traceback" not in output.err + output.out
-        assert output.err.count("\n") == 1
-        assert output.err.endswith("\n")
-        assert output.err.startswith("maxentflow: ")
-        assert len(output.err) < 500
-        return output.err.removeprefix("maxentflow: ").strip()
+        error = without_progress(output.err)
+        assert "Traceback" not in error + output.out
+        assert error.count("\n") == 1
+        assert error.endswith("\n")
+        assert error.startswith("maxentflow: ")
+        assert len(error) < 500
+        return error.removeprefix("maxentflow: ").strip()
 
     return run
 

@@ -1,5 +1,7 @@
 """A small run from the command line, and what it leaves behind."""
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -35,6 +37,12 @@ SMALL = {
     "dqn": ["--hidden", "8"],
     "ppo": ["--hidden", "8", "--rollout-steps", "16", "--minibatch-size", "8", "--epochs", "2"],
 }
+
+
+def without_progress(text):
+    """What was written to standard error, but for the lines that tell how far a run is."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not re.match(r"seed \d+, step [\d,]+ of ", line))
 
 
 def words(folder=None, agent="meow", **changes):

@@ -1,0 +1,87 @@
+"""``maxentflow show``: what a run is, and how it goes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from maxentflow.agents import registry
+from maxentflow.agents.cli.description import read
+from maxentflow.agents.cli.parsing import parse
+from maxentflow.agents.cli.runs import state_of
+from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.run_folder import RunFolder, read_metrics
+
+__all__ = ["run", "sparkline"]
+
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 60
+
+
+@dataclass
+class _Show:
+    """Show a run: settings that differ from the defaults, versions, last metrics, and the returns
+    of its evaluations as a line of bars.
+
+    For example: maxentflow show runs/Hopper-v4-meow-0"""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+
+
+def run(arguments: list[str]) -> None:
+    """Print what is known of a run."""
+    folder = RunFolder(parse(_Show, arguments, "show").run.expanduser())
+    description = read(folder)
+    name, task = description.agent, description.env
+    print(f"{folder}: {name} in {task}, {state_of(folder)}")
+    usual = _plain(registry.config(name, task)) | _plain(TrainerConfig.for_task(task, name))
+    own = _plain(description.agent_config) | _plain(description.trainer_config)
+    different = {key: value for key, value in own.items() if usual[key] != value}
+    _table("settings other than the defaults", different | description.env_options)
+    _table("versions", folder.versions())
+    rows = read_metrics(folder)
+    if rows:
+        _table("last metrics", {key: _number(text) for key, text in rows[-1].items() if text})
+    returns = [float(row["eval_return"]) for row in rows if row.get("eval_return")]
+    if returns:
+        print(f"\nreturns of {len(returns)} evaluations, {min(returns):.4g} to {max(returns):.4g}")
+        print(f"  {sparkline(returns)}")
+
+
+def sparkline(values: list[float], width: int = _WIDTH) -> str:
+    """Numbers as bars; of more than fit, the mean of neighbours.
+
+    Example:
+        >>> sparkline([0.0, 1.0, 2.0])
+        '▁▅█'
+    """
+    count = min(len(values), width)
+    edges = [round(index * len(values) / count) for index in range(count + 1)]
+    means = [sum(values[low:high]) / (high - low) for low, high in pairwise(edges)]
+    lowest, span = min(means), max(means) - min(means)
+    heights = [0.5 if span == 0 else (mean - lowest) / span for mean in means]
+    return "".join(_BARS[min(int(height * len(_BARS)), len(_BARS) - 1)] for height in heights)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def _number(text: str) -> str:
+    number = float(text)
+    return f"{int(number):,}" if number.is_integer() else f"{number:.4g}"
+
+
+def _table(title: str, entries: dict[str, Any]) -> None:
+    print(f"\n{title}")
+    width = max(map(len, entries), default=0)
+    for key, value in entries.items():
+        print(f"  {key:{width}}  {value}")
+    if not entries:
+        print("  none")
