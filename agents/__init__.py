@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         TrainerConfig,
         diagnose,
         evaluate,
+        load,
         robustness,
         train,
     )
@@ -74,6 +75,7 @@ __all__ = [
     "dqn",
     "evaluate",
     "flow_sac",
+    "load",
     "make",
     "meow",
     "ppo",
@@ -115,6 +117,7 @@ _MODULES = {
         "TrainerConfig",
         "diagnose",
         "evaluate",
+        "load",
         "robustness",
         "train",
     ),

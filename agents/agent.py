@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from tensordict import TensorDictBase
+from numpy.typing import NDArray
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
@@ -199,6 +201,29 @@ class Agent:
         assert self.behavior is not None
         with set_exploration_type(ExplorationType.RANDOM):
             return self.behavior(observation)
+
+    @torch.no_grad()
+    def predict(self, observation: Any, *, deterministic: bool = True) -> NDArray[Any]:
+        """The policy's actions for NumPy arrays, in the units of :func:`maxentflow.envs.make`.
+
+        Args:
+            observation: one, a vector or an image, or a batch of them along the first axis.
+            deterministic: the mode of the policy; if not, a sample.
+
+        Returns:
+            Actions ``(action_dim,)`` or ``(batch, action_dim)``; of discrete actions, indices.
+        """
+        array = np.asarray(observation)
+        is_one = array.ndim in (1, 3)
+        device = next((p.device for p in self.policy.parameters()), None)
+        batch = torch.as_tensor(array[None] if is_one else array, device=device)
+        if batch.is_floating_point():
+            batch = batch.float()
+        kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
+        with set_exploration_type(kind):
+            acted = self.policy(TensorDict(observation=batch, batch_size=[len(batch)]))
+        action = acted["action"].numpy(force=True)
+        return action[0] if is_one else action
 
     def observe(self, transitions: TensorDictBase) -> None:
         """Take in one step of every environment, before it is stored.

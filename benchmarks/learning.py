@@ -22,10 +22,10 @@ import study
 import tables
 
 from maxentflow.agents import RunFolder, evaluate
-from maxentflow.agents.cli import description as runs
 from maxentflow.agents.cli import figures
 from maxentflow.agents.cli import main as maxentflow
 from maxentflow.agents.cli.curves import read_curves
+from maxentflow.agents.training import description as runs
 from maxentflow.agents.training.run_folder import read_metrics
 
 RESULTS = Path(__file__).parent / "learning"

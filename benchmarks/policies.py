@@ -15,7 +15,6 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow import agents, envs
 from maxentflow.agents import compiled
-from maxentflow.agents.training import train
 from maxentflow.envs import Rollouts
 from maxentflow.envs.rollouts import BatchFunction
 
@@ -32,7 +31,8 @@ def learn(
     warmup_steps: int = 1_000,
     **how: Any,
 ) -> list[agents.Agent]:
-    """Agents of several seeds, trained as one program.
+    """Agents of several seeds, trained one after the other: on one thread a program of several
+    seeds is slower.
 
     Args:
         make: makes an agent for an environment.
@@ -42,13 +42,13 @@ def learn(
         warmup_steps: random steps at its beginning.
         how: keyword arguments of the task.
     """
-    trainers = []
+    made = []
     for seed in seeds:
         torch.manual_seed(seed)
         env = envs.make(task, **how)
-        trainers.append(trainer(make(env), env, steps, seed, warmup_steps))
-    made = [each.agent for each in trainers]
-    train(trainers, compiled.learner(made, compile=True))
+        agent = make(env)
+        trainer(agent, env, steps, seed, warmup_steps).run(compiled.learner([agent], compile=True))
+        made.append(agent)
     return made
 
 

@@ -4,7 +4,7 @@
     python benchmarks/portfolio.py run [VARIANT ...]
     python benchmarks/portfolio.py report      # portfolio/*.png and tables
 
-Agents learn on prices up to 2010, five seeds as one program; the temperature is chosen by the
+Agents learn on prices up to 2010, five seeds; the temperature is chosen by the
 Sharpe ratio of 2011 to 2014; what is reported is 2015 to 2022. Those classical portfolios that
 skfolio computes are fitted every four weeks to the two years before. All are rebalanced weekly, at
 the same costs, by the same environment. A policy acts by its mode, by samples, and by the mean of

@@ -23,7 +23,7 @@ import tables
 from study import Study, main
 
 from maxentflow.agents import robustness
-from maxentflow.agents.cli import description as runs
+from maxentflow.agents.training import description as runs
 from maxentflow.agents.training.statistics import area_under_curve, bootstrap, mean_band
 
 HERE = Path(__file__).parent / "robustness"

@@ -32,9 +32,9 @@ import peers
 import tables
 
 from maxentflow.agents import RunFolder, evaluate
-from maxentflow.agents.cli import description as runs
 from maxentflow.agents.cli import figures
 from maxentflow.agents.cli.curves import Curve, Group, group
+from maxentflow.agents.training import description as runs
 from maxentflow.agents.training.run_folder import read_metrics
 from maxentflow.agents.training.statistics import (
     area_under_curve,

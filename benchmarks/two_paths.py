@@ -3,7 +3,7 @@
     python benchmarks/two_paths.py run [AGENT ...]
     python benchmarks/two_paths.py report          # two_paths/*.png and a table
 
-Every agent learns with both paths open and its default settings, five seeds as one program. The
+Every agent learns with both paths open and its default settings, five seeds. The
 path that it prefers is then blocked in its middle, from the start or from the fourth step of an
 episode on, and the agent acts without learning; then it learns on, with 100 updates at a time.
 Rows are added to two_paths/plan_b.csv; trajectories of the first seed are drawn.

@@ -4,7 +4,7 @@
     python benchmarks/two_paths_grid.py report     # two_paths_grid/*.png and a table
 
 Soft Q-learning at three temperatures and double DQN learn with both paths open, with tunnels of
-three lengths, five seeds as one program. The first is compared with soft value iteration on the
+three lengths, five seeds. The first is compared with soft value iteration on the
 exact model. Where the paths are of equal length, the one that an agent prefers is then blocked in
 its middle, from the start or from the fourth step of an episode on, and the agent acts without
 learning; then it learns on, with 100 updates at a time. Rows are added to the CSVs in

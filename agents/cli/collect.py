@@ -8,10 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from maxentflow.agents.cli.description import make_env, read, trained
 from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.training import RunFolder
 from maxentflow.agents.training.collection import check_dataset, collect, write_dataset
+from maxentflow.agents.training.description import make_env, read, trained
 
 __all__ = ["run"]
 

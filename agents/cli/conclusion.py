@@ -14,8 +14,8 @@ from maxentflow import envs
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.cli import figures
 from maxentflow.agents.cli.curves import read_curves
-from maxentflow.agents.cli.description import AT_ONCE, Description, make_env
 from maxentflow.agents.training import RunFolder, Trainer, evaluate
+from maxentflow.agents.training.description import AT_ONCE, Description, make_env
 
 __all__ = ["conclude"]
 

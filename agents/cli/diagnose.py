@@ -11,9 +11,9 @@ from tensordict import TensorDict
 
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.cli import figures
-from maxentflow.agents.cli.description import AT_ONCE, make_env, read, trained
 from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.training import RunFolder, diagnose
+from maxentflow.agents.training.description import AT_ONCE, make_env, read, trained
 from maxentflow.agents.training.replay import read_files
 
 __all__ = ["run"]

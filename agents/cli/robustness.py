@@ -13,9 +13,9 @@ import tyro
 
 from maxentflow.agents.cli import figures
 from maxentflow.agents.cli.curves import by_label
-from maxentflow.agents.cli.description import make_env, read, trained
 from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.training import RunFolder
+from maxentflow.agents.training.description import make_env, read, trained
 from maxentflow.agents.training.disturbances import Robustness, robustness
 from maxentflow.envs import PERTURBATIONS
 

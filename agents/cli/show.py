@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import tyro
 
 from maxentflow.agents import registry
-from maxentflow.agents.cli.description import read
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.cli.runs import state_of
 from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.description import read
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
 
 __all__ = ["run", "sparkline"]

@@ -13,10 +13,10 @@ import tyro
 
 from maxentflow.agents import compiled, registry
 from maxentflow.agents.cli.conclusion import conclude
-from maxentflow.agents.cli.description import Description, make_trainer, read, restored
 from maxentflow.agents.cli.parsing import parse, value_of
 from maxentflow.agents.learner import CompilationError
 from maxentflow.agents.training import RunFolder, Trainer, TrainerConfig, train
+from maxentflow.agents.training.description import Description, make_trainer, read, restored
 
 __all__ = ["run"]
 

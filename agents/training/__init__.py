@@ -2,6 +2,7 @@
 
 from maxentflow.agents.training.collection import check_dataset, collect, write_dataset
 from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.description import load
 from maxentflow.agents.training.diagnosis import Diagnosis, diagnose
 from maxentflow.agents.training.disturbances import Robustness, robustness
 from maxentflow.agents.training.evaluation import Evaluation, evaluate, record_video
@@ -33,6 +34,7 @@ __all__ = [
     "collect",
     "diagnose",
     "evaluate",
+    "load",
     "record_video",
     "robustness",
     "train",

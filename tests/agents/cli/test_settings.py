@@ -8,7 +8,7 @@ import yaml
 
 from maxentflow import agents
 from maxentflow.agents import TrainerConfig, registry
-from maxentflow.agents.cli.description import settings
+from maxentflow.agents.training.description import settings
 
 from ..common import SMALL, task
 

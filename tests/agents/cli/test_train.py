@@ -13,7 +13,7 @@ from PIL import Image
 from maxentflow import agents, envs, flows
 from maxentflow.agents import RunFolder, Trainer, compiled, registry
 from maxentflow.agents.cli import main
-from maxentflow.agents.cli.description import Description
+from maxentflow.agents.training.description import Description
 
 from .tiny import (
     MULTIGOAL,

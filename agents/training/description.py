@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -20,11 +22,14 @@ from gymnasium.vector import VectorEnv
 from maxentflow import envs
 from maxentflow.agents import registry
 from maxentflow.agents.agent import Agent
-from maxentflow.agents.training import RunFolder, Trainer, TrainerConfig
+from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.run_folder import RunFolder
+from maxentflow.agents.training.trainer import Trainer
 
 __all__ = [
     "AT_ONCE",
     "Description",
+    "load",
     "make_env",
     "make_trainer",
     "read",
@@ -176,6 +181,43 @@ def trained(description: Description, folder: RunFolder, env: VectorEnv) -> Agen
     with _refused(str(folder.checkpoint_path)):
         agent.load_state_dict(state)
     return agent
+
+
+def load(run: str | os.PathLike[str]) -> Agent:
+    """The agent of a run, as it was at its last checkpoint, on the CPU.
+
+    Torch's generators and number of threads are as before.
+
+    Args:
+        run: the run's folder.
+
+    Raises:
+        ValueError: there is no run, it has no checkpoint yet, one of its files cannot be read, or
+            it was trained with parts that its configuration does not hold.
+
+    Example:
+        >>> import tempfile
+        >>> from maxentflow import agents
+        >>> env = envs.make("Pendulum-v1")
+        >>> agent = agents.make("sac", env, hidden=(8, 8))
+        >>> config = TrainerConfig(total_steps=40, warmup_steps=32, batch_size=16, eval_every=0)
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     folder = RunFolder(f"{place}/run")
+        ...     folder.create(agent, config, "Pendulum-v1")
+        ...     Trainer(agent, env, config, folder, progress=False).run()
+        ...     again = load(folder.path)
+        >>> observation, _ = env.reset(seed=0)
+        >>> bool((again.predict(observation) == agent.predict(observation)).all())
+        True
+    """
+    folder = RunFolder(Path(run).expanduser())
+    description = read(folder)
+    threads = torch.get_num_threads()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            return trained(description, folder, make_env(description, 1))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _make_agent(description: Description, env: VectorEnv, device: str) -> Agent:
