@@ -237,7 +237,13 @@ class Flow(nn.Module):
     def __init__(self, name: str, width: int) -> None:
         super().__init__()
         options = {"hidden": (width, width), "activation": "silu", "dropout": 0.0}
-        options |= {"blocks": 3, "max_log_scale": 3.0, "min_bin": 0.05, "min_slope": 1e-2}
+        options |= {
+            "blocks": 2,
+            "bins": 16,
+            "max_log_scale": 3.0,
+            "min_bin": 0.01,
+            "min_slope": 1e-2,
+        }
         known = flows.options(name)
         self.flow = flows.build(
             name,

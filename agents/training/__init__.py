@@ -1,5 +1,6 @@
 """Training: the loop, experience, evaluation, diagnosis, and what a run leaves on disk."""
 
+from maxentflow.agents.training.callbacks import Callback, StopAtReturn
 from maxentflow.agents.training.collection import check_dataset, collect, write_dataset
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.description import load
@@ -18,6 +19,7 @@ from maxentflow.agents.training.run_folder import RunFolder
 from maxentflow.agents.training.trainer import Trainer, train
 
 __all__ = [
+    "Callback",
     "Demonstrations",
     "Diagnosis",
     "Evaluation",
@@ -28,6 +30,7 @@ __all__ = [
     "Robustness",
     "RolloutBuffer",
     "RunFolder",
+    "StopAtReturn",
     "Trainer",
     "TrainerConfig",
     "check_dataset",

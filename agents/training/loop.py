@@ -67,6 +67,7 @@ class Run:
         save_stopped: write the state of a run that cannot go on beside its checkpoint; give the
             file.
         interrupted: whether to stop after the present step.
+        after_step: called after a step and its updates, before that is asked.
         observation: what the next step begins from; nothing before the first reset.
         report: of the last update.
         step: environment steps taken.
@@ -82,6 +83,7 @@ class Run:
     save: Callable[[], object]
     save_stopped: Callable[[], Path | None]
     interrupted: Callable[[], object]
+    after_step: Callable[[], object] = lambda: None
     observation: TensorDictBase | None = None
     report: TensorDictBase | None = None
     step: int = 0
@@ -111,6 +113,7 @@ def training_loop(run: Run) -> Loop:
         if evaluates or _is_due(run, config.log_every):
             yield Synchronize()
             run.log(evaluates)
+        run.after_step()
         stops = bool(run.interrupted())
         if stops or _is_due(run, config.checkpoint_every or config.total_steps):
             yield Synchronize()

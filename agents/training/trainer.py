@@ -22,6 +22,7 @@ from maxentflow.agents.agent import Agent
 from maxentflow.agents.learner import EagerLearner, Learner, random_state
 from maxentflow.agents.training import experience as experiences
 from maxentflow.agents.training.alarms import Alarms
+from maxentflow.agents.training.callbacks import Callback
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.episodes import EpisodeStatistics
 from maxentflow.agents.training.evaluation import Evaluation, evaluate
@@ -56,7 +57,8 @@ class Trainer:
         experience: where steps go and batches come from; by default a replay, or the rollout that
             an on-policy agent asks for.
         eval_env: environments to evaluate in; by default more of those given.
-        progress: show a bar when the output is a terminal.
+        callbacks: called after steps, rows of the metrics and evaluations, and at the end.
+        progress: show a bar on a terminal, and a line at each log step elsewhere.
 
     Raises:
         KeyboardInterrupt: from :meth:`run`, on Ctrl-C, after the step in progress is finished and
@@ -89,6 +91,7 @@ class Trainer:
         *,
         experience: Experience | None = None,
         eval_env: VectorEnv | EnvBase | None = None,
+        callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> None:
         devices = {parameter.device.type for parameter in agent.loss.parameters()}
@@ -115,6 +118,8 @@ class Trainer:
         self.folder = folder
         self.experience = experience or experiences.experience(agent, steps, config)
         self._eval_env = eval_env
+        self._callbacks = list(callbacks)
+        self._stops = False  # a callback has said so
         self._progress = progress
         self._run = Run(
             config=config,
@@ -252,7 +257,10 @@ class Trainer:
             self.config.total_steps,
             silent=not self._progress,
         )
-        self._run.interrupted = interrupted
+        self._stops = False
+        self._run.interrupted = lambda: self._stops or interrupted()
+        if self._callbacks:
+            self._run.after_step = lambda: self._call("on_step")
         self._clock = _Clock(self.step)
         self._running = True
 
@@ -262,11 +270,16 @@ class Trainer:
         if not self._running:
             return
         self._running = False
+        self._call("on_end")
         self._seconds += self._clock.seconds()
         for part in (self._metrics, self._shown):
             if part is not None:
                 part.close()
         self._metrics = self._shown = None
+
+    def _call(self, event: str, *about: Any) -> None:
+        for callback in self._callbacks:
+            self._stops |= getattr(callback, event)(self, *about) is True
 
     def _columns(self) -> list[str]:
         return [
@@ -314,6 +327,7 @@ class Trainer:
             row |= {str(name): entry.float().mean().item() for name, entry in reported}
         if evaluates:
             result = self.evaluate()
+            self._call("on_evaluation", result)
             row |= {
                 "eval_return": float(result.returns.mean()),
                 "eval_return_std": float(result.returns.std()),
@@ -329,6 +343,7 @@ class Trainer:
             tqdm.write(f"Warning: {alarm}", file=sys.stderr)
         if self._shown is not None:
             self._shown.tell(row)
+        self._call("on_log", row)
 
 
 class _Clock:

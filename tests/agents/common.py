@@ -123,6 +123,7 @@ def make_trainer(
     folder=None,
     settings=None,
     experience=None,
+    callbacks=(),
     **changes,
 ):
     """A small trainer; every configuration entry has RUN's value or the one given.
@@ -138,7 +139,9 @@ def make_trainer(
         folder = RunFolder(folder)
         if not folder.config_path.exists():
             folder.create(made, config, env_id)
-    return Trainer(made, env, config, folder, experience=experience, progress=False)
+    return Trainer(
+        made, env, config, folder, experience=experience, callbacks=callbacks, progress=False
+    )
 
 
 def resumed(folder, **run):

@@ -1,0 +1,71 @@
+"""What a trainer calls while it runs: early stopping, schedules, logging of one's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from maxentflow.agents.training.evaluation import Evaluation
+
+__all__ = ["Callback", "StopAtReturn"]
+
+
+class Callback:
+    """Called by a :class:`~maxentflow.agents.Trainer`, which it is given; override what you need.
+
+    A method that returns ``True`` ends the run after this step, of several seeds in step with each
+    other after the next one, with everything saved. Settings that may change while an update is
+    compiled, such as a learning rate, may be changed here.
+
+    Example:
+        >>> import torch
+        >>> from maxentflow import agents, envs
+        >>> class Halve(Callback):
+        ...     def on_log(self, trainer, row):
+        ...         for group in trainer.agent.steps[0].optimizer.param_groups:
+        ...             group["lr"] /= 2
+        >>> env = envs.make("maxentflow/MultiGoal-v0")
+        >>> agent = agents.make("meow", env, learning_rate=1e-3)
+        >>> config = agents.TrainerConfig(
+        ...     total_steps=64, warmup_steps=32, batch_size=16, log_every=32, eval_every=0
+        ... )
+        >>> agents.Trainer(agent, env, config, callbacks=[Halve()], progress=False).run()
+        >>> agent.steps[0].optimizer.param_groups[0]["lr"]
+        0.00025
+    """
+
+    def on_step(self, trainer: Any) -> bool | None:
+        """After a step of the environments and the updates that it brought."""
+
+    def on_log(self, trainer: Any, row: Mapping[str, float]) -> bool | None:
+        """After a row of the metrics, which has the evaluation's numbers where there was one."""
+
+    def on_evaluation(self, trainer: Any, result: Evaluation) -> bool | None:
+        """After an evaluation, before its row is written."""
+
+    def on_end(self, trainer: Any) -> None:
+        """After the last step, however the run ends."""
+
+
+class StopAtReturn(Callback):
+    """Ends a run when an evaluation reaches a return.
+
+    Args:
+        threshold: the mean return of an evaluation's episodes.
+
+    Raises:
+        ValueError: it is not finite.
+
+    Example:
+        >>> StopAtReturn(-200.0).threshold
+        -200.0
+    """
+
+    def __init__(self, threshold: float) -> None:
+        if not math.isfinite(threshold):
+            raise ValueError(f"threshold must be finite, got {threshold}.")
+        self.threshold = threshold
+
+    def on_evaluation(self, trainer: Any, result: Evaluation) -> bool:
+        return float(result.returns.mean()) >= self.threshold
