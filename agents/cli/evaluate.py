@@ -31,6 +31,8 @@ class _Evaluate:
     """How many."""
     stochastic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Sample actions instead of taking the mode."""
+    best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Take the policy with the highest return of an evaluation so far, in place of the newest."""
     seed: int = 0
     """Of the first episode; episode i starts from seed + i."""
     max_steps: int | None = None
@@ -46,7 +48,7 @@ def run(arguments: list[str]) -> None:
     folder = RunFolder(options.run)
     description = read(folder)
     env = make_env(description, min(options.episodes, AT_ONCE))
-    policy = trained(description, folder, env).policy
+    policy = trained(description, folder, env, best=options.best).policy
     how: dict[str, Any] = {"deterministic": not options.stochastic, "seed": options.seed}
     result = evaluate(policy, env, episodes=options.episodes, max_steps=options.max_steps, **how)
     env.close()

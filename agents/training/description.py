@@ -172,24 +172,30 @@ def restored(description: Description, folder: RunFolder) -> Trainer:
     return trainer
 
 
-def trained(description: Description, folder: RunFolder, env: VectorEnv) -> Agent:
-    """The agent of a run as it was at its last checkpoint, on the CPU."""
+def trained(
+    description: Description, folder: RunFolder, env: VectorEnv, *, best: bool = False
+) -> Agent:
+    """The agent of a run as it was at its last checkpoint, on the CPU; with ``best`` its policy is
+    the one with the highest return of an evaluation."""
     state = folder.load_checkpoint()
     if state is None:
         raise ValueError(f"{folder} has no checkpoint yet.")
     agent = _make_agent(description, env, "cpu")
     with _refused(str(folder.checkpoint_path)):
         agent.load_state_dict(state)
+        if best:
+            agent.policy.load_state_dict(folder.load_best()["policy"])
     return agent
 
 
-def load(run: str | os.PathLike[str]) -> Agent:
+def load(run: str | os.PathLike[str], *, best: bool = False) -> Agent:
     """The agent of a run, as it was at its last checkpoint, on the CPU.
 
     Torch's generators and number of threads are as before.
 
     Args:
         run: the run's folder.
+        best: take the policy with the highest return of an evaluation, in place of the newest.
 
     Raises:
         ValueError: there is no run, it has no checkpoint yet, one of its files cannot be read, or
@@ -215,7 +221,7 @@ def load(run: str | os.PathLike[str]) -> Agent:
     threads = torch.get_num_threads()
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            return trained(description, folder, make_env(description, 1))
+            return trained(description, folder, make_env(description, 1), best=best)
     finally:
         torch.set_num_threads(threads)
 

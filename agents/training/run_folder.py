@@ -41,6 +41,7 @@ class RunFolder:
     ``tensorboard/``           the same for TensorBoard
     ``checkpoints/latest.pt``  the complete state, but for the replay
     ``checkpoints/replay/``    the replay, in chunks that are written once
+    ``checkpoints/best.pt``    the policy with the highest return of an evaluation so far
     ``figures/``               pictures
     ``lock``                   held by the process that trains
     ========================== ====================================================
@@ -196,6 +197,35 @@ class RunFolder:
             else:
                 entry.unlink()
         return path
+
+    def save_best(self, agent: Agent, step: int, result: float) -> Path:
+        """Write the policy, in place of the best before.
+
+        Args:
+            agent: whose policy it is.
+            step: of the run.
+            result: mean return of its evaluation.
+
+        Raises:
+            OSError: it cannot be written; the policy before is as it was.
+        """
+        state = {"agent": agent.name, "step": step, "return": result}
+        return self._save({**state, "policy": agent.policy.state_dict()}, "best.pt")
+
+    def load_best(self) -> dict[str, Any]:
+        """What :meth:`save_best` has written last: ``"policy"``, ``"step"`` and ``"return"``.
+
+        Raises:
+            ValueError: there is none yet, or it cannot be read.
+        """
+        path = self.checkpoint_path.with_name("best.pt")
+        if not path.exists():
+            raise ValueError(f"{self} has no best policy yet: it has not been evaluated.")
+        try:
+            state = load(path)
+            return {name: state[name] for name in ("agent", "policy", "step", "return")}
+        except Exception as error:  # anything may be in it
+            raise ValueError(f"{path} is not a readable policy of maxentflow.") from error
 
     def save_stopped(self, state: dict[str, Any]) -> Path:
         """Write the whole state of a run that was stopped beside its latest checkpoint."""

@@ -134,6 +134,7 @@ class Trainer:
         )
         self._running = False
         self._seconds = 0.0  # of earlier calls of run
+        self._best = -math.inf  # mean return of an evaluation
         self._clock = _Clock(0)
         self._alarms = Alarms(math.prod(steps.action.shape), self._gamma)
         self._metrics: Metrics | None = None
@@ -216,6 +217,7 @@ class Trainer:
                 self.experience.load_state_dict(state["experience"])
             run.statistics.load_state_dict(state["statistics"])
             run.step, self._seconds = state["step"], state["seconds"]
+            self._best = state.get("best_return", -math.inf)
             report = state["report"]
             run.report = None if report is None else TensorDict(report)
             run.random_state = state["random_state"][0], list(state["random_state"][1])
@@ -231,6 +233,7 @@ class Trainer:
             **copy.deepcopy(self.agent.state_dict()),  # the agent may learn on
             "step": run.step,
             "seconds": self._seconds + (self._clock.seconds() if self._running else 0.0),
+            "best_return": self._best,
             "simulator": run.simulator.state(),
             "statistics": run.statistics.state_dict(),
             "report": None if run.report is None else run.report.to_dict(),
@@ -328,8 +331,13 @@ class Trainer:
         if evaluates:
             result = self.evaluate()
             self._call("on_evaluation", result)
+            mean = float(result.returns.mean())
+            if mean > self._best:
+                self._best = mean
+                if self.folder is not None:
+                    self.folder.save_best(self.agent, self.step, mean)
             row |= {
-                "eval_return": float(result.returns.mean()),
+                "eval_return": mean,
                 "eval_return_std": float(result.returns.std()),
                 "eval_length": float(result.lengths.mean()),
             }

@@ -1,13 +1,19 @@
 """A run's agent back in Python, and its actions for NumPy arrays."""
 
+import copy
+from itertools import chain, repeat
+from types import SimpleNamespace
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from maxentflow import agents, envs
+from maxentflow.agents import RunFolder
+from maxentflow.agents.training import StopAtReturn
 
-from ..common import make_trainer
+from ..common import differences, make_trainer, resumed
 
 
 @pytest.fixture
@@ -70,6 +76,48 @@ def test_samples_differ_and_the_mode_does_not():
     assert agent.predict(observation, deterministic=False).std() > 0.05
 
 
+def test_the_best_policy_is_kept(tmp_path):
+    """An evaluation that is better replaces it, one that is worse does not."""
+    trainer = make_trainer(folder=tmp_path / "run", eval_every=20)
+    returns = chain([1.0, 3.0, 2.0, 3.0], repeat(-1.0))
+    kept = []
+
+    def evaluate():
+        result = SimpleNamespace(returns=np.array([next(returns)]), lengths=np.array([1.0]))
+        result.first_observations = np.zeros((1, 2), np.float32)
+        result.discounted_returns = np.zeros(1)
+        kept.append(copy.deepcopy(trainer.agent.policy.state_dict()))
+        return result
+
+    trainer.evaluate = evaluate
+    trainer.run()
+    best = trainer.folder.load_best()
+    assert (best["step"], best["return"]) == (40, 3.0)
+    agent = agents.load(tmp_path / "run", best=True)
+    for name, entry in agent.policy.state_dict().items():
+        assert torch.equal(entry, kept[1][name])
+    newest = agents.load(tmp_path / "run").policy.state_dict()
+    assert any(not torch.equal(newest[name], entry) for name, entry in kept[1].items())
+
+
+def test_the_best_counts_on_after_a_resume(tmp_path):
+    lengths = {"total_steps": 60, "warmup_steps": 20, "eval_every": 20, "checkpoint_every": 30}
+    whole = make_trainer(folder=tmp_path / "whole", **lengths)
+    whole.run()
+    cut = make_trainer(folder=tmp_path / "cut", **lengths, callbacks=[StopAtReturn(-1e9)])
+    cut.run()
+    resumed(tmp_path / "cut", **lengths).run()
+    first, second = (RunFolder(tmp_path / name).load_best() for name in ("whole", "cut"))
+    assert not differences(first, second)
+
+
 def test_refusals(tmp_path):
     with pytest.raises(ValueError, match=r"is not a run folder: it has no config\.yaml"):
         agents.load(tmp_path)
+    trainer = make_trainer(folder=tmp_path / "run", eval_every=0)
+    trainer.run()
+    with pytest.raises(ValueError, match="has no best policy yet: it has not been evaluated"):
+        agents.load(tmp_path / "run", best=True)
+    trainer.folder.checkpoint_path.with_name("best.pt").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"best\.pt is not a readable policy of maxentflow"):
+        agents.load(tmp_path / "run", best=True)
