@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from maxentflow.agents.cli import imports
 from maxentflow.agents.names import BUILT_IN
 
 __all__ = ["main"]
@@ -50,7 +51,8 @@ Agents: {agents}.
 Options: train AGENT --help, train --resume --help, evaluate --help, plot --help,
 compare --help, robustness --help, diagnose --help,
 collect --help, runs --help, show --help, agents --help.
---version tells the version.
+--version tells the version. With any command, --import MODULE first imports a module of yours,
+which registers flows, agents or tasks.
 """
 
 
@@ -90,7 +92,7 @@ def _run(arguments: list[str]) -> None:
     if arguments == ["--version"]:
         print(f"maxentflow {importlib.metadata.version('maxentflow')}")
         return
-    command, *rest = arguments
+    command, *rest = imports.take(arguments)
     if command not in _COMMANDS:
         from maxentflow.agents.registry import unknown_name
 

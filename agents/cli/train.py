@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from maxentflow.agents import compiled, registry
+from maxentflow.agents.cli import imports
 from maxentflow.agents.cli.conclusion import conclude
 from maxentflow.agents.cli.parsing import parse, value_of
 from maxentflow.agents.learner import CompilationError
@@ -86,7 +87,14 @@ def _begun(arguments: list[str]) -> list[_Run]:
     # A folder that is taken is refused before any is made.
     for each in sorted(runs, key=lambda run: not run.folder.config_path.exists()):
         of, agent = each.description, each.trainer.agent
-        each.folder.create(agent, of.trainer_config, of.env, of.env_options, compile=of.compile)
+        each.folder.create(
+            agent,
+            of.trainer_config,
+            of.env,
+            of.env_options,
+            compile=of.compile,
+            imports=imports.named,
+        )
     return runs
 
 

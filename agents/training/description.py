@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -77,6 +78,13 @@ class Description:
 def read(folder: RunFolder) -> Description:
     """The description in a run folder."""
     content = folder.config()
+    # Not imported here: a configuration that somebody else wrote must not run code.
+    for name in folder.imports():
+        if name not in sys.modules:
+            raise ValueError(
+                f"{folder} needs the module {name!r}, which registers parts of it: give "
+                f"--import {name}, or import it before."
+            )
     if custom := content["custom"]:
         raise ValueError(
             f"{folder} was trained with parts of your own ({', '.join(map(str, custom))}), which "

@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ class RunFolder:
         env_options: Mapping[str, Any] | None = None,
         *,
         compile: str = "auto",
+        imports: Sequence[str] = (),
     ) -> None:
         """Make the folder and write the run's configuration.
 
@@ -93,6 +94,8 @@ class RunFolder:
             env_id: the task's gymnasium id, if it has one.
             env_options: keyword arguments of the environment.
             compile: whether ``maxentflow train`` is to compile: ``"auto"``, ``"on"`` or ``"off"``.
+            imports: modules that register the flow, the agent or the task; who uses the run has to
+                import them first.
 
         Raises:
             ValueError: there is a run already, or the folder cannot be made.
@@ -121,6 +124,7 @@ class RunFolder:
             "custom": custom,
             "trainer_config": _plain(dataclasses.asdict(config)),
             "compile": compile,
+            "imports": list(imports),
             "versions": {"python": platform.python_version(), **_versions()},
         }
         try:
@@ -146,6 +150,17 @@ class RunFolder:
             return entries
         except (KeyError, TypeError) as error:
             raise ValueError(f"{self.config_path} is not a run's configuration.") from error
+
+    def imports(self) -> list[str]:
+        """Modules that register the run's flow, agent or task.
+
+        Raises:
+            ValueError: no run here, or its configuration cannot be read.
+        """
+        names = self._read_config().get("imports", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{self.config_path} is not a run's configuration.")
+        return names
 
     def versions(self) -> dict[str, str]:
         """Versions of Python and of packages that the run was begun with.

@@ -1,0 +1,53 @@
+"""``--import MODULE``: modules of a user's own that register flows, agents or tasks.
+
+Only the standard library is imported here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+__all__ = ["named", "take"]
+
+named: list[str] = []
+"""Modules that the present command line names."""
+
+
+def take(arguments: Sequence[str]) -> list[str]:
+    """Import what ``--import`` names, from the present folder too; give the other words.
+
+    Raises:
+        ValueError: a name is missing, or a module cannot be imported.
+    """
+    named.clear()
+    rest = []
+    words = iter(arguments)
+    for word in words:
+        flag, equals, name = word.partition("=")
+        if flag != "--import":
+            rest.append(word)
+            continue
+        name = name if equals else next(words, "")
+        if not name or name.startswith("-"):
+            raise ValueError("--import needs the name of a module, such as my_flows.")
+        named.append(name)
+    for name in named:
+        _import(name)
+    return rest
+
+
+def _import(name: str) -> None:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # a module may raise anything
+        reason = next(_lines(error), type(error).__name__)
+        raise ValueError(f"Module {name!r} cannot be imported: {reason}.") from error
+
+
+def _lines(error: Exception) -> Iterator[str]:
+    return (line.strip().removesuffix(".") for line in str(error).splitlines() if line.strip())
