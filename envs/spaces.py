@@ -8,7 +8,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-__all__ = ["standardise"]
+from maxentflow.envs.simplex import Simplex
+
+__all__ = ["is_rescaled", "standardise"]
 
 
 def standardise(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
@@ -25,6 +27,18 @@ def standardise(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         # Observations become float32 on purpose.
         warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
         return _rescaled(_numeric(env))
+
+
+def is_rescaled(env: gym.Env[Any, Any]) -> bool:
+    """Whether the actions of a task are brought to [-1, 1].
+
+    Example:
+        >>> is_rescaled(gym.make("Pendulum-v1")), is_rescaled(gym.make("CartPole-v1"))
+        (True, False)
+    """
+    space = env.action_space
+    is_box = isinstance(space, gym.spaces.Box) and not isinstance(space, Simplex)
+    return is_box and env.metadata.get("rescale_action", True)
 
 
 def _numeric(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
@@ -55,9 +69,9 @@ def _not_numbers(env: gym.Env[Any, Any]) -> ValueError:
 
 
 def _rescaled(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    space = env.action_space
-    if not isinstance(space, gym.spaces.Box) or not env.metadata.get("rescale_action", True):
+    if not is_rescaled(env):
         return env
+    space: Any = env.action_space
     if not np.issubdtype(space.dtype, np.floating):
         raise ValueError(f"{_name(env)} has actions that are no real numbers: {space}.")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):

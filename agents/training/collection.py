@@ -17,6 +17,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from maxentflow import envs
 from maxentflow.agents.parts.demonstrations import import_minari
 from maxentflow.agents.training.evaluation import episode_limit
+from maxentflow.envs.spaces import is_rescaled
 from maxentflow.envs.tasks import create
 
 __all__ = ["check_dataset", "collect", "write_dataset"]
@@ -175,7 +176,7 @@ def write_dataset(
     env = create(task, options)
     space, standard = env.action_space, envs.make_single(task, **options).observation_space
     assert isinstance(space, gym.spaces.Box)
-    rescaled = env.metadata.get("rescale_action", True)
+    rescaled = is_rescaled(env)
     middle = (space.high + space.low) / 2 if rescaled else np.float32(0.0)
     half = (space.high - space.low) / 2 if rescaled else np.float32(1.0)
     buffers = []
