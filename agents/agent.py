@@ -207,21 +207,38 @@ class Agent:
         """The policy's actions for NumPy arrays, in the units of :func:`maxentflow.envs.make`.
 
         Args:
-            observation: one, a vector or an image, or a batch of them along the first axis.
-            deterministic: the mode of the policy; if not, a sample.
+            observation: a vector ``(obs_dim,)``, an image ``(height, width, channels)``, or a
+                batch of either along the first axis. Whole numbers are bytes in an image.
+            deterministic: the mode of the policy; if not, a sample, of torch's generator.
 
         Returns:
             Actions ``(action_dim,)`` or ``(batch, action_dim)``; of discrete actions, indices.
+
+        Raises:
+            ValueError: observations have another number of dimensions, or another size than the
+                policy takes.
         """
         array = np.asarray(observation)
-        is_one = array.ndim in (1, 3)
+        if array.ndim not in (1, 2, 3, 4) or array.dtype.kind not in "biuf":
+            raise ValueError(
+                "An observation is a vector or an image of numbers, or a batch of them; got shape "
+                f"{array.shape} of {array.dtype}."
+            )
+        is_one, is_image = array.ndim in (1, 3), array.ndim > 2
+        is_bytes = is_image and array.dtype.kind in "iu"
+        array = np.ascontiguousarray(array, np.uint8 if is_bytes else np.float32)
         device = next((p.device for p in self.policy.parameters()), None)
         batch = torch.as_tensor(array[None] if is_one else array, device=device)
-        if batch.is_floating_point():
-            batch = batch.float()
         kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
-        with set_exploration_type(kind):
-            acted = self.policy(TensorDict(observation=batch, batch_size=[len(batch)]))
+        try:
+            with set_exploration_type(kind):
+                acted = self.policy(TensorDict(observation=batch, batch_size=[len(batch)]))
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0].removesuffix(".")
+            raise ValueError(
+                f"The policy of {self.name!r} takes no observations of shape {array.shape}: "
+                f"{reason}."
+            ) from error
         action = acted["action"].numpy(force=True)
         return action[0] if is_one else action
 

@@ -149,7 +149,7 @@ def is_near(state: NDArray[np.float64]) -> bool:
 def seen_and_to_come(
     tracks: dict[int, dict[int, NDArray[np.float64]]], car: int, t: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both in the frame of the car: forwards and to the left."""
+    """Both in the frame of the car: forwards and to the right, since y points down."""
     here = tracks[car][t]
     # A car that waits has no direction of motion: it stands on one of the four arms.
     forwards = -here[:2] * (np.abs(here[:2]) == np.abs(here[:2]).max())
@@ -374,7 +374,7 @@ def draw() -> None:
     _, _, test = load()
     shown = ("Gaussian", "mixture of 8", "spline")
     ahead = test.to_come[:, -2:] * SCALE
-    turns = [ahead[:, 1] > 6.0, ahead[:, 1].abs() < 1.0, ahead[:, 1] < -4.0]
+    turns = [ahead[:, 1] < -6.0, ahead[:, 1].abs() < 1.0, ahead[:, 1] > 4.0]
     moves = ahead[:, 0] > 6.0
     chosen = [int((turn & moves).nonzero()[0]) for turn in turns]
     figure = Figure(figsize=(9.6, 9.0), layout="constrained")
@@ -397,14 +397,14 @@ def draw_scene(axes: Any, seen: Tensor, samples: Tensor, to_come: Tensor) -> Non
     here = torch.zeros(1, 2)
     for sample in samples:
         path = torch.cat([here, sample])
-        axes.plot(-path[:, 1], path[:, 0], color=STYLES[0].color, alpha=0.25, linewidth=0.8)
+        axes.plot(path[:, 1], path[:, 0], color=STYLES[0].color, alpha=0.25, linewidth=0.8)
     past = torch.cat([seen[2 : 2 + 2 * PAST].view(PAST, 2).flip(0), here])
-    axes.plot(-past[:, 1], past[:, 0], "k-", linewidth=2)
+    axes.plot(past[:, 1], past[:, 0], "k-", linewidth=2)
     path = torch.cat([here, to_come.view(FUTURE, 2)])
-    axes.plot(-path[:, 1], path[:, 0], "--", color=STYLES[1].color, marker="o", markersize=3)
+    axes.plot(path[:, 1], path[:, 0], "--", color=STYLES[1].color, marker="o", markersize=3)
     for present, x, y, *_ in seen[3 + 2 * PAST :].view(NEIGHBOURS, 5):
         if present > 0:
-            axes.plot(-y, x, "s", color="0.5", markersize=6)
+            axes.plot(y, x, "s", color="0.5", markersize=6)
     axes.set(xlim=(-30, 30), ylim=(-15, 35), aspect="equal")
     axes.grid(alpha=0.2)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PATHS", "check_blocked", "check_render_mode", "two_numbers"]
+__all__ = ["PATHS", "check_blocked", "check_render_mode", "is_number", "is_whole", "two_numbers"]
 
 PATHS = ("bridge", "tunnel")
 """The two ways to a goal; ``info["path"]`` is the index of the one taken."""
@@ -23,6 +24,16 @@ def check_render_mode(render_mode: str | None) -> None:
     """Refuse what is neither ``"rgb_array"`` nor ``None``."""
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, of Python or NumPy, and no boolean."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, of Python or NumPy, and no boolean."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def two_numbers(action: Any) -> NDArray[np.float64]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maxentflow.envs.arguments import is_whole
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -35,14 +37,17 @@ class Prices:
     dates: NDArray[np.datetime64] | None = None
 
     @classmethod
-    def of(cls, prices: str | pd.DataFrame | NDArray[Any], assets: Sequence[str] = ()) -> Prices:
+    def of(
+        cls, prices: str | pd.DataFrame | NDArray[Any], assets: str | Sequence[str] = ()
+    ) -> Prices:
         """Prices by name, from a data frame or from an array.
 
         Args:
             prices: ``"simulated"``, see :func:`simulated`; ``"historical"``, see
                 :func:`historical`; a data frame with a column for each asset, perhaps with dates
                 as its index; or an array of shape ``(days, assets)``.
-            assets: names of those to keep, in this order; all by default.
+            assets: names of those to keep, in this order, perhaps as one string with commas; all
+                by default.
 
         Raises:
             ValueError: an unknown name or asset; fewer than two assets; prices that are not
@@ -62,7 +67,8 @@ class Prices:
             found = makers[prices]()
         else:
             found = _of_table(prices)
-        return found.only(assets) if assets else found
+        names = assets.split(",") if isinstance(assets, str) else list(assets)
+        return found.only(names) if names else found
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.shape[1] < 2:
@@ -80,7 +86,7 @@ class Prices:
                 f"Prices must be finite and positive; {self.assets[asset]} on {when} is "
                 f"{self.values[day, asset]}, and {wrong.sum() - 1} others are not."
             )
-        if self.dates is not None and (np.diff(self.dates) <= np.timedelta64(0)).any():
+        if self.dates is not None and not (np.diff(self.dates) > np.timedelta64(0)).all():
             raise ValueError("Dates of prices must increase from row to row.")
 
     def only(self, assets: Sequence[str]) -> Prices:
@@ -92,37 +98,83 @@ class Prices:
         return Prices(self.values[:, columns], tuple(assets), self.dates)
 
     def day(self, when: str | int) -> int:
-        """Number of the first day at a date or after it; of a number, itself.
+        """Number of the first day at a date or after it.
+
+        Args:
+            when: a date, also a year or a month; of prices without dates the number of a day.
 
         Raises:
-            ValueError: it is no date, there are no dates, or the prices end before it.
+            ValueError: it is neither, or the prices end before it.
         """
-        if isinstance(when, int):
-            return when
         if self.dates is None:
-            raise ValueError(f"These prices have no dates; {when!r} must be the number of a day.")
-        try:
-            date = np.datetime64(when)
-        except ValueError as error:
-            raise ValueError(f"{when!r} is not a date such as 2010-12-31.") from error
-        day = int(np.searchsorted(self.dates, date))
+            return self._number(when)
+        day = int(np.searchsorted(self.dates, _date(when)))
         if day == len(self.dates):
             last = self.dates[-1].astype("M8[D]")
             raise ValueError(f"The prices end on {last}, before {when}.")
         return day
 
+    def until(self, when: str | int) -> int:
+        """Number of the last day that is not after a date; of a year or a month, of its end.
+
+        Args:
+            when: as in :meth:`day`.
+
+        Raises:
+            ValueError: it is neither, or the prices begin after it.
+        """
+        if self.dates is None:
+            return self._number(when)
+        day = int(np.searchsorted(self.dates, _date(when) + 1)) - 1
+        if day < 0:
+            first = self.dates[0].astype("M8[D]")
+            raise ValueError(f"The prices begin on {first}, after {when}.")
+        return day
+
+    def _number(self, when: str | int) -> int:
+        if not is_whole(when):
+            raise ValueError(f"These prices have no dates; {when!r} must be the number of a day.")
+        day = int(when)
+        if not 0 <= day < len(self.values):
+            raise ValueError(f"There are days 0 to {len(self.values) - 1}, got {day}.")
+        return day
+
+
+def _date(when: str | int) -> np.datetime64:
+    """A date in the precision in which it is written."""
+    try:
+        date = np.datetime64(str(when))
+    except (TypeError, ValueError):
+        date = np.datetime64("NaT")
+    if not isinstance(when, str) or np.isnat(date):
+        raise ValueError(f"These prices have dates; {when!r} is none, such as 2010-12-31.")
+    return date
+
 
 def _of_table(table: pd.DataFrame | NDArray[Any]) -> Prices:
     columns = getattr(table, "columns", None)
     try:
-        values = np.asarray(table, dtype=np.float64)
+        values = np.array(table, dtype=np.float64)  # a copy: the caller's may change
     except (TypeError, ValueError) as error:
         raise ValueError(f"Prices must be numbers: {error}.") from error
     if columns is None:
-        return Prices(values, tuple(map(str, range(values.shape[-1]))))
-    index = np.asarray(table.index)  # type: ignore[union-attr]
-    dates = index if np.issubdtype(index.dtype, np.datetime64) else None
-    return Prices(values, tuple(map(str, columns)), dates)
+        return Prices(values, tuple(map(str, range(values.shape[-1] if values.ndim else 0))))
+    return Prices(values, tuple(map(str, columns)), _dates(table.index))  # type: ignore[union-attr]
+
+
+def _dates(index: pd.Index) -> NDArray[np.datetime64] | None:
+    """The dates of rows; ``None`` where these are only counted."""
+    if getattr(index, "tz", None) is not None:
+        index = index.tz_localize(None)
+    entries = np.asarray(index)
+    if np.issubdtype(entries.dtype, np.number):
+        return None
+    try:
+        return entries.astype("datetime64[ns]")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The index of prices must be dates, or numbers of days, got {index[0]!r}."
+        ) from error
 
 
 def historical() -> Prices:

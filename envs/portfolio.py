@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from maxentflow.envs.arguments import check_render_mode
+from maxentflow.envs.arguments import check_render_mode, is_number, is_whole
 from maxentflow.envs.markets import TRADING_DAYS, Prices
 from maxentflow.envs.rollouts import BatchFunction, picture, save
 from maxentflow.envs.simplex import Simplex
@@ -25,6 +25,7 @@ HORIZONS = 1, 5, 21, 63, 252
 """Days back to which returns are observed."""
 WINDOWS = 21, 63
 """Days of which volatilities are observed."""
+_NO_RISK = 1e-12  # of a year; what rounding leaves of none
 _MOST = 1_000.0  # percent; returns beyond are observed as this
 _SHARPEST = 5.0  # a score of 1 weighs exp(10) times as much as one of -1
 _PERCENT = 100.0
@@ -60,15 +61,18 @@ class Backtest:
         ====================  ==================================================================
 
         Raises:
-            ValueError: fewer than two days.
+            ValueError: fewer than two days, or no shares.
 
         Example:
             >>> equal = Backtest([0.01, -0.01], [np.array([0.5, 0.5])], [0.0])
             >>> round(equal.statistics()["effective_assets"], 6)
             2.0
         """
-        if len(self.returns) < 2:
-            raise ValueError(f"Statistics need 2 days and more, got {len(self.returns)}.")
+        if len(self.returns) < 2 or not self.shares:
+            raise ValueError(
+                f"Statistics need 2 days and more, and shares; got {len(self.returns)} days and "
+                f"{len(self.shares)} rebalancings."
+            )
         logs = np.array(self.returns)
         daily = np.expm1(logs)
         wealth = np.exp(np.concatenate([[0.0], logs.cumsum()]))
@@ -80,7 +84,7 @@ class Backtest:
         figures = {
             "annual_return": annual,
             "volatility": volatility,
-            "sharpe": annual / volatility if volatility > 0 else np.nan,
+            "sharpe": annual / volatility if volatility > _NO_RISK else np.nan,
             "sortino": annual / downside if downside > 0 else np.nan,
             "drawdown": (1.0 - wealth / np.maximum.accumulate(wealth)).max(),
             "turnover": np.sum(self.turnovers) * TRADING_DAYS / len(logs),
@@ -107,8 +111,10 @@ class PortfolioEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     Args:
         prices: see :meth:`Prices.of`.
         assets: names of those to hold; all by default.
-        start: first day, a date or its number. The 252 days before it are observed.
-        end: last day, a date or its number; the end of the prices by default.
+        start: first day: a date such as ``"2010-06-30"`` or ``"2010"``, or its number where
+            prices have no dates. The 252 days before it are observed.
+        end: last day, likewise; a year or a month ends with its last day. The end of the prices
+            by default.
         days: of an episode, where there are as many; ``None`` for all from start to
             end, always from the first.
         hold: trading days from one rebalancing to the next.
@@ -142,7 +148,7 @@ class PortfolioEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         self,
         prices: str | pd.DataFrame | NDArray[Any] = "simulated",
         *,
-        assets: Sequence[str] = (),
+        assets: str | Sequence[str] = (),
         start: str | int | None = None,
         end: str | int | None = None,
         days: int | None = TRADING_DAYS,
@@ -151,24 +157,24 @@ class PortfolioEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         render_mode: str | None = None,
     ) -> None:
         check_render_mode(render_mode)
-        if hold < 1:
-            raise ValueError(f"hold must be at least 1 day, got {hold}.")
-        if not 0.0 <= cost < 0.5:
-            raise ValueError(f"cost must be at least 0 and below 0.5, got {cost}.")
+        if not is_whole(hold) or hold < 1:
+            raise ValueError(f"hold must be a whole number of days, at least 1, got {hold!r}.")
+        if not is_number(cost) or not 0.0 <= cost < 0.5:
+            raise ValueError(f"cost must be at least 0 and below 0.5, got {cost!r}.")
         self.prices = Prices.of(prices, assets)
         self.hold, self.cost, self.render_mode = hold, cost, render_mode
         before = max(HORIZONS)
         self.first = before if start is None else max(self.prices.day(start), before)
         self.last = len(self.prices.values) - 1
         if end is not None:
-            self.last = min(self._until(end), self.last)
+            self.last = self.prices.until(end)
         if self.last - self.first < hold:
             raise ValueError(
                 f"From the first day, {self.first}, to the last, {self.last}, there is no time to "
                 f"hold a portfolio for {hold} days; {before} days before the first are observed."
             )
-        if days is not None and days < hold:
-            raise ValueError(f"days must be at least hold, {hold}, or None, got {days}.")
+        if days is not None and (not is_whole(days) or days < hold):
+            raise ValueError(f"days must be at least hold, {hold}, or None, got {days!r}.")
         length = self.last - self.first if days is None else min(days, self.last - self.first)
         self.days = length // hold * hold
         """Of an episode, whole holdings."""
@@ -184,13 +190,6 @@ class PortfolioEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.backtest = Backtest()
         """What the present episode has come to."""
 
-    def _until(self, end: str | int) -> int:
-        """The last day that is not after a date."""
-        if isinstance(end, int) or self.prices.dates is None:
-            return self.prices.day(end)
-        after = self.prices.dates > np.datetime64(end)
-        return int(after.argmax()) - 1 if after.any() else len(after) - 1
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -204,6 +203,8 @@ class PortfolioEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        if self.day - self._begin >= self.days:
+            raise ValueError("The episode is over; reset begins another.")
         shares = self._shares_of(action)
         turnover = float(np.abs(shares - self._shares).sum())
         held = self.prices.values[self.day : self.day + self.hold + 1]
@@ -259,22 +260,46 @@ class PortfolioEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             return None
         return picture(3.6, 2.4, lambda axes: _draw_shares(axes, self.backtest, self.days))
 
-    @staticmethod
-    def summary(act: BatchFunction, path: Path, value: BatchFunction | None = None) -> str:
-        """Draw a year of the simulated market: wealth beside that of equal shares, and shares.
+    @classmethod
+    def summary(
+        cls, act: BatchFunction, path: Path, value: BatchFunction | None = None, **options: Any
+    ) -> str:
+        """Draw an episode: wealth beside that of equal shares, and shares.
 
         Args:
-            act: samples actions ``(n, 8)`` for observations ``(n, 64)``.
+            act: samples actions ``(n, assets)`` for observations ``(n, 8 assets)``.
             path: where the figure goes; missing folders are made.
             value: not drawn.
+            options: keyword arguments of the task.
 
         Returns:
-            Sharpe ratio and effective number of assets of 20 such years, as a sentence.
+            Sharpe ratio and effective number of assets of 20 episodes, as a sentence.
 
         Raises:
             ValueError: the figure cannot be written.
         """
-        return _summary(PortfolioEnv, act, path)
+        from matplotlib.figure import Figure
+
+        env, other = cls(**options), PortfolioEnv(**options)
+        assets = len(env.prices.assets)
+        episodes = [env.rollout(act, seed=seed) for seed in range(20)]
+        equal = other.rollout(lambda x: np.full((len(x), assets), 1 / assets), seed=0)
+        figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True)
+        for label, backtest in (("policy", episodes[0]), ("equal shares", equal)):
+            above.plot(np.exp(np.cumsum(backtest.returns)), label=label)
+        above.set(ylabel="wealth", title="An episode of sampled actions")
+        above.legend(frameon=False)
+        _draw_shares(below, episodes[0], env.days)
+        below.set(xlabel="trading day", ylabel="share")
+        save(figure, path)
+        figures = [episode.statistics() for episode in episodes]
+        sharpe = np.nanmean([each["sharpe"] for each in figures])
+        effective = np.mean([each["effective_assets"] for each in figures])
+        return (
+            f"20 episodes of sampled actions: Sharpe ratio {sharpe:.2f}, effective number of "
+            f"assets {effective:.1f} of {assets}"
+        )
 
     def rollout(self, act: BatchFunction, *, seed: int | None = None) -> Backtest:
         """Run an episode.
@@ -327,36 +352,6 @@ class PortfolioScoresEnv(PortfolioEnv):
             )
         weights = np.exp(_SHARPEST * (scores.clip(-1.0, 1.0) - 1.0))
         return weights / weights.sum()
-
-    @staticmethod
-    def summary(act: BatchFunction, path: Path, value: BatchFunction | None = None) -> str:
-        """As :meth:`PortfolioEnv.summary`, of scores."""
-        return _summary(PortfolioScoresEnv, act, path)
-
-
-def _summary(task: type[PortfolioEnv], act: BatchFunction, path: Path) -> str:
-    from matplotlib.figure import Figure
-
-    market = Prices.of("simulated").values
-    assets = market.shape[1]
-    years = [task(market).rollout(act, seed=seed) for seed in range(20)]
-    equal = PortfolioEnv(market).rollout(lambda x: np.full((len(x), assets), 1 / assets), seed=0)
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
-    for label, backtest in (("policy", years[0]), ("equal shares", equal)):
-        above.plot(np.exp(np.cumsum(backtest.returns)), label=label)
-    above.set(ylabel="wealth", title="A year of the simulated market")
-    above.legend(frameon=False)
-    _draw_shares(below, years[0], len(years[0].returns))
-    below.set(xlabel="trading day", ylabel="share")
-    save(figure, path)
-    figures = [year.statistics() for year in years]
-    sharpe = np.mean([each["sharpe"] for each in figures])
-    effective = np.mean([each["effective_assets"] for each in figures])
-    return (
-        f"20 years of sampled actions: Sharpe ratio {sharpe:.2f}, effective number of assets "
-        f"{effective:.1f} of {assets}"
-    )
 
 
 def _features(logs: NDArray[np.float64]) -> NDArray[np.float64]:

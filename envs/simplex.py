@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 __all__ = ["Simplex"]
@@ -22,6 +24,7 @@ class Simplex(gym.spaces.Box):
     Args:
         size: number of shares, at least 2.
         seed: of the samples.
+        batch_shape: of several such points, as those of vector environments.
 
     Raises:
         ValueError: ``size`` is below 2.
@@ -32,17 +35,23 @@ class Simplex(gym.spaces.Box):
         (1.0, False)
     """
 
-    def __init__(self, size: int, seed: int | np.random.Generator | None = None) -> None:
+    def __init__(
+        self,
+        size: int,
+        seed: int | np.random.Generator | None = None,
+        *,
+        batch_shape: tuple[int, ...] = (),
+    ) -> None:
         if size < 2:
             raise ValueError(f"A simplex has at least 2 shares, got size={size}.")
-        super().__init__(0.0, 1.0, (size,), np.float32, seed)
+        super().__init__(0.0, 1.0, (*batch_shape, size), np.float32, seed)
 
     def sample(self, mask: Any = None, probability: Any = None) -> NDArray[np.float32]:
         """Shares from the uniform distribution on the simplex; neither argument is for it."""
         if mask is not None or probability is not None:
             raise ValueError("A simplex is sampled with neither mask nor probability.")
-        size = self.shape[0]
-        return self.np_random.dirichlet(np.ones(size)).astype(np.float32)
+        *batch_shape, size = self.shape
+        return self.np_random.dirichlet(np.ones(size), batch_shape or None).astype(np.float32)
 
     def contains(self, x: Any) -> bool:
         """Whether the entries are non-negative and add up to 1, within 1e-4."""
@@ -52,7 +61,22 @@ class Simplex(gym.spaces.Box):
             return False
         if shares.shape != self.shape or not np.isfinite(shares).all():
             return False
-        return bool(shares.min() >= -_TOLERANCE and abs(shares.sum() - 1.0) <= _TOLERANCE)
+        adds_up = np.abs(shares.sum(-1) - 1.0) <= _TOLERANCE
+        return bool(shares.min() >= -_TOLERANCE and adds_up.all())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Simplex) and self.shape == other.shape
 
     def __repr__(self) -> str:
-        return f"Simplex({self.shape[0]})"
+        *batch_shape, size = self.shape
+        return (
+            f"Simplex({size}, batch_shape={tuple(batch_shape)})"
+            if batch_shape
+            else (f"Simplex({size})")
+        )
+
+
+@batch_space.register(Simplex)
+def _batch(space: Simplex, n: int = 1) -> Simplex:
+    *batch_shape, size = space.shape
+    return Simplex(size, copy.deepcopy(space.np_random), batch_shape=(n, *batch_shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -180,13 +181,16 @@ class TwoPathsEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         axes.plot(*path[-1], "o", color="tab:red", markersize=6)
 
     @staticmethod
-    def summary(act: BatchFunction, path: Path, value: BatchFunction | None = None) -> str:
+    def summary(
+        act: BatchFunction, path: Path, value: BatchFunction | None = None, **options: Any
+    ) -> str:
         """Draw sampled episodes, over the contour of the soft value if there is one.
 
         Args:
             act: samples actions ``(n, 2)`` for observations ``(n, 2)``.
             path: where the figure goes; missing folders are made.
             value: the soft values ``(n,)`` of observations ``(n, 2)``.
+            options: keyword arguments of the task.
 
         Returns:
             The share of episodes that take each path, as a sentence.
@@ -196,11 +200,13 @@ class TwoPathsEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         """
         from matplotlib.figure import Figure
 
-        rollouts = Rollouts.sample(TwoPathsEnv, act, 100, outcome="path", max_steps=60)
+        rollouts = Rollouts.sample(
+            partial(TwoPathsEnv, **options), act, 100, outcome="path", max_steps=60
+        )
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
         axes = figure.subplots()
         contour(figure, axes, value, _X, _Y)
-        draw(axes, rollouts, TwoPathsEnv())
+        draw(axes, rollouts, TwoPathsEnv(**options))
         save(figure, path)
         shares = ", ".join(
             f"{name} {(rollouts.outcomes == index).mean():.0%}" for index, name in enumerate(PATHS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -202,13 +203,16 @@ class TwoPathsGridEnv(gym.Env[NDArray[np.float32], np.int64]):
         axes.plot(column, row, "o", color="tab:red", markersize=12)
 
     @staticmethod
-    def summary(act: BatchFunction, path: Path, value: BatchFunction | None = None) -> str:
+    def summary(
+        act: BatchFunction, path: Path, value: BatchFunction | None = None, **options: Any
+    ) -> str:
         """Draw how often sampled episodes visit each cell, and the soft value if there is one.
 
         Args:
             act: samples actions ``(n,)`` for observations ``(n, cells)``.
             path: where the figure goes; missing folders are made.
             value: the soft values ``(n,)`` of observations ``(n, cells)``.
+            options: keyword arguments of the task.
 
         Returns:
             The share of episodes that take each path, as a sentence.
@@ -218,8 +222,9 @@ class TwoPathsGridEnv(gym.Env[NDArray[np.float32], np.int64]):
         """
         from matplotlib.figure import Figure
 
-        env = TwoPathsGridEnv()
-        rollouts = Rollouts.sample(TwoPathsGridEnv, act, 200, outcome="path", max_steps=100)
+        make = partial(TwoPathsGridEnv, **options)
+        env = make()
+        rollouts = Rollouts.sample(make, act, 200, outcome="path", max_steps=100)
         visits = np.mean([path.max(0) for path in rollouts.paths], axis=0)
         shown = {"share of episodes that visit it": visits}
         if value is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def conclude(description: Description, trainer: Trainer, folder: RunFolder) -> N
     summary = getattr(envs.task_class(description.env), "summary", None)
     if summary is not None:
         path = folder.figures_path / f"{description.env.rpartition('/')[2]}.png"
-        print(f"{_summarise(summary, trainer.agent, path, config.device)}\nFigure: {path}")
+        draw = partial(summary, **description.env_options)
+        print(f"{_summarise(draw, trainer.agent, path, config.device)}\nFigure: {path}")
     if config.eval_every:
         path = folder.figures_path / "returns.png"
         figures.learning_curves(read_curves([folder]), path)

@@ -12,7 +12,7 @@ import tyro
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
 
-__all__ = ["run", "state_of"]
+__all__ = ["run", "state_of", "steps_of"]
 
 _COLUMNS = "run", "task", "agent", "seed", "steps", "of", "return", "state"
 
@@ -50,10 +50,10 @@ def _line(folder: RunFolder) -> Sequence[str]:
         returns = [row["eval_return"] for row in rows if row.get("eval_return")]
         return (
             str(folder),
-            str(content["env"]),
+            str(content["env"] or "-"),
             str(content["agent"]),
             str(trainer["seed"]),
-            f"{int(rows[-1]['step']) if rows else 0:,}",
+            f"{steps_of(folder):,}",
             f"{trainer['total_steps']:,}",
             f"{float(returns[-1]):.4g}" if returns else "-",
             state_of(folder),
@@ -70,8 +70,21 @@ def state_of(folder: RunFolder) -> str:
     """
     if folder.is_locked():
         return "running"
-    rows = read_metrics(folder)
-    if not rows:
+    steps = steps_of(folder)
+    if not steps:
         return "not begun"
-    over = int(rows[-1]["step"]) >= folder.config()["trainer_config"]["total_steps"]
+    over = steps >= folder.config()["trainer_config"]["total_steps"]
     return "complete" if over else "stopped"
+
+
+def steps_of(folder: RunFolder) -> int:
+    """Steps at the last row of the metrics; 0 without any.
+
+    Raises:
+        ValueError: the metrics cannot be read.
+    """
+    rows = read_metrics(folder)
+    try:
+        return int(rows[-1]["step"]) if rows else 0
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{folder.metrics_path} is not the metrics of a run.") from error

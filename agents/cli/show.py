@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +15,7 @@ from maxentflow.agents import registry
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.cli.runs import state_of
 from maxentflow.agents.training.config import TrainerConfig
-from maxentflow.agents.training.description import read
-from maxentflow.agents.training.run_folder import RunFolder, read_metrics
+from maxentflow.agents.training.run_folder import RunFolder, plain, read_metrics
 
 __all__ = ["run", "sparkline"]
 
@@ -37,21 +37,39 @@ class _Show:
 def run(arguments: list[str]) -> None:
     """Print what is known of a run."""
     folder = RunFolder(parse(_Show, arguments, "show").run.expanduser())
-    description = read(folder)
-    name, task = description.agent, description.env
-    print(f"{folder}: {name} in {task}, {state_of(folder)}")
-    usual = _plain(registry.config(name, task)) | _plain(TrainerConfig.for_task(task, name))
-    own = _plain(description.agent_config) | _plain(description.trainer_config)
-    different = {key: value for key, value in own.items() if usual[key] != value}
-    _table("settings other than the defaults", different | description.env_options)
+    content = folder.config()
+    print(f"{folder}: {content['agent']} in {content['env'] or 'a task'}, {state_of(folder)}")
+    own = content["agent_config"] | content["trainer_config"] | content["env_options"]
+    usual = _usual(content)
+    if usual is None:
+        _table("settings", own)
+        _table("parts of one's own", dict.fromkeys(content["custom"], ""))
+    else:
+        different = {key: value for key, value in own.items() if usual.get(key, ...) != value}
+        _table("settings other than the defaults", different)
     _table("versions", folder.versions())
     rows = read_metrics(folder)
-    if rows:
-        _table("last metrics", {key: _number(text) for key, text in rows[-1].items() if text})
-    returns = [float(row["eval_return"]) for row in rows if row.get("eval_return")]
-    if returns:
-        print(f"\nreturns of {len(returns)} evaluations, {min(returns):.4g} to {max(returns):.4g}")
-        print(f"  {sparkline(returns)}")
+    try:
+        if rows:
+            last = {key: _number(text) for key, text in rows[-1].items() if text}
+            _table("last metrics", last)
+        returns = [float(row["eval_return"]) for row in rows if row.get("eval_return")]
+    except ValueError as error:
+        raise ValueError(f"{folder.metrics_path} is not the metrics of a run.") from error
+    finite = [value for value in returns if math.isfinite(value)]
+    if finite:
+        print(f"\nreturns of {len(returns)} evaluations, {min(finite):.4g} to {max(finite):.4g}")
+        print(f"  {sparkline(finite)}")
+
+
+def _usual(content: dict[str, Any]) -> dict[str, Any] | None:
+    """The defaults of the run's agent and task, as plain values; ``None`` where it has parts that
+    are not known here."""
+    name, task = content["agent"], content["env"]
+    if content["custom"] or name not in registry.registered():
+        return None
+    config, trainer = registry.config(name, task), TrainerConfig.for_task(task, name)
+    return plain(dataclasses.asdict(config)) | plain(dataclasses.asdict(trainer))
 
 
 def sparkline(values: list[float], width: int = _WIDTH) -> str:
@@ -67,10 +85,6 @@ def sparkline(values: list[float], width: int = _WIDTH) -> str:
     lowest, span = min(means), max(means) - min(means)
     heights = [0.5 if span == 0 else (mean - lowest) / span for mean in means]
     return "".join(_BARS[min(int(height * len(_BARS)), len(_BARS) - 1)] for height in heights)
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    return dataclasses.asdict(config)
 
 
 def _number(text: str) -> str:

@@ -64,7 +64,7 @@ def entropy_of(space: gym.Space, entry: float) -> float:
     Example:
         >>> entropy_of(gym.spaces.Box(-1.0, 1.0, (3,)), -0.5)
         -1.5
-        >>> entropy_of(envs.Simplex(2), -0.5)  # log 2 more for an interval of half the length
+        >>> entropy_of(envs.Simplex(2), -0.5)  # log 2 less for an interval of half the length
         -1.1931471805599454
     """
     assert space.shape is not None

@@ -16,7 +16,9 @@ class Callback:
 
     A method that returns ``True`` ends the run after this step, of several seeds in step with each
     other after the next one, with everything saved. Settings that may change while an update is
-    compiled, such as a learning rate, may be changed here.
+    compiled, such as a learning rate, may be changed here. Random numbers that are drawn from
+    torch here, as by a policy's samples, are missing in the run: fork the generators
+    (:func:`torch.random.fork_rng`) to leave it as it is.
 
     Example:
         >>> import torch

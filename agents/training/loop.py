@@ -67,7 +67,8 @@ class Run:
         save_stopped: write the state of a run that cannot go on beside its checkpoint; give the
             file.
         interrupted: whether to stop after the present step.
-        after_step: called after a step and its updates, before that is asked.
+        after_step: called after a step and its updates, before that is asked; all runs that are
+            in step with each other have one, or none has.
         observation: what the next step begins from; nothing before the first reset.
         report: of the last update.
         step: environment steps taken.
@@ -83,7 +84,7 @@ class Run:
     save: Callable[[], object]
     save_stopped: Callable[[], Path | None]
     interrupted: Callable[[], object]
-    after_step: Callable[[], object] = lambda: None
+    after_step: Callable[[], object] | None = None
     observation: TensorDictBase | None = None
     report: TensorDictBase | None = None
     step: int = 0
@@ -113,7 +114,9 @@ def training_loop(run: Run) -> Loop:
         if evaluates or _is_due(run, config.log_every):
             yield Synchronize()
             run.log(evaluates)
-        run.after_step()
+        if run.after_step is not None:
+            yield Synchronize()
+            run.after_step()
         stops = bool(run.interrupted())
         if stops or _is_due(run, config.checkpoint_every or config.total_steps):
             yield Synchronize()

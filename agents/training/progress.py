@@ -42,7 +42,7 @@ class Progress:
 
     def tell(self, row: Mapping[str, float]) -> None:
         """Show a row of the metrics."""
-        step = int(row["step"])
+        step = min(int(row["step"]), self._total)  # several environments may pass the end
         shown = _shown(row)
         if self._prints:
             words = [f"{name} {value}" for name, value in shown.items()]
@@ -72,7 +72,7 @@ def _shown(row: Mapping[str, float]) -> dict[str, str]:
 
 def _duration(seconds: float) -> str:
     """Of a run: ``"2 h 5 min"``, ``"12 min"``, ``"40 s"``."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -8,10 +8,11 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -25,7 +26,7 @@ try:
 except ImportError:  # not on Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["RunFolder", "read_metrics"]
+__all__ = ["RunFolder", "plain", "read_metrics"]
 
 _PACKAGES = ("maxentflow", "torch", "torchrl", "tensordict", "normflows", "gymnasium", "mujoco")
 _ENTRIES = ("agent", "env", "env_options", "agent_config", "custom", "trainer_config", "compile")
@@ -111,7 +112,7 @@ class RunFolder:
             settings, custom = None, [*custom, "agent"]
         if env_id is None:
             custom.append("environment")
-        options = _plain(dict(env_options or {}))
+        options = plain(dict(env_options or {}))
         try:
             yaml.safe_dump(options)
         except yaml.YAMLError:
@@ -120,9 +121,9 @@ class RunFolder:
             "agent": agent.name,
             "env": env_id,
             "env_options": options,
-            "agent_config": {} if settings is None else _plain(dataclasses.asdict(settings)),
+            "agent_config": {} if settings is None else plain(dataclasses.asdict(settings)),
             "custom": custom,
-            "trainer_config": _plain(dataclasses.asdict(config)),
+            "trainer_config": plain(dataclasses.asdict(config)),
             "compile": compile,
             "imports": list(imports),
             "versions": {"python": platform.python_version(), **_versions()},
@@ -291,7 +292,7 @@ class RunFolder:
             raise ValueError(f"Cannot write to {self}: {error.strerror}.") from error
         try:
             if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(lock)
         except BlockingIOError as error:
             lock.close()
             raise ValueError(f"{self} is being trained in by another process.") from error
@@ -309,7 +310,7 @@ class RunFolder:
             return False
         try:
             with path.open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         except OSError:
@@ -354,6 +355,16 @@ class RunFolder:
         write_atomically(self.config_path, yaml.safe_dump(content, sort_keys=False).encode())
 
 
+def _lock(file: IO[str]) -> None:
+    """Lock a file that others may look at for a moment, see :meth:`RunFolder.is_locked`."""
+    for _ in range(9):
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def read_metrics(folder: RunFolder) -> list[dict[str, str]]:
     """The whole rows of ``metrics.csv``; a last line cut short is left out.
 
@@ -384,8 +395,8 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Tuples as lists, which is all that YAML's safe form lacks."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

@@ -7,10 +7,12 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from tensordict import TensorDict
@@ -262,18 +264,22 @@ class Trainer:
         )
         self._stops = False
         self._run.interrupted = lambda: self._stops or interrupted()
-        if self._callbacks:
-            self._run.after_step = lambda: self._call("on_step")
+        self._run.after_step = (lambda: self._call("on_step")) if self._callbacks else None
         self._clock = _Clock(self.step)
         self._running = True
 
     def _end(self) -> None:
-        if self.folder is not None:
-            self.folder.end()
-        if not self._running:
-            return
+        with ExitStack() as ends:  # in the opposite order
+            if self.folder is not None:
+                ends.callback(self.folder.end)
+            if not self._running:
+                return
+            ends.callback(self._close)
+            for callback in reversed(self._callbacks):
+                ends.callback(callback.on_end, self)
+
+    def _close(self) -> None:
         self._running = False
-        self._call("on_end")
         self._seconds += self._clock.seconds()
         for part in (self._metrics, self._shown):
             if part is not None:
@@ -282,7 +288,8 @@ class Trainer:
 
     def _call(self, event: str, *about: Any) -> None:
         for callback in self._callbacks:
-            self._stops |= getattr(callback, event)(self, *about) is True
+            answer = getattr(callback, event)(self, *about)
+            self._stops |= isinstance(answer, bool | np.bool_) and bool(answer)
 
     def _columns(self) -> list[str]:
         return [
@@ -420,8 +427,13 @@ def train(trainers: Sequence[Trainer], learner: Learner | None = None) -> None:
         try:
             for trainer in trainers:
                 trainer._begin(lambda: bool(interruption))
-            drive([trainer._run for trainer in trainers], learner)
+            runs = [trainer._run for trainer in trainers]
+            if any(run.after_step for run in runs):  # they ask for the same at the same time
+                for run in runs:
+                    run.after_step = run.after_step or (lambda: None)
+            drive(runs, learner)
         finally:
-            for trainer in trainers:
-                trainer._end()
+            with ExitStack() as ends:  # each of them, should a callback raise
+                for trainer in trainers:
+                    ends.callback(trainer._end)
     interruption.raise_if_set()

@@ -32,7 +32,7 @@ def act_equally(observation):
 def test_an_episode_by_hand():
     """Money in each asset, followed day by day, with costs taken where shares are traded."""
     prices = frame()
-    env = PortfolioEnv(prices, start=300, days=15, hold=5, cost=0.01)
+    env = PortfolioEnv(prices, start="2001-02-26", days=15, hold=5, cost=0.01)
     observation, _ = env.reset(seed=4)
     day = env.day
     random = np.random.default_rng(1)
@@ -57,7 +57,7 @@ def test_an_episode_by_hand():
 
 def test_observations_are_returns_and_volatilities_of_the_past():
     prices = frame()
-    env = PortfolioEnv(prices, start=320, days=5)
+    env = PortfolioEnv(prices, start="2001-03", days=5)
     observation, _ = env.reset(seed=0)
     logs = np.log(prices.values)
     daily = np.diff(logs, axis=0)
@@ -72,7 +72,8 @@ def test_nothing_of_the_future_is_observed():
     changed = prices.copy()
     changed.iloc[301:] *= 1.5
     seen = [
-        PortfolioEnv(table, start=300, days=None).reset(seed=0)[0] for table in (prices, changed)
+        PortfolioEnv(table.values, start=300, days=None).reset(seed=0)[0]
+        for table in (prices, changed)
     ]
     assert (seen[0] == seen[1]).all()
 
@@ -95,6 +96,41 @@ def test_dates_choose_the_days():
     assert PortfolioEnv(prices, assets=["C", "A"]).prices.values[0].tolist() == (
         prices[["C", "A"]].values[0].tolist()
     )
+
+
+def test_a_month_and_a_year_end_with_their_last_day():
+    prices = Prices.of(frame())
+    days = frame().index
+    assert str(days[prices.until("2000")].date()) == "2000-12-29"
+    assert str(days[prices.until("2000-02")].date()) == "2000-02-29"
+    assert str(days[prices.until("2000-02-28")].date()) == "2000-02-28"
+    assert str(days[prices.day("2001")].date()) == "2001-01-01"
+    assert Prices.of(frame().values).day(np.int64(7)) == 7
+
+
+def test_dates_of_other_kinds():
+    for index in (
+        frame().index.tz_localize("Europe/Berlin"),
+        [day.date() for day in frame().index],
+        frame().index.strftime("%Y-%m-%d"),
+        frame().index.to_period("D"),
+    ):
+        assert (Prices.of(frame().set_axis(index)).dates == Prices.of(frame()).dates).all()
+
+
+def test_prices_of_the_callers_may_change():
+    values = frame().values.copy()
+    env = PortfolioEnv(values, days=20)
+    values[:] = 1.0
+    assert env.prices.values.std() > 0
+
+
+def test_what_one_is_told_after_the_end():
+    env = PortfolioEnv(days=5)
+    env.reset(seed=0)
+    assert env.step(EQUAL)[3]
+    with pytest.raises(ValueError, match="The episode is over; reset begins another"):
+        env.step(EQUAL)
 
 
 def test_resume_in_the_middle_of_an_episode():
@@ -131,6 +167,12 @@ def test_statistics_by_definition():
     assert found["largest_halved"] == pytest.approx((0.25 + 0.3) / 2)
 
 
+def test_no_risk_has_no_ratio():
+    found = Backtest([0.001] * 99, [np.array([1.0, 0.0])], [0.0]).statistics()
+    assert np.isnan(found["sharpe"])
+    assert np.isnan(found["sortino"])
+
+
 def test_the_simulated_market():
     """Volatilities of each regime are those of the docstring; tails are fat; the seed decides."""
     prices = simulated(years=2_000, assets=3, seed=5)
@@ -163,6 +205,17 @@ def test_samples_of_the_simplex_are_uniform():
     assert samples.sum(1) == pytest.approx(np.ones(4_000), abs=1e-6)
     for share in samples.T:
         assert stats.kstest(share, stats.beta(1, 3).cdf).pvalue > 1e-3
+
+
+def test_points_of_a_vector_environment():
+    env = envs.make("maxentflow/Portfolio-v0", num_envs=2)
+    env.reset(seed=0)
+    actions = env.action_space.sample()
+    assert actions.shape == (2, 8)
+    assert actions in env.action_space
+    assert env.single_action_space == Simplex(8)
+    assert Simplex(8) != gym.spaces.Box(0.0, 1.0, (8,), np.float32)
+    env.step(actions)
 
 
 @pytest.mark.parametrize(
@@ -241,11 +294,25 @@ def test_agents_that_act_elsewhere_are_refused():
         ({"prices": frame().astype(str) + "x"}, "Prices must be numbers"),
         ({"assets": ["gold"]}, "Unknown asset 'gold'; there are asset 0, asset 1"),
         ({"start": "2010-01-01"}, "These prices have no dates"),
-        ({"prices": frame(), "start": "soon"}, "'soon' is not a date such as"),
+        ({"prices": frame(), "start": "soon"}, "have dates; 'soon' is none, such as 2010-12-31"),
+        ({"prices": frame(), "end": "soon"}, "have dates; 'soon' is none, such as 2010-12-31"),
+        ({"prices": frame(), "end": ""}, "have dates; '' is none"),
+        ({"prices": frame(), "end": 2001}, "have dates; 2001 is none"),
+        ({"prices": frame(), "end": "1999"}, "The prices begin on 2000-01-03, after 1999"),
+        ({"prices": frame().values, "start": -1}, "There are days 0 to 399, got -1"),
+        ({"prices": frame().values, "end": 400}, "There are days 0 to 399, got 400"),
+        ({"prices": frame().values, "start": True}, "True must be the number of a day"),
+        ({"prices": frame().set_axis(range(400)), "end": 20101231}, "There are days 0 to 399"),
+        ({"prices": frame().set_axis([pd.NaT, *frame().index[1:]])}, "must increase"),
+        ({"prices": frame().set_axis([f"day {n}" for n in range(400)])}, "must be dates, or"),
+        ({"prices": None}, "at least 2 assets, got ()"),
+        ({"hold": 2.0}, "hold must be a whole number of days, at least 1, got 2.0"),
+        ({"days": 252.0}, "days must be at least hold, 5, or None, got 252.0"),
+        ({"cost": "0.1"}, "cost must be at least 0 and below 0.5, got '0.1'"),
         ({"prices": frame(), "start": "2050-01-01"}, "end on 2001-07-13, before 2050-01-01"),
         ({"prices": frame(), "end": "2000-06-01"}, "there is no time to hold a portfolio"),
-        ({"prices": frame(), "start": 500}, "there is no time to hold a portfolio"),
-        ({"hold": 0}, "hold must be at least 1 day, got 0"),
+        ({"prices": frame().values, "start": 397}, "there is no time to hold a portfolio"),
+        ({"hold": 0}, "hold must be a whole number of days, at least 1, got 0"),
         ({"days": 3}, "days must be at least hold, 5, or None, got 3"),
         ({"cost": 0.5}, "cost must be at least 0 and below 0.5, got 0.5"),
         ({"cost": float("nan")}, "cost must be"),
@@ -268,7 +335,9 @@ def test_actions_that_are_refused():
         Simplex(1)
     with pytest.raises(ValueError, match="neither mask nor probability"):
         Simplex(2).sample(np.ones(2, np.int8))
-    with pytest.raises(ValueError, match="Statistics need 2 days and more, got 0"):
+    with pytest.raises(
+        ValueError, match="Statistics need 2 days and more, and shares; got 0 days"
+    ):
         Backtest().statistics()
     with pytest.raises(ValueError, match="at least 1 year and 2 assets, got years=0"):
         simulated(years=0)
@@ -282,10 +351,15 @@ def test_a_missing_package(monkeypatch):
 
 def test_figures(tmp_path):
     for kind in (PortfolioEnv, PortfolioScoresEnv):
-        words = kind.summary(act_equally, tmp_path / "portfolio.png")
+        words = kind.summary(act_equally, tmp_path / "portfolio.png", days=30)
         # Equal actions are equal shares, and equal scores are too.
         assert "effective number of assets 8.0 of 8" in words
         assert plt.imread(tmp_path / "portfolio.png").std() > 0.05
+    three = np.full(3, 1 / 3)
+    words = PortfolioEnv.summary(
+        lambda x: np.tile(three, (len(x), 1)), tmp_path / "own.png", prices=frame(), hold=2
+    )
+    assert words.endswith("effective number of assets 3.0 of 3")
     env = PortfolioEnv(render_mode="rgb_array")
     env.reset(seed=0)
     empty = env.render()

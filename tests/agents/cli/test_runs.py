@@ -1,6 +1,9 @@
 """``maxentflow runs`` and ``maxentflow show`` by what they print."""
 
+import csv
+import fcntl
 import importlib.metadata
+import threading
 
 import pytest
 
@@ -65,6 +68,47 @@ def test_a_run_is_shown(mine, capsys):
     assert "learning_rate" not in settings
     assert f"torch       {importlib.metadata.version('torch')}\n" in text
     assert "returns of 2 evaluations, 20 to 20\n  ▅▅\n" in text
+
+
+def test_returns_that_are_not_finite(mine, capsys):
+    with (mine / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    next(row for row in rows if row["eval_return"])["eval_return"] = "nan"
+    with (mine / "metrics.csv").open("w") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    main(["show", str(mine)])
+    assert "returns of 2 evaluations, 20 to 20\n  ▅\n" in capsys.readouterr().out
+
+
+def test_a_run_with_parts_of_ones_own(mine, capsys):
+    config = mine / "config.yaml"
+    config.write_text(config.read_text().replace("custom: []", "custom: [flow]"))
+    main(["show", str(mine)])
+    text = capsys.readouterr().out
+    assert "parts of one's own\n  flow" in text
+    assert "\nsettings\n" in text
+
+
+@pytest.mark.parametrize("content", ["seconds\n1.0\n", "step,eval_return\n1,abc\n", "step\nx\n"])
+def test_damaged_metrics_are_named(mine, capsys, content):
+    (mine / "metrics.csv").write_text(content)
+    with pytest.raises(SystemExit, match="2"):
+        main(["show", str(mine)])
+    assert capsys.readouterr().err.endswith("metrics.csv is not the metrics of a run.\n")
+
+
+def test_to_look_takes_nobodys_place(mine):
+    """Several may look at once, and a run begins all the same."""
+    folder, other = RunFolder(mine), RunFolder(mine)
+    with (mine / "lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert not folder.is_locked()
+        threading.Timer(0.05, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        folder.begin()
+    assert other.is_locked()
+    folder.end()
 
 
 def test_bars_rise_with_the_numbers():

@@ -1,7 +1,10 @@
 """Callbacks: when they are called, and how they end a run."""
 
+import numpy as np
 import pytest
+import torch
 
+from maxentflow.agents import compiled
 from maxentflow.agents.training import Callback, StopAtReturn, train
 
 from ..common import checkpoint, make_trainer, metrics, resumed
@@ -89,11 +92,66 @@ def test_several_seeds_end_together():
 def test_only_true_ends_a_run():
     class Returns(Callback):
         def on_step(self, trainer):
-            return "something"
+            return "something" if trainer.step % 2 else np.bool_(trainer.step == 100)
 
     trainer = make_trainer(callbacks=[Returns()], **LENGTHS)
     trainer.run()
     assert trainer.step == 60
+
+
+def test_true_of_numpy_ends_a_run():
+    class Ends(Callback):
+        def on_step(self, trainer):
+            return np.bool_(trainer.step == 33)
+
+    trainer = make_trainer(callbacks=[Ends()], **LENGTHS)
+    trainer.run()
+    assert trainer.step == 33
+
+
+def test_weights_are_the_newest_with_several_seeds_too():
+    """What a callback reads and writes is what a single run has."""
+
+    class Halves(Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_step(self, trainer):
+            weight = next(trainer.agent.policy.parameters())
+            self.seen.append(weight.sum().item())
+            if trainer.step == 40:
+                with torch.no_grad():
+                    weight *= 0.5
+
+    alone, together = Halves(), Halves()
+    make_trainer(callbacks=[alone], **LENGTHS).run()
+    trainers = [make_trainer(seed=s, callbacks=[] if s else [together], **LENGTHS) for s in (0, 1)]
+    learner = compiled.Ensemble([each.agent for each in trainers], compile=False)
+    train(trainers, learner)
+    assert together.seen == pytest.approx(alone.seen, rel=1e-4, abs=1e-5)
+    assert len(set(alone.seen)) > 20
+
+
+def test_an_end_that_raises_leaves_nothing_open(tmp_path):
+    class Raises(Callback):
+        def on_end(self, trainer):
+            assert trainer.folder.is_locked()
+            raise RuntimeError("of one's own")
+
+    notes = Notes()
+    trainers = [
+        make_trainer(seed=s, folder=tmp_path / str(s), callbacks=[Raises(), notes], **LENGTHS)
+        for s in range(2)
+    ]
+    with pytest.raises(RuntimeError, match="of one's own"):
+        train(trainers)
+    assert [event for event in notes.events if event[0] == "end"] == [("end", 60)] * 2
+    for trainer in trainers:
+        assert not trainer.folder.is_locked()
+        trainer.config.total_steps = 61
+        with pytest.raises(RuntimeError, match="of one's own"):
+            trainer.run()
+        assert trainer.step == 61
 
 
 def test_at_a_return():

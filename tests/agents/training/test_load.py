@@ -69,6 +69,19 @@ def test_one_observation_or_several():
     assert gym.make("CartPole-v1").action_space.contains(int(action))
 
 
+def test_observations_of_other_kinds():
+    agent = agents.make("sac", envs.make("Pendulum-v1"), hidden=(8, 8))
+    expected = agent.predict(np.array([1.0, 0.0, 0.0]))
+    assert agent.predict([1, 0, 0]) == pytest.approx(expected)
+    assert agent.predict(np.array([[0.0, 0.0, 1.0]])[:, ::-1]) == pytest.approx(expected[None])
+    assert agent.predict(np.zeros((2, 3), bool)).shape == (2, 1)
+    for wrong in (1.0, np.zeros((1,) * 5), ["a", "b", "c"]):
+        with pytest.raises(ValueError, match="a vector or an image of numbers, or a batch"):
+            agent.predict(wrong)
+    with pytest.raises(ValueError, match=r"'sac' takes no observations of shape \(4,\)"):
+        agent.predict(np.zeros(4))
+
+
 def test_samples_differ_and_the_mode_does_not():
     agent = agents.make("meow", envs.make("Pendulum-v1"))
     observation = np.zeros((64, 3), np.float32)
