@@ -372,10 +372,11 @@ def report() -> None:
 def draw() -> None:
     """Sampled futures of the first seed's models in three situations."""
     _, _, test = load()
-    shown = ("Gaussian", "mixture of 8", "spline")
+    shown = ("Gaussian", "mixture of 8", "maf-spline")
     ahead = test.to_come[:, -2:] * SCALE
     turns = [ahead[:, 1] < -6.0, ahead[:, 1].abs() < 1.0, ahead[:, 1] > 4.0]
-    moves = ahead[:, 0] > 6.0
+    distance, before = -test.seen[:, 0] * SCALE, test.seen[:, 2] * SCALE
+    moves = (ahead[:, 0] > 6.0) & (distance < 18.0) & (before < -5.0)
     chosen = [int((turn & moves).nonzero()[0]) for turn in turns]
     figure = Figure(figsize=(9.6, 9.0), layout="constrained")
     grid = figure.subplots(3, 3, sharex=True, sharey=True)
