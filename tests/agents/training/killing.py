@@ -63,7 +63,8 @@ def half_a_file(state, file):
     buffer = io.BytesIO()
     save(state, buffer)
     content = buffer.getvalue()
-    if ("chunk" in what) == ("reward" in state) and now():
+    wanted = "reward" in state if "chunk" in what else "simulator" in state
+    if wanted and now():
         file.write(content[: len(content) // 2])
         file.flush()
         die()

@@ -302,7 +302,8 @@ def trained(agent="meow", **changes):
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_evaluation_leaves_the_run_as_it_is(agent):
-    assert not differences(trained(agent, eval_every=0), trained(agent, eval_every=24))
+    found = differences(trained(agent, eval_every=0), trained(agent, eval_every=24))
+    assert found == ["state/best_return"]
 
 
 @pytest.mark.parametrize("agent", AGENTS)
