@@ -70,6 +70,13 @@ FIGURES = {
 }
 
 
+TITLES = {
+    "effective_assets": "effective number of assets",
+    "largest_halved": "loss if the largest is halved",
+    "sharpe": "Sharpe ratio",
+}
+
+
 def run(labels: list[str]) -> None:
     torch.set_num_threads(1)
     HERE.mkdir(exist_ok=True)
@@ -174,7 +181,7 @@ def report() -> None:
                 f"| {label} | {way} | " + " | ".join(cell(found, name) for name in FIGURES) + " |"
             )
     draw_temperatures(rows)
-    draw_wealth(tables.read(WEALTH))
+    draw_wealth(tables.read(WEALTH), chosen(rows))
 
 
 def select(rows: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
@@ -193,10 +200,8 @@ def cell(rows: list[dict[str, Any]], name: str) -> str:
 
 def draw_temperatures(rows: list[dict[str, Any]]) -> None:
     """Diversification, risk and Sharpe ratio of MEow over the temperature, beside TD3 and DDPG."""
-    figure = Figure(figsize=(10.8, 3.4), layout="constrained")
-    for axes, name in zip(
-        figure.subplots(1, 3), ("effective_assets", "largest_halved", "sharpe"), strict=True
-    ):
+    figure = Figure(figsize=(10.8, 3.7), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 3), TITLES, strict=True):
         for style, way in zip(STYLES, WAYS, strict=False):
             found = [
                 [
@@ -224,17 +229,31 @@ def draw_temperatures(rows: list[dict[str, Any]]) -> None:
             if values:
                 mean = float(np.mean(values))
                 axes.axhline(mean, color=style.color, linestyle=style.line, label=label)
-        axes.set(xscale="log", xlabel="temperature", title=FIGURES[name].replace(", %", ""))
+        axes.set(xscale="log", xlabel="temperature", title=TITLES[name])
+        axes.set_xticks(TEMPERATURES, labels=[f"{alpha:g}" for alpha in TEMPERATURES])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(frameon=False, fontsize="small")
+    handles, words = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, words, loc="outside lower center", ncols=6, frameon=False)
     figure.savefig(HERE / "temperature.png", dpi=120)
 
 
-def draw_wealth(rows: list[dict[str, Any]]) -> None:
+def chosen(rows: list[dict[str, Any]]) -> str:
+    """MEow at the temperature with the highest Sharpe ratio from 2011 to 2014."""
+    ratios = {}
+    for alpha in TEMPERATURES:
+        label = f"MEow, temperature {alpha}"
+        found = [float(row["sharpe"]) for row in select(rows, label, "choice", "mean")]
+        if found:
+            ratios[label] = np.mean(found)
+    return max(ratios, key=lambda label: ratios[label])
+
+
+def draw_wealth(rows: list[dict[str, Any]], meow: str) -> None:
     """What 1 became from 2015 to 2022."""
     figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     axes = figure.subplots()
-    labels = ["MEow", "SAC, softmax", "TD3, softmax", *CLASSICAL[:3]]
+    labels = [meow, "DDPG, softmax", "TD3, softmax", *CLASSICAL[:3]]
     for style, label in zip(STYLES, labels, strict=False):
         found = [row for row in rows if row["agent"] == label]
         axes.plot(
@@ -245,6 +264,8 @@ def draw_wealth(rows: list[dict[str, Any]]) -> None:
             label=label,
         )
     axes.set(yscale="log", xlabel="trading days from January 2015", ylabel="wealth")
+    axes.set_yticks([1, 2, 3, 4], labels=["1", "2", "3", "4"])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize="small")
     figure.savefig(HERE / "wealth.png", dpi=120)
