@@ -9,12 +9,12 @@ from typing import Any
 import gymnasium as gym
 import torch
 from torchrl.data import Bounded
-from torchrl.modules import ProbabilisticActor, ValueOperator
+from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import SACLoss
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent, Step
-from maxentflow.agents.parts.critic import Critic
+from maxentflow.agents.parts.critic import twin_critics
 from maxentflow.agents.parts.networks import averaged, gaussian_actor, learned
 from maxentflow.agents.parts.spaces import continuous_sizes, entropy_of
 from maxentflow.agents.parts.temperature import TemperatureConfig, dual_step, follow_schedule
@@ -52,8 +52,7 @@ class SacConfig(TemperatureConfig):
     max_grad_norm: Positive | None = None
     """Clip the gradient's norm; None for no clipping."""
     average_decay: FractionBelowOne = 0.0
-    """Decay, for each update, of the average of weights that the policy is evaluated and used
-    with; 0 for the newest weights."""
+    """Decay of the average of weights that the policy is used with; 0 for the newest weights."""
     hidden: Widths = (256, 256)
     """Hidden widths of actor and critics."""
     critic_flow: str | None = None
@@ -110,21 +109,9 @@ def soft_actor_critic(
         device: where networks are.
     """
     space: Any = env.single_action_space
-    sizes = continuous_sizes(env, name, shares=True)
-    make_critic = partial(
-        Critic,
-        *sizes,
-        config.hidden,
-        device,
-        flow=config.critic_flow,
-        temperature=config.temperature,
-        squash="simplex" if isinstance(space, envs.Simplex) else "tanh",
-        reward_shift=config.reward_shift,
-    )
-    critics = [ValueOperator(make_critic(), ["observation", "action"]) for _ in range(2)]
     loss = SACLoss(
         newest,
-        critics,
+        twin_critics(env, name, config, device),
         num_qvalue_nets=2,
         loss_function="l2",
         alpha_init=config.temperature,

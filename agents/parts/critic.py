@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import gymnasium as gym
 from torch import Tensor, nn
+from torchrl.modules import ValueOperator
 
-from maxentflow import flows
+from maxentflow import envs, flows
 from maxentflow.agents.parts.architecture import without_dropout
 from maxentflow.agents.parts.networks import encoder, mlp
-from maxentflow.agents.parts.spaces import Shape
+from maxentflow.agents.parts.spaces import Shape, continuous_sizes
 
-__all__ = ["Critic"]
+__all__ = ["Critic", "twin_critics"]
 
 
 class Critic(nn.Module):
@@ -77,3 +80,33 @@ class Critic(nn.Module):
         assert self.network is not None
         q = self.network(observation, action)
         return q if self.shift is None else q + self.shift(observation)
+
+
+def twin_critics(
+    env: gym.vector.VectorEnv, agent: str, config: Any, device: str
+) -> list[ValueOperator]:
+    """Two critics of the form that an agent's settings name.
+
+    Args:
+        env: the environment.
+        agent: its name, for a refusal.
+        config: settings ``hidden``, ``critic_flow``, ``temperature`` and ``reward_shift``.
+        device: where they are.
+    """
+    sizes = continuous_sizes(env, agent, shares=True)
+    is_simplex = isinstance(env.single_action_space, envs.Simplex)
+    return [
+        ValueOperator(
+            Critic(
+                *sizes,
+                config.hidden,
+                device,
+                flow=config.critic_flow,
+                temperature=config.temperature,
+                squash="simplex" if is_simplex else "tanh",
+                reward_shift=config.reward_shift,
+            ),
+            in_keys=["observation", "action"],
+        )
+        for _ in range(2)
+    ]
