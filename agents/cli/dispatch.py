@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _run(arguments: list[str]) -> None:
+def _run(words: list[str]) -> None:
+    arguments = imports.take(words)
     if {*arguments[:2]} <= {"train", "-h", "--help"}:
         registry = sys.modules.get("maxentflow.agents.registry")
         names = BUILT_IN if registry is None else registry.registered()
@@ -92,7 +93,7 @@ def _run(arguments: list[str]) -> None:
     if arguments == ["--version"]:
         print(f"maxentflow {importlib.metadata.version('maxentflow')}")
         return
-    command, *rest = imports.take(arguments)
+    command, *rest = arguments
     if command not in _COMMANDS:
         from maxentflow.agents.registry import unknown_name
 

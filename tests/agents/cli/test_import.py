@@ -89,6 +89,12 @@ def test_a_module_that_fails(tmp_path, monkeypatch, refused):
     )
 
 
+def test_the_usage_names_what_a_module_registers(run, capsys):
+    capsys.readouterr()
+    main(FLAGS)
+    assert capsys.readouterr().out.startswith("usage: maxentflow COMMAND")
+
+
 def test_the_next_command_names_none(tmp_path):
     imports.take(["runs", "--import", "json"])
     assert imports.named == ["json"]
