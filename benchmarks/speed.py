@@ -131,13 +131,7 @@ def compare(options: argparse.Namespace) -> None:
             "processor": processor(),
         }
         print(row)
-        keys = "env", "threads", "who", "earlier"
-        rows = [
-            other
-            for other in tables.read(RATIOS)
-            if any(other[key] != str(row[key]) for key in keys)
-        ]
-        tables.write(RATIOS, [*rows, row])
+        tables.replace(RATIOS, [row], ("env", "threads", "who", "earlier"))
 
 
 def start(options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
@@ -166,9 +160,7 @@ def start(options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
 
 
 def write(options: argparse.Namespace, figures: dict[tuple[str, str], list[float]]) -> None:
-    measured = {(options.env, str(options.threads), *names) for names in figures}
-    keys = "env", "threads", "who", "figure"
-    rows = [row for row in tables.read(RESULTS) if tuple(row[key] for key in keys) not in measured]
+    rows = []
     for (who, figure), values in figures.items():
         rows.append(
             {
@@ -184,7 +176,7 @@ def write(options: argparse.Namespace, figures: dict[tuple[str, str], list[float
                 "processor": processor(),
             }
         )
-    tables.write(RESULTS, rows)
+    tables.replace(RESULTS, rows, ("env", "threads", "who", "figure"))
 
 
 def processor() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append", "read", "write"]
+__all__ = ["append", "read", "replace", "write"]
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -28,6 +28,13 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] 
         writer.writeheader()
         writer.writerows(rows)
     unfinished.replace(path)
+
+
+def replace(path: Path, new: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    """Write rows in place of those that have the same entries under some keys."""
+    found = {tuple(str(row[key]) for key in keys) for row in new}
+    kept = [row for row in read(path) if tuple(row[key] for key in keys) not in found]
+    write(path, [*kept, *new])
 
 
 def append(path: Path, row: Mapping[str, Any], columns: Sequence[str] = ()) -> None:

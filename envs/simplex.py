@@ -69,11 +69,8 @@ class Simplex(gym.spaces.Box):
 
     def __repr__(self) -> str:
         *batch_shape, size = self.shape
-        return (
-            f"Simplex({size}, batch_shape={tuple(batch_shape)})"
-            if batch_shape
-            else (f"Simplex({size})")
-        )
+        several = f", batch_shape={tuple(batch_shape)}" if batch_shape else ""
+        return f"Simplex({size}{several})"
 
 
 @batch_space.register(Simplex)

@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from tensordict import TensorDict
-from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow import envs
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.cli import figures
 from maxentflow.agents.cli.curves import read_curves
 from maxentflow.agents.training import RunFolder, Trainer, evaluate
-from maxentflow.agents.training.description import AT_ONCE, Description, make_env
+from maxentflow.agents.training.description import Description, make_env
+from maxentflow.agents.training.evaluation import AT_ONCE
 
 __all__ = ["conclude"]
 
@@ -44,13 +43,11 @@ def _summarise(summary: Any, agent: Agent, path: Path, device: str) -> str:
     """What a task says and draws of a policy, by the staticmethod ``summary`` of its class."""
     soft_value: Any = getattr(getattr(agent.policy, "flow", None), "value", None)
 
-    def act(observation: NDArray[Any]) -> NDArray[Any]:
-        seen = torch.from_numpy(observation).to(device)
-        return agent.policy(TensorDict({"observation": seen}, [len(seen)]))["action"].cpu().numpy()
+    act = partial(agent.predict, deterministic=False)
 
     def value(observation: NDArray[Any]) -> NDArray[Any]:
         return soft_value(torch.from_numpy(observation).to(device)).amin(-1).cpu().numpy()
 
-    with torch.random.fork_rng(), set_exploration_type(ExplorationType.RANDOM):
+    with torch.random.fork_rng():
         torch.manual_seed(0)
         return summary(act, path, None if soft_value is None else value)

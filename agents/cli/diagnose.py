@@ -13,7 +13,8 @@ from maxentflow.agents.agent import Agent
 from maxentflow.agents.cli import figures
 from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.training import RunFolder, diagnose
-from maxentflow.agents.training.description import AT_ONCE, make_env, read, trained
+from maxentflow.agents.training.description import make_env, read, trained
+from maxentflow.agents.training.evaluation import AT_ONCE
 from maxentflow.agents.training.replay import read_files
 
 __all__ = ["run"]

@@ -15,8 +15,8 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.training import RunFolder, evaluate, record_video
-from maxentflow.agents.training.description import AT_ONCE, make_env, read, trained
-from maxentflow.agents.training.evaluation import STEP_LIMIT
+from maxentflow.agents.training.description import make_env, read, trained
+from maxentflow.agents.training.evaluation import AT_ONCE, STEP_LIMIT
 
 __all__ = ["run"]
 

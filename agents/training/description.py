@@ -28,7 +28,6 @@ from maxentflow.agents.training.run_folder import RunFolder
 from maxentflow.agents.training.trainer import Trainer
 
 __all__ = [
-    "AT_ONCE",
     "Description",
     "load",
     "make_env",
@@ -38,9 +37,6 @@ __all__ = [
     "settings",
     "trained",
 ]
-
-AT_ONCE = 10
-"""Episodes of an evaluation that run together."""
 
 _SHOWN = 12  # settings that a refusal names where none is like the one given
 

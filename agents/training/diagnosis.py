@@ -14,13 +14,12 @@ from torch import Tensor
 
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent
-from maxentflow.agents.training.evaluation import Task, episode_limit
+from maxentflow.agents.training.evaluation import AT_ONCE, Task, episode_limit
 
 __all__ = ["MEANINGS", "Diagnosis", "diagnose"]
 
 Array = NDArray[np.float64]
 
-_AT_ONCE = 10  # episodes
 _SAMPLES = 64  # of the policy at each state
 _STATES = 512  # in a batch
 _TOLERANCE = 1e-2  # nats
@@ -144,7 +143,7 @@ def diagnose(
         if number < least:
             raise ValueError(f"{name} must be at least {least}, got {number}.")
     raw = "raw_action" in agent.stored
-    made = env if isinstance(env, VectorEnv) else envs.make(env, min(episodes, _AT_ONCE))
+    made = env if isinstance(env, VectorEnv) else envs.make(env, min(episodes, AT_ONCE))
     envs.check_vector(made)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -21,9 +21,10 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from maxentflow import envs
 from maxentflow.agents.training.simulator import STEP_LIMIT
 
-__all__ = ["Evaluation", "evaluate", "record_video"]
+__all__ = ["AT_ONCE", "Evaluation", "evaluate", "record_video"]
 
-_AT_ONCE = 10
+AT_ONCE = 10
+"""Episodes of an evaluation that run together."""
 
 Task = str | Callable[[], gym.Env[Any, Any]]
 
@@ -107,7 +108,7 @@ def evaluate(
             return _evaluate_torchrl(policy, env, episodes, seed, max_steps or STEP_LIMIT, gamma)
         if isinstance(env, VectorEnv):
             return _evaluate_vector(policy, env, episodes, seed, max_steps, gamma, device)
-        made = envs.make(env, min(episodes, _AT_ONCE))
+        made = envs.make(env, min(episodes, AT_ONCE))
         try:
             return _evaluate_vector(policy, made, episodes, seed, max_steps, gamma, device)
         finally:

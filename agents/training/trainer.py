@@ -27,7 +27,7 @@ from maxentflow.agents.training.alarms import Alarms
 from maxentflow.agents.training.callbacks import Callback
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.episodes import EpisodeStatistics
-from maxentflow.agents.training.evaluation import Evaluation, evaluate
+from maxentflow.agents.training.evaluation import AT_ONCE, Evaluation, evaluate
 from maxentflow.agents.training.experience import Experience
 from maxentflow.agents.training.loggers import Metrics
 from maxentflow.agents.training.loop import Run, drive
@@ -39,7 +39,6 @@ from maxentflow.agents.training.simulator import simulator
 __all__ = ["Trainer", "train"]
 
 _EVALUATION_SEED = 1_000_000
-_AT_ONCE = 10  # episodes of an evaluation
 
 
 class Trainer:
@@ -113,7 +112,7 @@ class Trainer:
                 raise ValueError(
                     "A TorchRL environment cannot be copied: give eval_env too, or eval_every=0."
                 )
-            eval_env = envs.like(env, min(config.eval_episodes, _AT_ONCE))
+            eval_env = envs.like(env, min(config.eval_episodes, AT_ONCE))
         self.agent = agent
         self.env = env
         self.config = config
