@@ -37,9 +37,7 @@ def rows(
         late: the step of an episode after which a path is blocked in its middle.
     """
     limit = gym.spec(task).max_episode_steps
-    act = partial(
-        policies.episodes, agent.policy, outcome="path", max_steps=limit, seed=EPISODES * seed
-    )
+    act = partial(policies.episodes, agent, outcome="path", max_steps=limit, seed=EPISODES * seed)
     over_bridge = float((act(kind, EPISODES).outcomes == 0).mean())
     preferred = PATHS[over_bridge < 0.5]
     found = []

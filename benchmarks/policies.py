@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tensordict import TensorDict
-from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow import agents, envs
 from maxentflow.agents import compiled
@@ -68,7 +67,7 @@ def trainer(
 
 
 def episodes(
-    policy: Any,
+    agent: agents.Agent,
     make: Callable[[], gym.Env[Any, Any]],
     count: int,
     *,
@@ -78,22 +77,19 @@ def episodes(
     max_steps: int = 1_000,
 ) -> Rollouts:
     """Episodes of a policy's samples, or of its mode; see :meth:`Rollouts.sample`."""
-    with acting(policy, deterministic=deterministic, seed=seed) as act:
+    with acting(agent, deterministic=deterministic, seed=seed) as act:
         return Rollouts.sample(make, act, count, outcome=outcome, seed=seed, max_steps=max_steps)
 
 
 @contextmanager
-def acting(policy: Any, *, deterministic: bool = False, seed: int = 0) -> Iterator[BatchFunction]:
+def acting(
+    agent: agents.Agent, *, deterministic: bool = False, seed: int = 0
+) -> Iterator[BatchFunction]:
     """A policy's samples, or its mode, as a function of observations."""
 
-    def act(observation: NDArray[np.float32]) -> NDArray[Any]:
-        seen = TensorDict({"observation": torch.from_numpy(observation)}, [len(observation)])
-        return policy(seen)["action"].numpy()
-
-    kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
-    with torch.no_grad(), torch.random.fork_rng(), set_exploration_type(kind):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
-        yield act
+        yield partial(agent.predict, deterministic=deterministic)
 
 
 @torch.no_grad()

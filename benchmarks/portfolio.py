@@ -96,7 +96,7 @@ def run(labels: list[str]) -> None:
             for period in PERIODS:
                 for way in WAYS:
                     env = evaluation(kind, period)
-                    with policies.acting(agent.policy, deterministic=way == "mode") as act:
+                    with policies.acting(agent, deterministic=way == "mode") as act:
                         act = mean_of(act) if way == "mean" else act
                         note(label, seed, period, way, env.rollout(act, seed=seed))
 

@@ -65,9 +65,7 @@ def draw_paths(agent: agents.Agent, label: str) -> None:
         figure.subplots(1, 3, sharey=True), (None, "bridge", "tunnel"), strict=True
     ):
         make = partial(TwoPathsEnv, blocked=blocked)
-        found: Rollouts = policies.episodes(
-            agent.policy, make, SHOWN, outcome="path", max_steps=60
-        )
+        found: Rollouts = policies.episodes(agent, make, SHOWN, outcome="path", max_steps=60)
         axes.set(facecolor="0.35", xlim=(-6, 6), ylim=(-4, 4), aspect="equal")
         draw(axes, found, make())
         arrived = (found.outcomes >= 0).mean()

@@ -83,7 +83,7 @@ def values(agent: agents.Agent, alpha: float, seed: int, detour: int) -> dict[st
     learned = policies.value(agent, np.eye(len(exact), dtype=np.float32))
     error = np.abs(learned - exact)[np.arange(len(exact)) != env.goal]
     found = policies.episodes(
-        agent.policy,
+        agent,
         partial(TwoPathsGridEnv, detour=detour),
         EPISODES,
         outcome="path",
