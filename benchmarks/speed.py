@@ -11,8 +11,10 @@ those of the same task and threads. The reference is the public code of the pape
 part of this project: give the path of its checkout to have it measured. With --start it is the
 time from the command to the first update, with nothing in torch's cache of compiled code and with
 everything there, on all cores. With --earlier it is a training step of MEow beside one of an
-earlier version of this project, from its checkout: the two take turns on the same cores, and
-speed_earlier.csv gets the median and the range of the ratios, turn by turn, of now to then.
+earlier version of this project, from its checkout: the two take turns on the same cores, in new
+processes at each turn, since where a process happens to lie in memory makes it some percent
+faster or slower for all of its life. speed_earlier.csv gets the median and the range of the
+ratios, turn by turn, of now to then.
 """
 
 import argparse
@@ -105,15 +107,16 @@ def _importable(checkout: Path) -> Path:
 def compare(options: argparse.Namespace) -> None:
     """Write how much longer a training step takes than in an earlier version."""
     for who in ("maxentflow MEow", "maxentflow MEow, compiled"):
-        now = Contestant(who, options.env, options.threads)
-        then = Contestant(who, options.env, options.threads, checkout=Path(options.earlier))
         times = []
         for turn in range(options.turns):
+            now = Contestant(who, options.env, options.threads)
+            then = Contestant(who, options.env, options.threads, checkout=Path(options.earlier))
             pair = [now, then] if turn % 2 else [then, now]
             taken = {contestant: contestant.turn()["training step"] for contestant in pair}
             times.append((taken[now], taken[then]))
-        now.stop()
-        then.stop()
+            for contestant in pair:
+                contestant.stop()
+            print(f"turn {turn + 1} of {options.turns}: {times[-1]}", file=sys.stderr)
         ours, earlier = np.array(times).T
         ratios = ours / earlier
         row = {
