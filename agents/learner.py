@@ -60,7 +60,7 @@ class Learner(Protocol):
         ...
 
     def synchronize(self) -> None:
-        """Bring the agents' own tensors up to date."""
+        """Bring the agents' own tensors up to date; call it before you change an agent."""
         ...
 
 

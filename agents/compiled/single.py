@@ -20,7 +20,8 @@ class CompiledLearner:
 
     Batches and observations of other forms, and updates with settings that changed since, see
     :class:`CompiledUpdate`, go to the agent as it is; a behaviour that cannot be traced acts as it
-    is. Results agree to rounding.
+    is. Results agree to rounding. Settings that change are noticed in the first update, and after
+    :meth:`synchronize`.
 
     Args:
         agent: it stays usable on its own.
@@ -43,6 +44,7 @@ class CompiledLearner:
         self._agent = agent
         self._update: CompiledUpdate | None = None
         self._acting: CompiledActing | None = None
+        self._current: bool | None = None  # whether it is as it was traced; not known at first
 
     def prepare(
         self, batches: Sequence[TensorDictBase], observations: Sequence[TensorDictBase]
@@ -67,7 +69,7 @@ class CompiledLearner:
                 pass  # a behaviour that looks at values, as TorchRL's noise does, acts as it is
             else:
                 acting.compile(observation)
-        self._update, self._acting = update, acting
+        self._update, self._acting, self._current = update, acting, None
 
     def act(
         self, observations: Sequence[TensorDictBase], streams: RandomStreams
@@ -86,11 +88,16 @@ class CompiledLearner:
         update = self._update
         with streams[0]:
             try:
-                if update is None or not update.accepts(batch):
-                    return [self._agent.update(batch)]
-                return [update(batch)]
+                if update is not None:
+                    if self._current is None:
+                        self._current = update.is_current()
+                    if self._current and update.takes(batch):
+                        return [update(batch)]
+                self._current = None
+                return [self._agent.update(batch)]
             except FloatingPointError as error:
                 return [error]
 
     def synchronize(self) -> None:
-        """The agent is always up to date."""
+        """The agent is always up to date; what is changed from now on is noticed."""
+        self._current = None

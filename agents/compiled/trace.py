@@ -20,6 +20,12 @@ from torch.fx.node import map_arg
 __all__ = ["PureFunction", "compile_function", "stored", "trace", "versions"]
 
 _aten = torch.ops.aten
+# The same operators, called in a third of the time.
+_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
+    _aten.randint.low: torch.randint,
+    _aten.rand.default: torch.rand,
+    _aten.randn.default: torch.randn,
+}
 _SEQUENCES = _aten.arange.default, _aten.arange.start, _aten.arange.start_step
 _TALL = 4  # how many times as long as wide a matrix is that threads share by its rows
 _WORTH_SHARING = 4096  # entries for each thread; fewer are done before the others are awake
@@ -404,10 +410,11 @@ def _drawing(run: Sequence[Node], device: torch.device) -> Callable[[], Tensor]:
     first, *rest = node.args
     if any(isinstance(entry, Node) for entry in (*rest, *node.kwargs.values())):
         raise NotImplementedError(f"{operator} draws from a distribution that is computed.")
+    function = _FUNCTIONS.get(operator, operator)
     if len(run) > 1:
-        return partial(operator, *node.args[:2], [sum(map(_count, run))], **node.kwargs)
+        return partial(function, *node.args[:2], [sum(map(_count, run))], **node.kwargs)
     if not isinstance(first, Node):
-        return partial(operator, *node.args, **node.kwargs)
+        return partial(function, *node.args, **node.kwargs)
     if not (_is_in_place(node) or operator._schema.name.endswith("_like")):
         raise NotImplementedError(f"{operator} draws from a distribution that is computed.")
     meta = node.meta["tensor_meta"]

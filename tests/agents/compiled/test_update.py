@@ -55,14 +55,14 @@ class Prepared:
         self.learner = CompiledLearner(agent)
         self.learner.prepare([random_batch(size)], [observed()])
         self.compiled = []
-        inner = self.learner._update.accepts
-        self.learner._update.accepts = lambda batch: self._note(inner(batch))
+        self._agents_own, agent.update = agent.update, self._uncompiled
 
-    def _note(self, accepted):
-        self.compiled.append(accepted)
-        return accepted
+    def _uncompiled(self, batch):
+        self.compiled[-1] = False
+        return self._agents_own(batch)
 
     def update(self, batch):
+        self.compiled.append(True)
         (result,) = self.learner.update([batch], STREAMS)
         if isinstance(result, Exception):
             raise result
@@ -81,6 +81,7 @@ def batches(*sizes):
 
 def assert_updates_agree(prepared, plain, given, tolerance=1e-10):
     """Reports, what is noted in the batch, all of the state, and the generator's position."""
+    prepared.learner.synchronize()  # the test may have changed the agent
     for seed, batch in enumerate(given):
         reports, noted, after = [], [], []
         for learns in (prepared, plain):
@@ -580,3 +581,14 @@ def test_td3_and_its_delays_are_counted():
     assert prepared.agent.updates == 3
     assert prepared.agent.target_updaters[0].calls == 3
     assert td3().target_updaters[0].calls == 0
+
+
+def test_changes_are_noticed_after_a_learner_is_synchronized():
+    prepared, _ = twins("meow")
+    (batch,) = batches(6)
+    prepared.update(batch.clone())
+    prepared.agent.loss.loss_function = "l1"
+    prepared.update(batch.clone())
+    prepared.learner.synchronize()
+    prepared.update(batch.clone())
+    assert prepared.compiled == [True, True, False]

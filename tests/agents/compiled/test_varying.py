@@ -104,9 +104,17 @@ class Noted(CompiledLearner):
         super().__init__(agent)
         self.traced = []
         self.prepare([batch], [observation])
-        for part, name in ((self._update, "accepts"), (self._acting, "takes")):
-            inner = getattr(part, name)
-            setattr(part, name, lambda given, inner=inner: self._note(inner(given)))
+        self._agents_own, agent.update = agent.update, self._uncompiled
+        inner = self._acting.takes
+        self._acting.takes = lambda given: self._note(inner(given))
+
+    def update(self, batches, streams):
+        self._note(True)
+        return super().update(batches, streams)
+
+    def _uncompiled(self, batch):
+        self.traced[-1] = False
+        return self._agents_own(batch)
 
     def _note(self, traced):
         self.traced.append(traced)
@@ -189,6 +197,7 @@ def test_preparing_and_updating_leave_the_scales_alone_and_what_is_loaded_counts
     donor.observe(step_of(scale=100.0))
     for each in (agent, plain):
         each.load_state_dict(snapshot(donor))
+    prepared.synchronize()
     assert_goes_on_alike((prepared, [agent]), (EagerLearner([plain]), [plain]), (3.0, 0.1))
     assert all(prepared.traced)
 
@@ -210,6 +219,7 @@ def test_other_buffers_of_the_loss_are_constants_as_ever(as_traced):
             step = step_of(scale=scale)
             for each in (agent, plain):
                 each.loss.observations.observe(step)
+            prepared.synchronize()
         batch, reports = batch_of(), []
         for each in (prepared, EagerLearner([plain])):
             torch.manual_seed(0)
