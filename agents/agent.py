@@ -70,6 +70,11 @@ class Step:
         """What its optimiser changes, of any shapes."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
+    def zero_grad(self) -> None:
+        """Forget the gradient; in half the time of the optimiser's own method."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
     def grad_norm(self) -> Tensor:
         """The norm of the gradient, shape ``()``."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -269,7 +274,7 @@ class Agent:
         report = self.loss(batch)
         total = sum_of_losses(report, due)
         for step in due:
-            step.optimizer.zero_grad()
+            step.zero_grad()
         total.backward()
         norms = [step.grad_norm() for step in due]
         error = not_finite([total.item(), *(norm.item() for norm in norms)])
@@ -279,7 +284,10 @@ class Agent:
             step.descend(norm)
         self.target_updater.step()
         self.updates += 1
-        return report.detach()
+        for name, entry in report.items(True, True):
+            if entry.requires_grad:  # the loss alone, as a rule
+                report.set(name, entry.detach())
+        return report
 
     def state_dict(self) -> dict[str, Any]:
         """All that later updates and actions depend on; it shares its tensors with the agent."""

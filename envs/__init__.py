@@ -2,6 +2,7 @@
 
 import gymnasium as gym
 
+from maxentflow.envs.intersection import IntersectionEnv
 from maxentflow.envs.make import check_vector, like, make, make_single, make_torchrl, task_id
 from maxentflow.envs.markets import Prices, historical, simulated
 from maxentflow.envs.multigoal import GOALS, MultiGoalEnv
@@ -20,6 +21,7 @@ __all__ = [
     "GOALS",
     "PERTURBATIONS",
     "Backtest",
+    "IntersectionEnv",
     "MultiGoalEnv",
     "Perturbed",
     "PortfolioEnv",
@@ -66,6 +68,9 @@ gym.register(
     "maxentflow/TwoPathsGrid-v0",
     entry_point="maxentflow.envs.two_paths_grid:TwoPathsGridEnv",
     max_episode_steps=100,
+)
+gym.register(
+    "maxentflow/Intersection-v0", entry_point="maxentflow.envs.intersection:IntersectionEnv"
 )
 gym.register("maxentflow/Portfolio-v0", entry_point="maxentflow.envs.portfolio:PortfolioEnv")
 gym.register(

@@ -148,14 +148,14 @@ class Dropout(nn.Dropout):
         super().__init__(p)
         threshold = min(round(p * 2**16), 2**16 - 1)  # of 2**16, how many are dropped
         self._active = threshold > 0
-        self._last_dropped = threshold - 2**15 - 1
+        self._last_dropped = (threshold << 16) - 2**31 - 1
         self._scale = 2**16 / (2**16 - threshold)
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self._active):
             return x
         width = x.shape[-1] if x.ndim else 1
-        bits = _random_int16(x.numel() // max(width, 1), width, x.device).view(x.shape)
+        bits = _random_int32(x.numel() // max(width, 1), width, x.device).view(x.shape)
         # 0 or 1 by clamping to two neighbouring integers: several times faster than a comparison,
         # whose booleans are slow to convert.
         keep = bits.clamp_(self._last_dropped, self._last_dropped + 1).sub_(self._last_dropped)
@@ -165,8 +165,8 @@ class Dropout(nn.Dropout):
         return f"p={self.p}"
 
 
-def _random_int16(rows: int, columns: int, device: torch.device) -> Tensor:
-    """Uniform integers of 16 bits, as int32: the upper half of a hash of 0, 1, 2, ...
+def _random_int32(rows: int, columns: int, device: torch.device) -> Tensor:
+    """Integers whose upper 16 bits are uniform: a hash of 0, 1, 2, ...
 
     A Weyl sequence through multiplications and exclusive ors, with the constants of Wellons'
     "lowbias32"; one random number shifts the sequence, another enters halfway.
@@ -180,8 +180,7 @@ def _random_int16(rows: int, columns: int, device: torch.device) -> Tensor:
     before = multiples(_WEYL * columns, rows, device)
     bits = (before + start).unsqueeze(-1) + within
     bits = bits.bitwise_xor_(bits >> 16).mul_(0x7FEB352D).bitwise_xor_(key)
-    bits = bits.bitwise_xor_(bits >> 15).mul_(0x846CA68B - 2**32)
-    return bits.bitwise_right_shift_(16)
+    return bits.bitwise_xor_(bits >> 15).mul_(0x846CA68B - 2**32)
 
 
 def _multiples(step: int, count: int, device: torch.device) -> Tensor:

@@ -71,8 +71,11 @@ def _check(options: _Diagnose, out: Path) -> None:
 
 def _replay(folder: RunFolder, agent: Agent) -> TensorDict | None:
     """Transitions of the checkpoint's replay, if its files are there."""
-    state = folder.load_checkpoint() or {}
-    paths = [folder.replay_path / name for name in state["experience"].get("files", ())]
+    try:
+        experience = (folder.load_checkpoint() or {}).get("experience", {})
+    except ValueError:  # the policy is that of the checkpoint before
+        return None
+    paths = [folder.replay_path / name for name in experience.get("files", ())]
     if not paths or not all(path.is_file() for path in paths):
         return None
     return read_files(paths, ("observation", "action", *agent.stored), _TRANSITIONS)

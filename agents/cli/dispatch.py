@@ -26,6 +26,10 @@ _COMMANDS = (
     "robustness",
     "diagnose",
     "collect",
+    "export",
+    "watch",
+    "package",
+    "report",
     "runs",
     "show",
     "agents",
@@ -43,14 +47,16 @@ commands:
   robustness RUN [RUN ...]   returns where friction, masses or the ground differ from training
   diagnose RUN [options]     the soft value against returns, of meow and soft-q
   collect RUN --out NAME     episodes of a trained policy as a data set, for bc
+  export RUN [options]       a policy as a torch or ONNX file that runs without this package
+  watch RUN [options]        an episode in a window, or as a film where there is no screen
+  package RUN [options]      a policy as one file to share; evaluate and watch take it
+  report RUN [RUN ...]       one HTML page: curves, settings, a film, and a health check
   runs [FOLDER ...]          the runs in a folder, with steps, return and state
   show RUN                   settings, versions and metrics of a run
   agents                     the agents, and the actions that each takes
 
 Agents: {agents}.
-Options: train AGENT --help, train --resume --help, evaluate --help, plot --help,
-compare --help, robustness --help, diagnose --help,
-collect --help, runs --help, show --help, agents --help.
+COMMAND --help tells the options, train AGENT --help those of an agent.
 --version tells the version. With any command, --import MODULE first imports a module of yours,
 which registers flows, agents or tasks.
 """

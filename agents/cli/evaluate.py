@@ -14,7 +14,8 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow.agents.cli.parsing import check_least, parse
-from maxentflow.agents.training import RunFolder, evaluate, record_video
+from maxentflow.agents.training import evaluate, record_video
+from maxentflow.agents.training.archive import opened
 from maxentflow.agents.training.description import make_env, read, trained
 from maxentflow.agents.training.evaluation import AT_ONCE, STEP_LIMIT
 
@@ -26,7 +27,7 @@ class _Evaluate:
     """Run whole episodes with a trained policy."""
 
     run: tyro.conf.Positional[Path]
-    """The run's folder."""
+    """The run's folder, or an archive of maxentflow package."""
     episodes: int = 10
     """How many."""
     stochastic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -45,15 +46,15 @@ def run(arguments: list[str]) -> None:
     """Evaluate, print the result, then film."""
     options = parse(_Evaluate, arguments, "evaluate")
     _check(options)
-    folder = RunFolder(options.run)
-    description = read(folder)
-    env = make_env(description, min(options.episodes, AT_ONCE))
-    policy = trained(description, folder, env, best=options.best).policy
+    with opened(options.run) as folder:
+        description = read(folder)
+        env = make_env(description, min(options.episodes, AT_ONCE))
+        policy = trained(description, folder, env, best=options.best).policy
     how: dict[str, Any] = {"deterministic": not options.stochastic, "seed": options.seed}
     result = evaluate(policy, env, episodes=options.episodes, max_steps=options.max_steps, **how)
     env.close()
     if not np.isfinite(result.returns).all():
-        raise ValueError(f"The returns of the policy in {folder} are not finite.")
+        raise ValueError(f"The returns of the policy in {options.run} are not finite.")
     print(f"{description.env}, {'samples' if options.stochastic else 'mode'}: {result}")
     if options.stochastic and _is_deterministic(policy, result.first_observations):
         print("Where these episodes began, every sample of the policy was its mode.")

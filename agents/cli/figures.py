@@ -20,7 +20,15 @@ from maxentflow.agents.training.disturbances import Robustness
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
 from maxentflow.agents.training.statistics import mean_band
 
-__all__ = ["STYLES", "Style", "diagnosis", "learning_curves", "published", "robustness"]
+__all__ = [
+    "STYLES",
+    "Style",
+    "diagnosis",
+    "learning_curves",
+    "metrics",
+    "published",
+    "robustness",
+]
 
 
 class Style(NamedTuple):
@@ -127,6 +135,28 @@ def _draw_lines(
         axes.plot(x, returns.T, color=style.color, alpha=0.4, linewidth=0.7)
     if count > 2:
         axes.fill_between(x, *mean_band(returns), color=style.color, alpha=0.15, linewidth=0)
+
+
+def metrics(rows: Sequence[Mapping[str, float]], columns: Sequence[str], path: Path) -> None:
+    """Draw columns of a run's metrics over its steps, a small panel for each.
+
+    Args:
+        rows: with ``"step"``; numbers that are missing are left out.
+        columns: which.
+        path: where the figure goes.
+    """
+    lines = -(-len(columns) // _COLUMNS)
+    figure = Figure(figsize=(9.6, 2.2 * lines), layout="constrained")
+    panels = list(figure.subplots(lines, _COLUMNS, squeeze=False, sharex=True).flat)
+    for axes in panels[len(columns) :]:
+        axes.remove()
+    for axes, name in zip(panels, columns, strict=False):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        axes.plot(*zip(*points, strict=True), color=STYLES[0].color, linewidth=1)
+        axes.set_title(name, fontsize="small")
+        axes.tick_params(labelsize="x-small")
+        axes.grid(alpha=0.3)
+    _save(figure, path)
 
 
 def robustness(

@@ -17,7 +17,7 @@ from maxentflow.agents.cli.runs import state_of
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.run_folder import RunFolder, plain, read_metrics
 
-__all__ = ["run", "sparkline"]
+__all__ = ["run", "shown_settings", "sparkline"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 60
@@ -39,14 +39,9 @@ def run(arguments: list[str]) -> None:
     folder = RunFolder(parse(_Show, arguments, "show").run.expanduser())
     content = folder.config()
     print(f"{folder}: {content['agent']} in {content['env'] or 'a task'}, {state_of(folder)}")
-    own = content["agent_config"] | content["trainer_config"] | content["env_options"]
-    usual = _usual(content)
-    if usual is None:
-        _table("settings", own)
+    _table(*shown_settings(folder))
+    if content["custom"]:
         _table("parts of one's own", dict.fromkeys(content["custom"], ""))
-    else:
-        different = {key: value for key, value in own.items() if usual.get(key, ...) != value}
-        _table("settings other than the defaults", different)
     _table("versions", folder.versions())
     rows = read_metrics(folder)
     try:
@@ -60,6 +55,22 @@ def run(arguments: list[str]) -> None:
     if finite:
         print(f"\nreturns of {len(returns)} evaluations, {min(finite):.4g} to {max(finite):.4g}")
         print(f"  {sparkline(finite)}")
+
+
+def shown_settings(folder: RunFolder) -> tuple[str, dict[str, Any]]:
+    """A title, and the settings of a run that differ from the defaults of its agent and task; all
+    of them where these are not known here.
+
+    Raises:
+        ValueError: the run's configuration cannot be read.
+    """
+    content = folder.config()
+    own = content["agent_config"] | content["trainer_config"] | content["env_options"]
+    usual = _usual(content)
+    if usual is None:
+        return "settings", own
+    different = {key: value for key, value in own.items() if usual.get(key, ...) != value}
+    return "settings other than the defaults", different
 
 
 def _usual(content: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """Training: the loop, experience, evaluation, diagnosis, and what a run leaves on disk."""
 
-from maxentflow.agents.training.callbacks import Callback, StopAtReturn
+from maxentflow.agents.training.callbacks import Callback, Schedule, StopAtReturn
 from maxentflow.agents.training.collection import check_dataset, collect, write_dataset
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.description import load
@@ -30,6 +30,7 @@ __all__ = [
     "Robustness",
     "RolloutBuffer",
     "RunFolder",
+    "Schedule",
     "StopAtReturn",
     "Trainer",
     "TrainerConfig",

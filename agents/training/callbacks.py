@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from maxentflow.agents.training.evaluation import Evaluation
 
-__all__ = ["Callback", "StopAtReturn"]
+__all__ = ["Callback", "Schedule", "StopAtReturn"]
 
 
 class Callback:
@@ -48,6 +48,52 @@ class Callback:
 
     def on_end(self, trainer: Any) -> None:
         """After the last step, however the run ends."""
+
+
+class Schedule(Callback):
+    """Sets a number of the agent as a function of how far the run is.
+
+    Where the update is compiled, learning rates follow, and other settings go on uncompiled; see
+    :class:`~maxentflow.agents.compiled.CompiledUpdate`.
+
+    Args:
+        put: takes the trainer and the number, and puts it where it belongs.
+        value: of the share of the run's steps that are taken, in [0, 1].
+        every: steps from one setting to the next.
+
+    Raises:
+        ValueError: ``every`` is below 1.
+
+    Example:
+        >>> from maxentflow import agents, envs
+        >>> def learning_rate(trainer, number):
+        ...     for group in trainer.agent.steps[0].optimizer.param_groups:
+        ...         group["lr"] = number
+        >>> env = envs.make("maxentflow/MultiGoal-v0")
+        >>> agent = agents.make("meow", env)
+        >>> config = agents.TrainerConfig(
+        ...     total_steps=64, warmup_steps=32, batch_size=16, eval_every=0
+        ... )
+        >>> decay = Schedule(learning_rate, lambda share: 1e-3 * (1 - share), every=16)
+        >>> agents.Trainer(agent, env, config, callbacks=[decay], progress=False).run()
+        >>> agent.steps[0].optimizer.param_groups[0]["lr"]
+        0.0
+    """
+
+    def __init__(
+        self,
+        put: Callable[[Any, float], object],
+        value: Callable[[float], float],
+        every: int = 1_000,
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}.")
+        self._put, self._value, self._every = put, value, every
+
+    def on_step(self, trainer: Any) -> None:
+        step, total = trainer.step, trainer.config.total_steps
+        if step % self._every < trainer.config.num_envs or step >= total:
+            self._put(trainer, self._value(min(step / total, 1.0)))
 
 
 class StopAtReturn(Callback):

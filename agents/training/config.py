@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from maxentflow.agents import registry
 from maxentflow.agents.presets import preset
 from maxentflow.agents.settings import Count, NotNegative, Positive, Threads, check
 
-__all__ = ["TrainerConfig"]
+__all__ = ["Logger", "TrainerConfig"]
+
+Logger = Literal["tensorboard", "csv", "wandb", "mlflow", "trackio", "none"]
+"""Where metrics go beside ``metrics.csv``."""
 
 
 @dataclass
@@ -38,8 +41,13 @@ class TrainerConfig:
     """Steps between evaluations; 0 for none."""
     eval_episodes: Count = 10
     """Episodes of an evaluation."""
+    eval_video_every: NotNegative = 0
+    """Steps between films of an evaluation's first episode, to videos/ in the run's folder, at the
+    next evaluation; 0 for none."""
     log_every: Count = 1_000
     """Steps between rows of the metrics."""
+    logger: Logger = "tensorboard"
+    """Where metrics go beside metrics.csv; W&B, MLflow and trackio need their packages."""
     checkpoint_every: NotNegative = 10_000
     """Steps between checkpoints; 0 for one at the end only."""
     threads: Threads = 1
@@ -51,6 +59,8 @@ class TrainerConfig:
         check(self)
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32, got {self.seed}.")
+        if self.eval_video_every and not self.eval_every:
+            raise ValueError("eval_video_every needs evaluations: eval_every must not be 0.")
         if self.replay_size < self.batch_size:
             raise ValueError(
                 f"replay_size must be at least batch_size ({self.batch_size}), "

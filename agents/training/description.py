@@ -9,10 +9,9 @@ import dataclasses
 import difflib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -23,6 +22,7 @@ from gymnasium.vector import VectorEnv
 from maxentflow import envs
 from maxentflow.agents import registry
 from maxentflow.agents.agent import Agent
+from maxentflow.agents.training.archive import opened
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.run_folder import RunFolder
 from maxentflow.agents.training.trainer import Trainer
@@ -169,10 +169,7 @@ def make_trainer(description: Description, folder: RunFolder) -> Trainer:
 def restored(description: Description, folder: RunFolder) -> Trainer:
     """The trainer of a run as it was at its last checkpoint, or from its start without one."""
     trainer = make_trainer(description, folder)
-    state = folder.load_checkpoint()
-    if state is not None:
-        with _refused(str(folder.checkpoint_path)):
-            trainer.restore(state)
+    _use_newest(folder, trainer.restore)
     return trainer
 
 
@@ -181,15 +178,39 @@ def trained(
 ) -> Agent:
     """The agent of a run as it was at its last checkpoint, on the CPU; with ``best`` its policy is
     the one with the highest return of an evaluation."""
-    state = folder.load_checkpoint()
-    if state is None:
-        raise ValueError(f"{folder} has no checkpoint yet.")
     agent = _make_agent(description, env, "cpu")
-    with _refused(str(folder.checkpoint_path)):
-        agent.load_state_dict(state)
-        if best:
+    if not _use_newest(folder, agent.load_state_dict):
+        raise ValueError(f"{folder} has no checkpoint yet.")
+    if best:
+        with _refused(str(folder)):
             agent.policy.load_state_dict(folder.load_best()["policy"])
     return agent
+
+
+def _use_newest(folder: RunFolder, use: Callable[[dict[str, Any]], object]) -> bool:
+    """Take back the newest checkpoint that is whole; whether there is one.
+
+    Raises:
+        ValueError: there are checkpoints, and none can be used; it says why of the newest.
+    """
+    refusals: list[ValueError] = []
+    for previous in (False, True):
+        path = folder.previous_path if previous else folder.checkpoint_path
+        try:
+            state = folder.load_checkpoint(previous=previous)
+            if state is None:
+                continue
+            with _refused(str(path)):
+                use(state)
+        except ValueError as error:
+            refusals.append(error)
+            continue
+        for refusal in refusals:
+            print(f"{refusal} {path}, of step {state['step']}, is used.", file=sys.stderr)
+        return True
+    if refusals:
+        raise refusals[0]
+    return False
 
 
 def load(run: str | os.PathLike[str], *, best: bool = False) -> Agent:
@@ -198,7 +219,7 @@ def load(run: str | os.PathLike[str], *, best: bool = False) -> Agent:
     Torch's generators and number of threads are as before.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or an archive of ``maxentflow package``.
         best: take the policy with the highest return of an evaluation, in place of the newest.
 
     Raises:
@@ -220,11 +241,10 @@ def load(run: str | os.PathLike[str], *, best: bool = False) -> Agent:
         >>> bool((again.predict(observation) == agent.predict(observation)).all())
         True
     """
-    folder = RunFolder(Path(run).expanduser())
-    description = read(folder)
     threads = torch.get_num_threads()
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with opened(run) as folder, torch.random.fork_rng(range(torch.cuda.device_count())):
+            description = read(folder)
             return trained(description, folder, make_env(description, 1), best=best)
     finally:
         torch.set_num_threads(threads)

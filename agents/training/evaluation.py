@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from maxentflow import envs
 from maxentflow.agents.training.simulator import STEP_LIMIT
 
-__all__ = ["AT_ONCE", "Evaluation", "evaluate", "record_video"]
+__all__ = ["AT_ONCE", "Evaluation", "evaluate", "record_video", "watch"]
 
 AT_ONCE = 10
 """Episodes of an evaluation that run together."""
@@ -209,30 +210,81 @@ def record_video(
 
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own default asks for a screen
-    made = envs.make_single(env, render_mode="rgb_array", **options)
-    exploration = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
-    observation, _ = made.reset(seed=seed)
+    with closing(envs.make_single(env, render_mode="rgb_array", **options)) as made:
+        observation, _ = made.reset(seed=seed)
+        first = _picture(made, env)
+        try:
+            writer: Any = imageio.get_writer(
+                os.fspath(path),
+                format="FFMPEG",
+                fps=made.metadata.get("render_fps", 30),
+                macro_block_size=2,
+            )
+        except (OSError, ValueError) as error:
+            raise ValueError(f"Cannot write a video to {path}: {error}.") from error
+        with writer:
+            writer.append_data(first)
+            for _ in _steps(policy, made, observation, deterministic, seed, max_steps):
+                writer.append_data(made.render())
+
+
+@torch.no_grad()
+def watch(
+    policy: TensorDictModuleBase,
+    env: Task,
+    *,
+    deterministic: bool = True,
+    seed: int = 0,
+    max_steps: int = STEP_LIMIT,
+    **options: Any,
+) -> float:
+    """Show one episode in a window.
+
+    Args:
+        policy: reads ``"observation"``, writes ``"action"``.
+        env: a gymnasium id, or a function that makes an environment that renders.
+        deterministic: take the policy's mode rather than a sample.
+        seed: of the episode.
+        max_steps: cut the episode after so many steps.
+        options: keyword arguments of the environment.
+
+    Returns:
+        The episode's return.
+
+    Raises:
+        ValueError: the task cannot be shown.
+    """
+    with closing(envs.make_single(env, render_mode="human", **options)) as made:
+        observation, _ = made.reset(seed=seed)
+        _picture(made, env)
+        return sum(_steps(policy, made, observation, deterministic, seed, max_steps))
+
+
+def _picture(made: gym.Env[Any, Any], env: Task) -> Any:
     try:
-        first = made.render()
+        return made.render()
     except Exception as error:  # each simulator raises its own where it cannot draw
-        raise ValueError(f"{env} cannot be drawn on this machine: {error}.") from error
-    try:
-        writer: Any = imageio.get_writer(
-            os.fspath(path),
-            format="FFMPEG",
-            fps=made.metadata.get("render_fps", 30),
-            macro_block_size=2,
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"Cannot write a video to {path}: {error}.") from error
-    with writer, torch.random.fork_rng(), set_exploration_type(exploration):
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{env} cannot be drawn on this machine: {reason}.") from error
+
+
+def _steps(
+    policy: TensorDictModuleBase,
+    env: gym.Env[Any, Any],
+    observation: NDArray[Any],
+    deterministic: bool,
+    seed: int,
+    max_steps: int,
+) -> Iterator[float]:
+    """The rewards of an episode, step by step; torch's generators are as before at its end."""
+    exploration = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
+    device = next((parameter.device for parameter in policy.parameters()), None)
+    with torch.random.fork_rng(), set_exploration_type(exploration):
         torch.manual_seed(seed)
-        writer.append_data(first)
         for _ in range(max_steps):
-            batch = TensorDict({"observation": torch.from_numpy(observation)[None]}, [1])
-            action = policy(batch)["action"][0].numpy()
-            observation, _, terminated, truncated, _ = made.step(action)
-            writer.append_data(made.render())
+            seen = torch.from_numpy(observation)[None].to(device)
+            action = policy(TensorDict({"observation": seen}, [1]))["action"][0].cpu().numpy()
+            observation, reward, terminated, truncated, _ = env.step(action)
+            yield float(reward)
             if terminated or truncated:
                 break
-    made.close()

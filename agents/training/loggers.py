@@ -1,15 +1,38 @@
-"""Rows of numbers, to ``metrics.csv`` and to TensorBoard."""
+"""Rows of numbers, to ``metrics.csv`` and to a logger."""
 
 from __future__ import annotations
 
 import csv
+import importlib.util
+import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, get_args
 
+from maxentflow.agents.training.config import Logger
 from maxentflow.agents.training.files import write_atomically
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
 
-__all__ = ["Metrics"]
+__all__ = ["Metrics", "check_logger"]
+
+_PROJECT = "maxentflow"
+
+
+def check_logger(name: Logger) -> None:
+    """Refuse a logger that is not known, or whose package is not there.
+
+    Raises:
+        ValueError: which.
+
+    Example:
+        >>> check_logger("tensorboard")
+    """
+    if name not in get_args(Logger):
+        raise ValueError(f"Unknown logger {name!r}; known: {', '.join(get_args(Logger))}.")
+    if name in ("csv", "none"):
+        return
+    if importlib.util.find_spec(name) is None:
+        raise ValueError(f"The logger {name!r} needs its package: pip install {name}.")
 
 
 class Metrics:
@@ -19,12 +42,19 @@ class Metrics:
         folder: where to write.
         columns: the CSV's columns; the first is the step.
         from_step: when continuing, rows after this step are dropped.
+        logger: is told every number too, by TorchRL's logger of this name.
 
     Raises:
         ValueError: what is there cannot be read, or the folder cannot be written to.
     """
 
-    def __init__(self, folder: RunFolder, columns: Sequence[str], from_step: int = 0) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        columns: Sequence[str],
+        from_step: int = 0,
+        logger: Logger = "tensorboard",
+    ) -> None:
         self._path = folder.metrics_path
         self._columns = list(columns)
         step = self._columns[0]
@@ -36,7 +66,7 @@ class Metrics:
         text = "".join(",".join(line) + "\n" for line in lines)
         try:
             write_atomically(self._path, text.encode())
-            self._tensorboard = _summary_writer(folder, from_step)
+            self._logger = _logger(logger, folder, from_step)
         except OSError as error:
             raise ValueError(f"Cannot write to {folder}: {error.strerror}.") from error
 
@@ -45,17 +75,78 @@ class Metrics:
         cells = ["" if row.get(name) is None else str(row[name]) for name in self._columns]
         with open(self._path, "a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerow(cells)
+        if self._logger is None:
+            return
         step = int(row[self._columns[0]])
         for name, value in row.items():
             if name != self._columns[0]:
                 group = "evaluation" if name.startswith("eval_") else "training"
-                self._tensorboard.add_scalar(f"{group}/{name}", value, step)
+                self._logger.log_scalar(f"{group}/{name}", float(value), step)
 
     def close(self) -> None:
-        self._tensorboard.close()
+        if self._logger is not None:
+            self._logger.close()
 
 
-def _summary_writer(folder: RunFolder, from_step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter  # a second to import
+class _Scalars(Protocol):
+    """What is used of TorchRL's loggers."""
 
-    return SummaryWriter(str(folder.tensorboard_path), purge_step=from_step + 1)
+    def log_scalar(self, name: str, value: float, step: int) -> Any: ...
+
+    def close(self) -> Any: ...
+
+
+def _logger(name: Logger, folder: RunFolder, from_step: int) -> _Scalars | None:
+    if name == "none":
+        return None
+    if name == "tensorboard":
+        return _TensorBoard(folder, from_step)
+    from torchrl.record import loggers  # a second to import
+
+    project, title = os.environ.get("WANDB_PROJECT", _PROJECT), folder.path.name
+    if name == "csv":
+        return loggers.CSVLogger(title, log_dir=str(folder.path / "csv"))
+    if name == "wandb":
+        settings = {"project": project, "id": _wandb_id(folder.path), "log_env_packages": False}
+        return loggers.WandbLogger(title, log_dir=str(folder.path), **settings)
+    if name == "trackio":
+        return loggers.TrackioLogger(title, project=project, resume="allow")
+    own = f"sqlite:///{(folder.path / 'mlflow.db').resolve()}"
+    return _MLflow(loggers.MLFlowLogger(_PROJECT, os.environ.get("MLFLOW_TRACKING_URI", own)))
+
+
+class _TensorBoard:
+    """TensorBoard's writer; TorchRL's logger cannot drop rows after a checkpoint."""
+
+    def __init__(self, folder: RunFolder, from_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # a second to import
+
+        path = str(folder.tensorboard_path)
+        self._writer: Any = SummaryWriter(path, purge_step=from_step + 1)
+
+    def log_scalar(self, name: str, value: float, step: int) -> None:
+        self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _MLflow:
+    """TorchRL's logger, which does not end its run."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def log_scalar(self, name: str, value: float, step: int) -> None:
+        self._logger.log_scalar(name, value, step)
+
+    def close(self) -> None:
+        import mlflow
+
+        mlflow.end_run()
+
+
+def _wandb_id(folder: Path) -> str | None:
+    """The run that was begun in a folder, which wandb names its folder after."""
+    begun = sorted(path.name for path in folder.glob("wandb/*run-*-*"))
+    return begun[-1].rpartition("-")[2] if begun else None

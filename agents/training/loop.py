@@ -40,7 +40,7 @@ class Act(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Lets the other runs begin their steps too, before this one waits for its own to end."""
+    """Lets other runs begin their steps too, before this one waits for its own to end."""
 
 
 class Update(NamedTuple):
@@ -72,6 +72,7 @@ class Run:
         observation: what the next step begins from; nothing before the first reset.
         report: of the last update.
         step: environment steps taken.
+        has_company: whether other runs are in step with it.
         random_state: torch's generators, while the run does not go on.
     """
 
@@ -88,6 +89,7 @@ class Run:
     observation: TensorDictBase | None = None
     report: TensorDictBase | None = None
     step: int = 0
+    has_company: bool = False
     random_state: RandomState = field(default_factory=random_state)
 
 
@@ -132,7 +134,8 @@ def _step(run: Run) -> Loop:
         acted = yield Act(run.observation)
 
     run.simulator.send(acted)
-    yield Wait()
+    if run.has_company:
+        yield Wait()
     transitions, run.observation = run.simulator.receive()
 
     run.statistics.add(transitions)
@@ -173,6 +176,7 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
     if len(runs) > 1:  # all of them stop after the same step
         for run in runs:
             run.interrupted = lambda: stops
+            run.has_company = True
     answers: Sequence[Any] = [None] * len(runs)
     try:
         learner, prepared = _resumed(learner, runs)
@@ -207,7 +211,7 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
     finally:
         learner.synchronize()
         for index, run in enumerate(runs):
-            run.interrupted = asked[index]
+            run.interrupted, run.has_company = asked[index], False
             with streams[index]:
                 run.random_state = random_state()
 

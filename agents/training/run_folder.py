@@ -36,16 +36,18 @@ _KINDS = {"env_options": dict, "agent_config": dict, "custom": list, "trainer_co
 class RunFolder:
     """Paths of a run, and reading and writing what lies there.
 
-    ========================== ====================================================
-    ``config.yaml``            all that is needed to repeat the run, with versions
-    ``metrics.csv``            one row per log step
-    ``tensorboard/``           the same for TensorBoard
-    ``checkpoints/latest.pt``  the complete state, but for the replay
-    ``checkpoints/replay/``    the replay, in chunks that are written once
-    ``checkpoints/best.pt``    the policy with the highest return of an evaluation so far
-    ``figures/``               pictures
-    ``lock``                   held by the process that trains
-    ========================== ====================================================
+    ============================ ==================================================
+    ``config.yaml``              all that is needed to repeat the run, with versions
+    ``metrics.csv``              one row per log step
+    ``tensorboard/``             the same for TensorBoard
+    ``checkpoints/latest.pt``    the complete state, but for the replay
+    ``checkpoints/previous.pt``  that of the checkpoint before, should the latest be damaged
+    ``checkpoints/replay/``      the replay of both, in chunks that are written once
+    ``checkpoints/best.pt``      the policy with the highest return of an evaluation so far
+    ``figures/``                 pictures
+    ``videos/``                  films of evaluations
+    ``lock``                     held by the process that trains
+    ============================ ==================================================
 
     Args:
         path: the folder; :meth:`create` makes it.
@@ -69,9 +71,12 @@ class RunFolder:
         self.config_path = self.path / "config.yaml"
         self.metrics_path = self.path / "metrics.csv"
         self.checkpoint_path = self.path / "checkpoints" / "latest.pt"
+        self.previous_path = self.checkpoint_path.with_name("previous.pt")
         self.replay_path = self.path / "checkpoints" / "replay"
         self.tensorboard_path = self.path / "tensorboard"
         self.figures_path = self.path / "figures"
+        self.videos_path = self.path / "videos"
+        self._files: list[str] | None = None  # of the replay at the latest checkpoint
         self._lock: Any = None
 
     def __str__(self) -> str:
@@ -188,7 +193,8 @@ class RunFolder:
     def save_checkpoint(self, state: dict[str, Any], experience: Experience) -> Path:
         """Write the latest checkpoint atomically: a reader sees the one before or this one, whole.
 
-        It notes the agent, the task and their settings, as ``config.yaml`` has them.
+        The one before is kept. It notes the agent, the task and their settings, as ``config.yaml``
+        has them.
 
         Args:
             state: of the run, without its experience.
@@ -199,20 +205,40 @@ class RunFolder:
             OSError: it cannot be written; the checkpoint before is as it was.
         """
         state = {**state, "settings": self._settings}
+        files_before = self._keep_previous()
         save = getattr(experience, "save", None)
         if save is None:
             return self._save({**state, "experience": experience.state_dict()}, "latest.pt")
         self.replay_path.mkdir(parents=True, exist_ok=True)
         saved = save(self.replay_path)
         path = self._save({**state, "experience": saved}, "latest.pt")
+        self._files = list(saved["files"])
         for entry in self.replay_path.iterdir():
-            if entry.name in saved["files"]:
+            if entry.name in {*self._files, *files_before}:
                 continue
             if entry.is_dir():  # overwritten since, or from before a resume
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
         return path
+
+    def _keep_previous(self) -> list[str]:
+        """Keep the latest checkpoint under the other name; give the files of its replay."""
+        if not self.checkpoint_path.exists():
+            return []
+        if self._files is None:
+            try:
+                self._files = list(load(self.checkpoint_path)["experience"]["files"])
+            except (ValueError, KeyError, TypeError):  # damaged, or without files
+                self._files = []
+        unfinished = self.previous_path.with_suffix(".unfinished")
+        unfinished.unlink(missing_ok=True)
+        try:
+            os.link(self.checkpoint_path, unfinished)
+        except OSError:  # a disk without links
+            shutil.copyfile(self.checkpoint_path, unfinished)
+        os.replace(unfinished, self.previous_path)
+        return self._files
 
     def save_best(self, agent: Agent, step: int, result: float) -> Path:
         """Write the policy, in place of the best before.
@@ -247,25 +273,27 @@ class RunFolder:
         """Write the whole state of a run that was stopped beside its latest checkpoint."""
         return self._save(state, f"stopped_{state['step']}.pt")
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
+    def load_checkpoint(self, *, previous: bool = False) -> dict[str, Any] | None:
         """The state at the latest checkpoint, or ``None`` if the run has not come to one.
 
         What its experience has written lies in :attr:`replay_path`.
+
+        Args:
+            previous: the checkpoint before that.
 
         Raises:
             ValueError: it cannot be read, or ``config.yaml`` has another agent, another task or
                 other settings of theirs than it was saved with.
         """
-        if not self.checkpoint_path.exists():
+        path = self.previous_path if previous else self.checkpoint_path
+        if not path.exists():
             return None
         try:
-            state = load(self.checkpoint_path)
+            state = load(path)
             state = {"agent": state["agent"], **state}
             saved = dict(state["settings"])
         except Exception as error:  # anything may be in it
-            raise ValueError(
-                f"{self.checkpoint_path} is not a readable checkpoint of maxentflow."
-            ) from error
+            raise ValueError(f"{path} is not a readable checkpoint of maxentflow.") from error
         now = self._fixed()
         changed = [name for name in saved | now if saved.get(name, ...) != now.get(name, ...)]
         if changed:

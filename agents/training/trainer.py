@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
@@ -27,9 +28,14 @@ from maxentflow.agents.training.alarms import Alarms
 from maxentflow.agents.training.callbacks import Callback
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.episodes import EpisodeStatistics
-from maxentflow.agents.training.evaluation import AT_ONCE, Evaluation, evaluate
+from maxentflow.agents.training.evaluation import (
+    AT_ONCE,
+    Evaluation,
+    evaluate,
+    record_video,
+)
 from maxentflow.agents.training.experience import Experience
-from maxentflow.agents.training.loggers import Metrics
+from maxentflow.agents.training.loggers import Metrics, check_logger
 from maxentflow.agents.training.loop import Run, drive
 from maxentflow.agents.training.progress import Progress
 from maxentflow.agents.training.run_folder import RunFolder
@@ -113,6 +119,10 @@ class Trainer:
                     "A TorchRL environment cannot be copied: give eval_env too, or eval_every=0."
                 )
             eval_env = envs.like(env, min(config.eval_episodes, AT_ONCE))
+        if folder is not None:
+            check_logger(config.logger)
+            if config.eval_video_every:
+                _check_films(eval_env)
         self.agent = agent
         self.env = env
         self.config = config
@@ -136,6 +146,7 @@ class Trainer:
         self._running = False
         self._seconds = 0.0  # of earlier calls of run
         self._best = -math.inf  # mean return of an evaluation
+        self._filmed = 0  # step of the last film
         self._clock = _Clock(0)
         self._alarms = Alarms(math.prod(steps.action.shape), self._gamma)
         self._metrics: Metrics | None = None
@@ -218,6 +229,7 @@ class Trainer:
                 self.experience.load_state_dict(state["experience"])
             run.statistics.load_state_dict(state["statistics"])
             run.step, self._seconds = state["step"], state["seconds"]
+            self._filmed = run.step
             self._best = state.get("best_return", -math.inf)
             report = state["report"]
             run.report = None if report is None else TensorDict(report)
@@ -254,7 +266,7 @@ class Trainer:
                     "folder, or an environment of maxentflow.envs.make."
                 )
             self.folder.begin()
-            self._metrics = Metrics(self.folder, self._columns(), self.step)
+            self._metrics = Metrics(self.folder, self._columns(), self.step, self.config.logger)
         self._shown = Progress(
             f"seed {self.config.seed}",
             self.step,
@@ -323,6 +335,25 @@ class Trainer:
             "eval_discounted_return": float(result.discounted_returns.mean()),
         }
 
+    def _film(self) -> None:
+        """Film the first episode of an evaluation, where it is the turn."""
+        every = self.config.eval_video_every
+        if not every or self.folder is None or self.step // every == self._filmed // every:
+            return
+        self._filmed = self.step
+        self.folder.videos_path.mkdir(exist_ok=True)
+        recipe: Any = self._eval_env.recipe  # type: ignore[union-attr]
+        try:
+            record_video(
+                self.agent.policy,
+                recipe.task,
+                self.folder.videos_path / f"step_{self.step}.mp4",
+                seed=_EVALUATION_SEED + self.config.seed,
+                **recipe.options,
+            )
+        except ValueError as error:  # a run does not end for a film
+            tqdm.write(f"Warning: no film at step {self.step}: {error}", file=sys.stderr)
+
     def _log(self, evaluates: bool) -> None:
         row: dict[str, float] = {
             "step": self.step,
@@ -337,6 +368,7 @@ class Trainer:
         if evaluates:
             result = self.evaluate()
             self._call("on_evaluation", result)
+            self._film()
             mean = float(result.returns.mean())
             if mean > self._best:
                 self._best = mean
@@ -358,6 +390,19 @@ class Trainer:
         if self._shown is not None:
             self._shown.tell(row)
         self._call("on_log", row)
+
+
+def _check_films(env: VectorEnv | EnvBase | None) -> None:
+    """Refuse evaluations that cannot be filmed."""
+    recipe = getattr(env, "recipe", None)
+    if recipe is None or isinstance(recipe.task, gym.Env):
+        raise ValueError(
+            "eval_video_every needs evaluations in an environment of maxentflow.envs.make, by its "
+            "id or by a function that makes it."
+        )
+    assert isinstance(env, VectorEnv)
+    if "rgb_array" not in env.metadata.get("render_modes", ()):
+        raise ValueError(f"{envs.task_id(env) or recipe.task} has no rgb_array to film.")
 
 
 class _Clock:

@@ -169,6 +169,8 @@ def test_what_is_no_run(run, refused, tmp_path):
     assert "The run's folder" in refused("diagnose")
     assert "nowhere is not a run folder" in refused("diagnose", tmp_path / "nowhere")
     RunFolder(run).checkpoint_path.unlink()
+    main(["diagnose", str(run), "--episodes", "1"])  # with the checkpoint before, without a replay
+    RunFolder(run).previous_path.unlink()
     assert refused("diagnose", run) == f"{run} has no checkpoint yet."
 
 

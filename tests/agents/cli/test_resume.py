@@ -253,6 +253,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_runs_are_refused(run, refused, command, damage):
     make_damage, says = DAMAGES[damage]
+    RunFolder(run).previous_path.unlink()
     make_damage(run)
     before = contents(run)
     assert says in refused(*command(run))
@@ -287,7 +288,56 @@ def test_a_null_is_refused_where_there_must_be_a_value(run, refused, command, pa
 
 def test_a_run_without_a_checkpoint_is_not_evaluated(run, refused):
     RunFolder(run).checkpoint_path.unlink()
+    RunFolder(run).previous_path.unlink()
     assert refused("evaluate", run) == f"{run} has no checkpoint yet."
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_the_last_two_checkpoints_are_kept_with_their_replay(run):
+    folder = RunFolder(run)
+    states = [folder.load_checkpoint(previous=previous) for previous in (False, True)]
+    assert [state["step"] for state in states] == [60, 50]
+    files = {name for state in states for name in state["experience"]["files"]}
+    assert {path.name for path in folder.replay_path.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("make_damage", "told"),
+    [
+        (lambda folder: flip(folder.checkpoint_path), True),
+        (lambda folder: folder.checkpoint_path.write_bytes(b"PK half of it"), True),
+        (lambda folder: folder.checkpoint_path.unlink(), False),
+        (lambda folder: flip(max(folder.replay_path.iterdir())), True),
+    ],
+    ids=["a bit", "cut short", "gone", "a bit of the newest part of the replay"],
+)
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    run, make_damage, told, without_conclusion, capsys
+):
+    before, rows = checkpoint(run), metrics(run)
+    make_damage(RunFolder(run))
+    main(["train", "--resume", str(run)])
+    said = capsys.readouterr().err
+    assert ("previous.pt, of step 50, is used" in said) == told
+    assert metrics(run) == rows
+    after = checkpoint(run)
+    assert after["step"] == 60
+    for part in ("loss", "policy"):
+        for name, entry in before[part].items():
+            assert torch.equal(entry, after[part][name]), name
+
+
+def test_both_checkpoints_damaged(run, refused, command):
+    for path in (RunFolder(run).checkpoint_path, RunFolder(run).previous_path):
+        flip(path)
+    before = contents(run)
+    assert "latest.pt is not a readable checkpoint" in refused(*command(run))
+    assert contents(run) == before
 
 
 @pytest.mark.parametrize(

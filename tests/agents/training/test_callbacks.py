@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from maxentflow import agents, envs
 from maxentflow.agents import compiled
-from maxentflow.agents.training import Callback, StopAtReturn, train
+from maxentflow.agents.training import Callback, Schedule, StopAtReturn, train
 
 from ..common import checkpoint, make_trainer, metrics, resumed
 
@@ -161,3 +162,20 @@ def test_at_a_return():
     assert (low.step, high.step) == (40, 60)
     with pytest.raises(ValueError, match="threshold must be finite, got nan"):
         StopAtReturn(float("nan"))
+
+
+def test_a_schedule_follows_the_share_of_the_run():
+    told = []
+    env = envs.make("Pendulum-v1", num_envs=3)
+    agent = agents.make("sac", env, hidden=(8,))
+    config = agents.TrainerConfig(
+        total_steps=60, warmup_steps=60, num_envs=3, batch_size=16, eval_every=0
+    )
+    schedule = Schedule(lambda trainer, number: told.append(number), lambda share: share, every=20)
+    agents.Trainer(agent, env, config, callbacks=[schedule], progress=False).run()
+    assert told == [21 / 60, 42 / 60, 60 / 60]
+
+
+def test_a_schedule_needs_an_interval():
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        Schedule(print, float, every=0)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from maxentflow.agents import RunFolder
+
 from ..common import checkpoint, comparable, differences, make_trainer, metrics, resumed
 
 # In one process: whole runs to compare with, and a server of children that has loaded torch.
@@ -129,6 +131,8 @@ def final_state(folder, run):
     experience = trainer.experience
     if "files" in state["experience"]:
         names = set(state["experience"]["files"])
+        before = RunFolder(folder).load_checkpoint(previous=True)
+        names |= set(before["experience"]["files"] if before else ())
         assert {path.name for path in (folder / "checkpoints" / "replay").iterdir()} == names
         experience.load(state["experience"], folder / "checkpoints" / "replay")
         state["experience"] = experience.state_dict()

@@ -1,0 +1,54 @@
+"""``maxentflow export``: a policy as a file that runs without this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from maxentflow.agents.cli.parsing import parse
+from maxentflow.agents.training import RunFolder
+from maxentflow.agents.training.description import make_env, read, trained
+from maxentflow.agents.training.export import SUFFIXES, Format, export
+
+__all__ = ["run"]
+
+
+@dataclass
+class _Export:
+    """Write the policy of a run as a file that runs without this package, and check that it gives
+    the same actions.
+
+    For example: maxentflow export runs/Hopper-v4-meow-0 --format onnx, or
+    maxentflow export runs/Hopper-v4-meow-0 --best --stochastic --out hopper.pt2"""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    format: Format = "torch-export"
+    """What reads it: torch.export.load, torch.jit.load, or a runtime for ONNX."""
+    out: Path | None = None
+    """The file; policy.pt2, policy.pt or policy.onnx in the run's folder by default."""
+    stochastic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Sample actions instead of taking the mode; the file then takes the random numbers too."""
+    best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Take the policy with the highest return of an evaluation so far, in place of the newest."""
+
+
+def run(arguments: list[str]) -> None:
+    """Write, and say what the file takes and gives."""
+    options = parse(_Export, arguments, "export")
+    folder = RunFolder(options.run)
+    description = read(folder)
+    path = options.out or folder.path / f"policy{SUFFIXES[options.format]}"
+    env = make_env(description, 1)
+    agent = trained(description, folder, env, best=options.best)
+    noise = export(agent, env, path, format=options.format, stochastic=options.stochastic)
+    env.close()
+    inputs = "".join(
+        f", {each.name} (rows, {', '.join(map(str, each.shape))}) {each.distribution}"
+        for each in noise
+    )
+    print(f"{path}: from observation{inputs} to action, in the units of {description.env}")
+    print(f"Inputs and output: {path.with_suffix('.json')}")

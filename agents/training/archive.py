@@ -1,0 +1,97 @@
+"""A trained policy as one file, to share it and to run it elsewhere."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from maxentflow.agents.training.run_folder import RunFolder
+
+__all__ = ["opened", "pack"]
+
+CARD = "README.md"
+VIDEO = "video.mp4"
+_NEEDED = "config.yaml", "checkpoints/latest.pt"
+_NAMES = *_NEEDED, "checkpoints/best.pt", "metrics.csv", CARD, VIDEO
+_LARGEST = 4 * 2**30  # bytes of all files, unpacked
+
+
+def pack(
+    folder: RunFolder, path: str | os.PathLike[str], *, card: str, video: Path | None = None
+) -> None:
+    """Write configuration, weights and metrics of a run as one archive.
+
+    The replay is left out: the archive can be evaluated, not trained on.
+
+    Args:
+        folder: of the run.
+        path: a new .zip file.
+        card: what a reader should know, in Markdown.
+        video: a film that goes with it.
+
+    Raises:
+        ValueError: the run has no checkpoint yet, there is such a file, or it cannot be written.
+    """
+    path = Path(path).expanduser()
+    if path.suffix != ".zip":
+        raise ValueError(f"An archive must be a .zip file, got {path}.")
+    if path.exists():
+        raise ValueError(f"There is a file {path} already.")
+    if folder.load_checkpoint() is None:
+        raise ValueError(f"{folder} has no checkpoint yet.")
+    unfinished = path.with_name(f"unfinished-{path.name}")
+    try:
+        with zipfile.ZipFile(unfinished, "x", zipfile.ZIP_DEFLATED) as archive:
+            for name in _NAMES:
+                if (folder.path / name).is_file() and name not in (CARD, VIDEO):
+                    archive.write(folder.path / name, name)
+            archive.writestr(CARD, card)
+            if video is not None:
+                archive.write(video, VIDEO)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise ValueError(f"Cannot write to {path}: {error.strerror or error}.") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[RunFolder]:
+    """A run folder, or an archive as one for as long as the context lasts.
+
+    Nothing in an archive is executed, and nothing is written outside a temporary folder.
+
+    Raises:
+        ValueError: the file is no archive of a run.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        yield RunFolder(path)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        _unpack(path, Path(place))
+        yield RunFolder(place)
+
+
+def _unpack(path: Path, place: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            others = [name for name in names if name not in _NAMES]
+            missing = [name for name in _NEEDED if name not in names]
+            if others or missing:
+                what = f"it holds {others[0]!r}" if others else f"it lacks {missing[0]!r}"
+                raise ValueError(f"{path} is no archive of a run: {what}.")
+            if sum(entry.file_size for entry in entries) > _LARGEST:
+                raise ValueError(f"{path} is no archive of a run: it is larger than 4 GiB.")
+            for name in names:
+                (place / name).parent.mkdir(exist_ok=True)
+                (place / name).write_bytes(archive.read(name))  # compares checksums
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
+        raise ValueError(f"{path} is no archive of a run: {error}.") from error

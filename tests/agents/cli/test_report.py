@@ -1,0 +1,70 @@
+"""``maxentflow report``: a page that needs no other file."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from maxentflow.agents.cli import main
+
+from .tiny import words
+
+
+class Page(HTMLParser):
+    """The texts of cells and headings, and what is loaded from where."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.texts, self.sources, self.open = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "img", "link"):
+            self.open.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th", "h1", "h2", "h3", "p"):
+            self.texts.append(data)
+
+
+def test_a_page_of_two_runs(finished, tmp_path, capsys):
+    out = tmp_path / "report.html"
+    runs = [str(finished("meow")), str(finished("td3"))]
+    capsys.readouterr()
+    main(["report", *runs, "--out", str(out), "--video"])
+    assert capsys.readouterr().out == f"Page: {out}\n"
+    page = Page(out.read_text())
+    assert not page.open
+    assert all(source.startswith("data:") for source in page.sources)
+    kinds = [re.match(r"data:(\w+)/", source).group(1) for source in page.sources]
+    assert kinds == ["image", "image", "video", "image", "video"]
+    for text in (*runs, "Returns of evaluations", "gradients", "saturated actions", "soft value"):
+        assert text in page.texts
+    assert page.texts.count("soft value") == 1  # td3 has none
+
+
+def test_a_run_that_was_not_evaluated(tmp_path, without_conclusion):
+    run, out = tmp_path / "run", tmp_path / "report.html"
+    main(words(run, "td3", eval_every=0))
+    main(["report", str(run), "--out", str(out)])
+    assert "No run has been evaluated yet." in Page(out.read_text()).texts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "page.pdf"], "must be an .html file"),
+        (["--out", "none/page.html"], "is no folder"),
+    ],
+)
+def test_refusals(run, refused, arguments, message):
+    assert message in refused("report", run, *arguments)
+
+
+def test_no_runs(refused):
+    assert refused("report")
