@@ -6,7 +6,7 @@ import difflib
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
@@ -14,6 +14,9 @@ from maxentflow import envs
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.names import BUILT_IN, Summary
 from maxentflow.agents.settings import AgentConfig
+
+if TYPE_CHECKING:
+    from torchrl.envs import EnvBase
 
 __all__ = [
     "config",
@@ -139,7 +142,7 @@ def config_type(name: str) -> type[AgentConfig]:
 
 def make(
     name: str,
-    env: gym.vector.VectorEnv,
+    env: gym.vector.VectorEnv | EnvBase,
     *,
     device: str = "cpu",
     paper: bool = False,
@@ -149,7 +152,8 @@ def make(
 
     Args:
         name: one of :func:`registered`.
-        env: a vector environment of :func:`maxentflow.envs.make`.
+        env: a vector environment of :func:`maxentflow.envs.make`, or one of TorchRL, such as of
+            :func:`maxentflow.envs.make_batched`.
         device: where its networks are.
         paper: begin from the settings of the algorithm's paper, see :func:`config`.
         overrides: fields of the agent's configuration to replace.
@@ -165,7 +169,8 @@ def make(
         'affine'
     """
     resolved = config(name, envs.task_id(env), paper=paper, **overrides)
-    return _registered(name)[0](env, resolved, device=device)
+    known: Any = env if isinstance(env, gym.vector.VectorEnv) else envs.spaces(env)
+    return _registered(name)[0](known, resolved, device=device)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:

@@ -12,7 +12,8 @@ from maxentflow.envs.resumable import Resumable, is_resumable, restore, states
 from maxentflow.envs.rollouts import Rollouts
 from maxentflow.envs.simplex import Simplex
 from maxentflow.envs.snapshots import Savable
-from maxentflow.envs.tasks import Task, task_class
+from maxentflow.envs.tasks import Task, is_torchrl, task_class
+from maxentflow.envs.torchrl_tasks import Spaces, like_batched, make_batched, spaces
 from maxentflow.envs.two_paths import TwoPathsEnv
 from maxentflow.envs.two_paths_grid import TwoPathsGridEnv
 from maxentflow.envs.two_paths_maze import TwoPathsMazeEnv
@@ -31,6 +32,7 @@ __all__ = [
     "Rollouts",
     "Savable",
     "Simplex",
+    "Spaces",
     "Task",
     "TwoPathsEnv",
     "TwoPathsGridEnv",
@@ -38,12 +40,16 @@ __all__ = [
     "check_vector",
     "historical",
     "is_resumable",
+    "is_torchrl",
     "like",
+    "like_batched",
     "make",
+    "make_batched",
     "make_single",
     "make_torchrl",
     "restore",
     "simulated",
+    "spaces",
     "states",
     "task_class",
     "task_id",

@@ -66,7 +66,7 @@ class IntersectionEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     }
     """Training defaults."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 2}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012
 
     def __init__(
         self,

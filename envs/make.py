@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +13,13 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from maxentflow.envs.resumable import Resumable
 from maxentflow.envs.spaces import standardise
-from maxentflow.envs.tasks import Task, create
+from maxentflow.envs.tasks import Recipe, Task, create
 from maxentflow.envs.workers import in_worker, start_method
 
 if TYPE_CHECKING:
-    from torchrl.envs import GymWrapper
+    from torchrl.envs import EnvBase, GymWrapper
 
 __all__ = ["check_vector", "like", "make", "make_single", "make_torchrl", "task_id"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The task and the keyword arguments that a vector environment was made of."""
-
-    task: Task | gym.Env[Any, Any]
-    options: dict[str, Any]
 
 
 def make_single(
@@ -204,13 +195,17 @@ def _like_gymnasium(env: VectorEnv, num_envs: int, workers: bool, changes: dict[
     return gym.make_vec(spec)
 
 
-def task_id(env: VectorEnv) -> str | None:
-    """The gymnasium id of a vector environment's task; ``None`` where it has none.
+def task_id(env: VectorEnv | EnvBase) -> str | None:
+    """The name of an environment's task: its gymnasium id, or the name that
+    :func:`maxentflow.envs.make_batched` was given; ``None`` where it has none.
 
     Example:
         >>> task_id(make("Pendulum-v1"))
         'Pendulum-v1'
     """
+    if not isinstance(env, VectorEnv):
+        recipe = vars(env).get("recipe")
+        return None if recipe is None else recipe.task
     return None if env.spec is None else env.spec.id
 
 

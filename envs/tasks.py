@@ -6,15 +6,37 @@ import difflib
 import importlib
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-__all__ = ["Task", "create", "task_class"]
+__all__ = ["TORCHRL", "Recipe", "Task", "create", "is_torchrl", "task_class"]
+
+TORCHRL = "torchrl:"
+"""What begins the name of a task that TorchRL wraps, see :func:`maxentflow.envs.make_batched`."""
 
 Task = str | EnvSpec | Callable[..., gym.Env[Any, Any]]
 """A gymnasium id, a gymnasium spec, or a function that makes an environment."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The task and the keyword arguments that a vector environment was made of."""
+
+    task: Task | gym.Env[Any, Any]
+    options: dict[str, Any]
+
+
+def is_torchrl(task: object) -> bool:
+    """Whether a task is one of TorchRL's, by its name.
+
+    Example:
+        >>> is_torchrl("torchrl:DMControl/cheetah/run"), is_torchrl("Hopper-v4")
+        (True, False)
+    """
+    return isinstance(task, str) and task.startswith(TORCHRL)
 
 
 def create(task: Task, options: dict[str, Any]) -> gym.Env[Any, Any]:
@@ -42,6 +64,11 @@ def create(task: Task, options: dict[str, Any]) -> gym.Env[Any, Any]:
         if not isinstance(env, gym.Env):
             raise ValueError(f"{task!r} made {env!r}, which is no gymnasium environment.")
         return env
+    if is_torchrl(task):
+        raise ValueError(
+            f"Task {task!r} is TorchRL's: maxentflow.envs.make_batched makes it, to train and to "
+            "evaluate in; here one of gymnasium's is needed."
+        )
     if isinstance(task, str):
         _check_known(task)
     with warnings.catch_warnings():

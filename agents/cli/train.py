@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from maxentflow import envs
 from maxentflow.agents import compiled, registry
 from maxentflow.agents.cli import imports
 from maxentflow.agents.cli.conclusion import conclude
@@ -109,7 +110,9 @@ def _numbers(text: str) -> list[int]:
 
 
 def _free_path(description: Description) -> Path:
-    task = description.env.rpartition("/")[2]
+    name = description.env
+    is_torchrl = envs.is_torchrl(name)
+    task = name.partition(":")[2].replace("/", "-") if is_torchrl else name.rpartition("/")[2]
     first = Path("runs") / f"{task}-{description.agent}-{description.trainer_config.seed}"
     others = (first.with_name(f"{first.name}-{number}") for number in count(2))
     return next(path for path in chain([first], others) if not path.exists())

@@ -52,7 +52,7 @@ class Description:
     agent_config: Any
     """Settings of the agent."""
     env: str
-    """A gymnasium id."""
+    """A gymnasium id, or a name of TorchRL's such as torchrl:DMControl/cheetah/run."""
     trainer_config: TrainerConfig
     """Settings of the trainer."""
     env_options: dict[str, bool | int | float | str] = field(default_factory=dict)
@@ -147,9 +147,12 @@ def _typed(value: Any, hint: Any) -> Any:
     raise TypeError
 
 
-def make_env(description: Description, num_envs: int, *, workers: bool = False) -> VectorEnv:
-    """Copies of the task, with its keyword arguments."""
+def make_env(description: Description, num_envs: int, *, workers: bool = False) -> Any:
+    """Copies of the task, with its keyword arguments, as gymnasium's or TorchRL's environment."""
     options: dict[str, Any] = description.env_options
+    if envs.is_torchrl(description.env):
+        options = {"device": description.trainer_config.device, **options}
+        return envs.make_batched(description.env, num_envs, workers=workers, **options)
     if options:
         with _refused(f"Task {description.env!r} cannot be used with {options}"):
             env = envs.make_single(description.env, seed=None, render_mode=None, **options)

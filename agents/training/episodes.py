@@ -64,6 +64,12 @@ class EpisodeStatistics:
                 self._returns[done] = 0.0
                 self._lengths[done] = 0
 
+    def end_episodes(self) -> None:
+        """Forget what the episodes in progress have come to."""
+        self._count()
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
+
     @property
     def episodes(self) -> int:
         """How many have ended."""

@@ -70,14 +70,15 @@ def evaluate(
 ) -> Evaluation:
     """Run whole episodes and sum their rewards.
 
-    Episode ``i`` starts from ``seed + i``, whatever happens in the others. The generators of
-    torch are left as they were.
+    Episode ``i`` starts from ``seed + i``, whatever happens in the others; of a TorchRL
+    environment the copies are seeded together, with the seed of the first. The generators of torch
+    are left as they were.
 
     Args:
         policy: reads ``"observation"``, writes ``"action"``.
         env: a gymnasium id; a function that makes a gymnasium environment; a vector environment of
-            :func:`maxentflow.envs.make`, whose copies run an episode each at a time; or a TorchRL
-            environment without batch dimensions.
+            :func:`maxentflow.envs.make` or a TorchRL environment, whose copies run an episode each
+            at a time.
         episodes: how many, at least 1.
         deterministic: take the policy's mode rather than a sample.
         seed: of the first episode.
@@ -106,7 +107,8 @@ def evaluate(
     with torch.random.fork_rng(), set_exploration_type(exploration):
         torch.manual_seed(seed)
         if isinstance(env, EnvBase):
-            return _evaluate_torchrl(policy, env, episodes, seed, max_steps or STEP_LIMIT, gamma)
+            limit = max_steps or STEP_LIMIT
+            return _evaluate_torchrl(policy, env, episodes, seed, limit, gamma, device)
         if isinstance(env, VectorEnv):
             return _evaluate_vector(policy, env, episodes, seed, max_steps, gamma, device)
         made = envs.make(env, min(episodes, AT_ONCE))
@@ -165,20 +167,33 @@ def _evaluate_torchrl(
     seed: int,
     max_steps: int,
     gamma: float,
+    device: str,
 ) -> Evaluation:
-    beginnings, returns, discounted, lengths, cut = [], [], [], [], 0
-    for index in range(episodes):
-        env.set_seed(seed + index)
-        data = env.rollout(max_steps, policy, auto_cast_to_device=True)
-        reward = data["next", "reward"]
-        discount = gamma ** torch.arange(len(data), device=reward.device).double()
-        beginnings.append(data["observation"][0].numpy(force=True))
-        returns.append(reward.sum().item())
-        discounted.append((reward[:, 0] * discount).sum().item())
-        lengths.append(len(data))
-        cut += not data["next", "done"][-1].any()
-    numbers = np.array(returns), np.array(lengths), cut
-    return Evaluation(*numbers, np.stack(beginnings), np.array(discounted))
+    """Episodes of as many copies as there are at a time."""
+    copies, batch = env.batch_size.numel(), env.batch_size
+    beginnings, cut = [], 0
+    returns, discounted = np.zeros(episodes), np.zeros(episodes)
+    lengths = np.zeros(episodes, dtype=np.int64)
+    for first in range(0, episodes, copies):
+        running = np.arange(first, first + copies)
+        env.set_seed(seed + first)
+        present = env.reset()
+        alive = running < episodes
+        seen = present["observation"].reshape(copies, *present["observation"].shape[len(batch) :])
+        beginnings.append(seen.numpy(force=True)[alive])
+        for step in range(max_steps):
+            shown = present.select("observation").reshape(copies).to(device)
+            action = policy(shown)["action"].to(env.device).reshape(env.action_spec.shape)
+            stepped, present = env.step_and_maybe_reset(present.set("action", action))
+            reward = stepped["next", "reward"].reshape(copies).numpy(force=True)
+            returns[running[alive]] += reward[alive]
+            discounted[running[alive]] += gamma**step * reward[alive]
+            lengths[running[alive]] += 1
+            alive &= ~stepped["next", "done"].reshape(copies).numpy(force=True)
+            if not alive.any():
+                break
+        cut += int(alive.sum())
+    return Evaluation(returns, lengths, cut, np.concatenate(beginnings), discounted)
 
 
 @torch.no_grad()

@@ -33,9 +33,14 @@ _ROUNDING = 1e-6  # of sums of update-to-data ratios
 class Experience(Protocol):
     """Takes the steps of a run, and gives the batches that are due after each.
 
-    If it has an attribute ``reads_agent`` that is true, the agent is brought up to date before
-    :meth:`batches` is called. With ``is_offline`` the environments are not stepped, and a step of
-    the run is a call of :meth:`batches`.
+    A class may have more:
+
+    ================== ===========================================================================
+    ``reads_agent``    if true, the agent is brought up to date before :meth:`batches` is called
+    ``is_offline``     if true, no environment is stepped; a step is a call of :meth:`batches`
+    ``end_episodes()`` called when a run is resumed in an environment that cannot go back to its
+                       state: what is added next is of new episodes
+    ================== ===========================================================================
     """
 
     def add(self, transitions: TensorDictBase) -> None:
@@ -177,6 +182,10 @@ class ReplayBuffer:
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             return self.buffer.sample(self._batch_size)
 
+    def end_episodes(self) -> None:
+        """Take the episodes in progress as truncated."""
+        self._store.end_episodes()
+
     def state_dict(self) -> dict[str, Any]:
         return {**self._store.state_dict(), "schedule": self._schedule.state_dict()}
 
@@ -253,6 +262,13 @@ class RolloutBuffer:
 
     def _is_whole(self) -> bool:
         return len(self._steps) * self._num_envs >= self._rollout.steps
+
+    def end_episodes(self) -> None:
+        """Take the episodes in progress as truncated."""
+        if self._steps:
+            following = self._steps[-1]["next"]
+            following["truncated"] = following["truncated"] | ~following["done"]
+            following["done"] = torch.ones_like(following["done"])
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": [step.to_dict() for step in self._steps]}

@@ -301,6 +301,16 @@ class Replay:
     def learned(self, batch: TensorDictBase) -> None:
         """Nothing to do: there are no priorities."""
 
+    def end_episodes(self) -> None:
+        """Take the episodes in progress as truncated: what is added next does not go on from
+        there."""
+        if not self._size:
+            return
+        last = (self._now - self.num_envs) % self._rows
+        for index in range(self.num_envs):
+            if last + index not in self._ends:
+                self._end_episode(last + index, self._observation[self._now + index].clone())
+
     def _takes(self, chunk: Mapping[str, Any], name: str) -> bool:
         """Whether a chunk has an extra entry in the form of its table; an empty one has none."""
         if name not in chunk:

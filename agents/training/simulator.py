@@ -48,6 +48,8 @@ class Simulator(Protocol):
     num_envs: int
     observation: Entry
     action: Entry
+    is_exact: bool
+    """Whether :meth:`restore` goes back to the state itself; if not, new episodes begin."""
 
     def reset(self, seed: int) -> TensorDictBase:
         """The first observations, batch size ``(num_envs,)``."""
@@ -111,6 +113,8 @@ def simulator(
 
 class GymnasiumSimulator:
     """See :class:`Simulator`."""
+
+    is_exact = True
 
     def __init__(self, env: VectorEnv, device: str, max_episode_steps: int | None) -> None:
         self.num_envs = env.num_envs
@@ -208,6 +212,8 @@ class GymnasiumSimulator:
 class TorchRLSimulator:
     """See :class:`Simulator`. Tensors stay on the environment's device if that is the agent's."""
 
+    is_exact = False
+
     def __init__(self, env: EnvBase, device: str) -> None:
         self.num_envs = env.batch_size.numel()
         spec = env.observation_spec["observation"]
@@ -218,10 +224,11 @@ class TorchRLSimulator:
         self._device = torch.device(device)
         self._acted: TensorDictBase = TensorDict()
         self._present: TensorDictBase = TensorDict()
+        self._seed, self._steps = 0, 0
 
     def reset(self, seed: int) -> TensorDictBase:
         self._env.set_seed(seed)
-        self._present = self._env.reset()
+        self._seed, self._present = seed, self._env.reset()
         return self._shown(self._present)
 
     def random_action(self, observation: TensorDictBase) -> TensorDictBase:
@@ -237,6 +244,7 @@ class TorchRLSimulator:
         env, acted = self._env, self._acted
         _check_tensor("action", acted["action"])
         action = acted["action"].to(env.device).reshape(env.action_spec.shape)
+        self._steps += 1
         stepped, following = env.step_and_maybe_reset(self._present.set("action", action))
         self._present = following
         nexts = stepped["next"]
@@ -253,13 +261,14 @@ class TorchRLSimulator:
         """Steps are taken at once."""
 
     def state(self) -> Any:
-        raise ValueError(
-            "The state of a TorchRL environment cannot be saved; give the trainer no run folder, "
-            "or a gymnasium environment."
-        )
+        return {"seed": self._seed, "steps": self._steps}
 
     def restore(self, state: Any) -> TensorDictBase:
-        raise ValueError("The state of a TorchRL environment cannot be restored.")
+        self._steps = state["steps"]
+        # Episodes that have not been there: seeds of a run of another length are far away.
+        observation = self.reset((state["seed"] + 1_000_003 * (1 + self._steps)) % 2**31)
+        self._seed = state["seed"]
+        return observation
 
     def _shown(self, data: TensorDictBase) -> TensorDictBase:
         shown = data.select("observation").reshape(self.num_envs)

@@ -65,6 +65,11 @@ class TorchRLBuffer:
         if isinstance(self._buffer, TensorDictReplayBuffer):  # a plain one has no priorities
             self._buffer.update_tensordict_priority(batch)
 
+    def end_episodes(self) -> None:
+        """Forget the steps that more were to be put together with."""
+        self._window = []
+        self._begin()
+
     def state_dict(self) -> dict[str, Any]:
         return {"buffer": self._buffer.state_dict(), **self._state()}
 

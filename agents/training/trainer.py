@@ -114,11 +114,9 @@ class Trainer:
                 f"{config.num_envs}."
             )
         if eval_env is None and config.eval_every:
-            if isinstance(env, EnvBase):
-                raise ValueError(
-                    "A TorchRL environment cannot be copied: give eval_env too, or eval_every=0."
-                )
-            eval_env = envs.like(env, min(config.eval_episodes, AT_ONCE))
+            copies = min(config.eval_episodes, AT_ONCE)
+            is_torchrl = isinstance(env, EnvBase)
+            eval_env = (envs.like_batched if is_torchrl else envs.like)(env, copies)
         if folder is not None:
             check_logger(config.logger)
             if config.eval_video_every:
@@ -228,6 +226,11 @@ class Trainer:
             else:
                 self.experience.load_state_dict(state["experience"])
             run.statistics.load_state_dict(state["statistics"])
+            if not run.simulator.is_exact:
+                end = getattr(self.experience, "end_episodes", None)
+                if end is not None:
+                    end()
+                run.statistics.end_episodes()
             run.step, self._seconds = state["step"], state["seconds"]
             self._filmed = run.step
             self._best = state.get("best_return", -math.inf)
@@ -260,7 +263,7 @@ class Trainer:
 
     def _begin(self, interrupted: Callable[[], object]) -> None:
         if self.folder is not None:
-            if isinstance(self.env, EnvBase) or not envs.is_resumable(self.env):
+            if isinstance(self.env, VectorEnv) and not envs.is_resumable(self.env):
                 raise ValueError(
                     "The state of this environment cannot be saved: give the trainer no run "
                     "folder, or an environment of maxentflow.envs.make."

@@ -135,9 +135,75 @@ def test_environments_that_cannot_be_saved_are_refused_with_a_folder_at_once(tmp
     env = gym.make_vec("CartPole-v1", 2, vectorization_mode="sync", **kwargs)
     with pytest.raises(ValueError, match=r"The state of this environment cannot be saved"):
         train(env, agent="soft-q", folder=RunFolder(tmp_path))
-    torchrl = envs.make_torchrl("Pendulum-v1")
-    with pytest.raises(ValueError, match=r"The state of this environment cannot be saved"):
-        train(torchrl, envs.make("Pendulum-v1"), folder=RunFolder(tmp_path))
+
+
+def folder_of(path, agent, **changes):
+    folder = RunFolder(path)
+    config = TrainerConfig(**{**RUN, "num_envs": 2, **changes})
+    folder.create(agents.make(agent, envs.make("Pendulum-v1"), **SMALL[agent]), config, TORCHRL)
+    return folder
+
+
+TORCHRL = "torchrl:Gym/Pendulum-v1"
+
+
+def test_a_run_in_torchrl_is_resumed_with_new_episodes(tmp_path):
+    """What was in progress is truncated in the replay, not joined to what comes after."""
+    settings = {"agent": "td3", "total_steps": 60, "checkpoint_every": 30}
+    folder = folder_of(tmp_path, **settings)
+    train(envs.make_batched(TORCHRL, 2), folder=folder, **settings)
+    kept = folder.load_checkpoint()
+    torch.manual_seed(0)
+    env = envs.make_batched(TORCHRL, 2)
+    agent = agents.make("td3", env, **SMALL["td3"])
+    config = TrainerConfig(**{**RUN, "num_envs": 2, "total_steps": 70})
+    trainer = Trainer(agent, env, config, folder, progress=False)
+    trainer.restore(kept)
+    assert trainer.step == 60
+    trainer.run()
+    data = trainer.experience.buffer[:]
+    following = data["next"]
+    assert following["done"][:, 0].nonzero()[:, 0].tolist() == [58, 59]
+    assert not following["terminated"].any()
+    joined = (following["observation"][58:60] == data["observation"][60:62]).all()
+    assert not joined
+    # Elsewhere each step goes on from the one before, in its own copy.
+    for first, last in ((0, 58), (60, 68)):
+        after = data["observation"][first + 2 : last + 2]
+        assert torch.equal(following["observation"][first:last], after)
+
+
+def test_a_rollout_in_torchrl_is_cut_where_it_is_resumed(tmp_path):
+    settings = {"agent": "ppo", "total_steps": 60, "warmup_steps": 0}
+    folder = folder_of(tmp_path, **settings)
+    train(envs.make_batched(TORCHRL, 2), folder=folder, **settings)
+    env = envs.make_batched(TORCHRL, 2)
+    agent = agents.make("ppo", env, **SMALL["ppo"])
+    config = TrainerConfig(**{**RUN, "num_envs": 2, "total_steps": 62, "warmup_steps": 0})
+    trainer = Trainer(agent, env, config, folder, progress=False)
+    trainer.restore(folder.load_checkpoint())
+    steps = trainer.experience.state_dict()["steps"]
+    if steps:
+        assert steps[-1]["next"]["truncated"].all()
+        assert steps[-1]["next"]["done"].all()
+        assert not any(step["next"]["done"].any() for step in steps[:-1])
+    trainer.run()
+    assert trainer.step == 62
+
+
+def test_evaluations_in_torchrl_agree_with_gymnasiums():
+    torch.manual_seed(0)
+    env = envs.make_batched("torchrl:Gym/CartPole-v1", 3)
+    agent = agents.make("soft-q", env, hidden=(8,))
+    result = agents.evaluate(agent.policy, env, episodes=30, seed=0, gamma=0.9)
+    expected = agents.evaluate(agent.policy, "CartPole-v1", episodes=30, seed=0, gamma=0.9)
+    assert result.cut == 0
+    np.testing.assert_array_equal(result.returns, result.lengths)  # a reward of 1 for each step
+    discounted = (1 - 0.9**result.lengths) / (1 - 0.9)
+    np.testing.assert_allclose(result.discounted_returns, discounted, rtol=1e-6)
+    assert result.first_observations.shape == (30, 4)
+    assert len(np.unique(result.first_observations[:, 0])) == 30
+    assert stats.ks_2samp(result.returns, expected.returns).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("form", ["id", "function", "keyword arguments"])
@@ -280,7 +346,9 @@ def test_settings_that_do_not_fit_torchrl_are_refused():
     env, made_for = envs.make_torchrl("Pendulum-v1"), envs.make("Pendulum-v1")
     with pytest.raises(ValueError, match=r"max_episode_steps is for gymnasium's .* StepCounter"):
         train(env, made_for, max_episode_steps=5)
-    with pytest.raises(ValueError, match=r"cannot be copied: give eval_env too, or eval_every=0"):
+    with pytest.raises(
+        ValueError, match=r"More of this environment cannot be made, .* \(eval_env\)"
+    ):
         train(env, made_for, eval_every=30)
     with pytest.raises(ValueError, match=r"has 1 copies, the configuration says num_envs=2"):
         train(env, made_for, num_envs=2)
