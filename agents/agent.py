@@ -284,10 +284,7 @@ class Agent:
             step.descend(norm)
         self.target_updater.step()
         self.updates += 1
-        for name, entry in report.items(True, True):
-            if entry.requires_grad:  # the loss alone, as a rule
-                report.set(name, entry.detach())
-        return report
+        return detached(report)
 
     def state_dict(self) -> dict[str, Any]:
         """All that later updates and actions depend on; it shares its tensors with the agent."""
@@ -348,6 +345,14 @@ def sum_of_losses(report: TensorDictBase, steps: Sequence[Step]) -> Tensor:
             )
         losses.append(loss)
     return reduce(torch.add, losses)
+
+
+def detached(report: TensorDictBase) -> TensorDictBase:
+    """A report without its graph; in place, since as a rule the loss alone has one."""
+    for name, entry in report.items(True, True):
+        if entry.requires_grad:
+            report.set(name, entry.detach())
+    return report
 
 
 def not_finite(verdict: Sequence[float]) -> FloatingPointError | None:

@@ -23,7 +23,7 @@ DURATION = 13
 
 _SEEN = 6  # cars, the own one first
 _FEATURES = ("presence", "x", "y", "vx", "vy", "cos_h", "sin_h")
-_EPISODES = 40  # of the figure
+_EPISODES = 20  # of the figure
 
 
 class IntersectionEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):

@@ -27,6 +27,10 @@ class Spaces(NamedTuple):
     Attributes:
         single_observation_space: of one copy.
         single_action_space: of one copy.
+
+    Example:
+        >>> spaces(make_batched("torchrl:Gym/CartPole-v1", 2)).single_action_space
+        Discrete(2)
     """
 
     single_observation_space: gym.spaces.Box
@@ -127,25 +131,27 @@ def like_batched(env: EnvBase, num_envs: int = 1) -> EnvBase:
 def spaces(env: EnvBase) -> Spaces:
     """The spaces of one copy of an environment of TorchRL, as gymnasium's.
 
+    Actions without bounds, as mjlab has them, are taken between -1 and 1.
+
     Raises:
-        ValueError: its actions are neither bounded numbers nor indices.
+        ValueError: its actions are neither numbers nor indices.
 
     Example:
         >>> spaces(make_batched("torchrl:Gym/Pendulum-v1", 2)).single_action_space
         Box(-1.0, 1.0, (1,), float32)
     """
-    from torchrl.data import Bounded, Categorical
+    from torchrl.data import Bounded, Categorical, Unbounded
 
     batch = len(env.batch_size)
     seen, acted = env.observation_spec["observation"], env.action_spec
     observation = gym.spaces.Box(-np.inf, np.inf, tuple(seen.shape[batch:]), _dtype(seen.dtype))
     if isinstance(acted, Categorical):
         return Spaces(observation, gym.spaces.Discrete(int(acted.space.n)))
-    if not isinstance(acted, Bounded):
-        raise ValueError(
-            f"Actions must be bounded numbers or indices, the environment has {acted}."
-        )
     shape = tuple(acted.shape[batch:])
+    if isinstance(acted, Unbounded) and acted.dtype.is_floating_point:
+        return Spaces(observation, gym.spaces.Box(-1.0, 1.0, shape, _dtype(acted.dtype)))
+    if not isinstance(acted, Bounded):
+        raise ValueError(f"Actions must be numbers or indices, the environment has {acted}.")
     low, high = (
         bound.reshape(-1, *shape)[0].cpu().numpy() for bound in (acted.space.low, acted.space.high)
     )

@@ -86,6 +86,8 @@ SLOW_COMMANDS = {
     "docs/howto/compare.md",
     "docs/howto/many_environments.md",
     "docs/measurements/untuned.md",
+    "docs/howto/export.md",
+    "docs/howto/sharing.md",
 }
 SLOW_PYTHON = {
     "docs/howto/many_seeds.md",

@@ -27,6 +27,7 @@ DISCRETE = {name: {"hidden": (8,)} for name in ("soft-q", "discrete-sac", "dqn",
 CASES = [("Pendulum-v1", *case) for case in CONTINUOUS.items()] + [
     ("CartPole-v1", *case) for case in DISCRETE.items()
 ]
+QUICK = {"meow", "sac", "discrete-sac", "dqn"}  # whose samples every test run looks at
 DRAWS = {"meow", "sac", "flow-sac", "sql", "ppo", "soft-q", "discrete-sac"}
 
 
@@ -60,7 +61,10 @@ def test_the_mode_is_that_of_the_policy_in_the_tasks_units(task, name, options, 
         np.testing.assert_allclose(policy(observation).numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("task", "name", "options"), CASES)
+@pytest.mark.parametrize(
+    ("task", "name", "options"),
+    [pytest.param(*c, marks=[] if c[1] in QUICK else pytest.mark.slow) for c in CASES],
+)
 def test_samples_have_the_policys_distribution(task, name, options, tmp_path):
     agent, env = make(task, name, options)
     noise = export(agent, env, tmp_path / "policy.pt2", stochastic=True)
@@ -78,14 +82,14 @@ def test_samples_have_the_policys_distribution(task, name, options, tmp_path):
         assert stats.ks_2samp(found[:, 0], own[:, 0]).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("format", ["torchscript", "onnx"])
-@pytest.mark.parametrize("stochastic", [False, True])
 @pytest.mark.parametrize(
-    ("task", "name"),
+    ("task", "name", "format", "stochastic"),
     [
-        ("Pendulum-v1", "meow"),
-        ("Pendulum-v1", "sac"),
-        ("CartPole-v1", "soft-q"),
+        pytest.param(*one, format, stochastic, marks=[] if quick else pytest.mark.slow)
+        for one in (("Pendulum-v1", "meow"), ("Pendulum-v1", "sac"), ("CartPole-v1", "soft-q"))
+        for format in ("torchscript", "onnx")
+        for stochastic in (False, True)
+        for quick in [(one[1] == "meow") == stochastic]
     ],
 )
 def test_other_formats(task, name, stochastic, format, tmp_path):
