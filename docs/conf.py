@@ -17,7 +17,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
     # of _ext
@@ -27,14 +26,20 @@ extensions = [
     "notebooks",
     "settings",
 ]
+if not tags.has("without_code"):  # noqa: F821 (of Sphinx); a fifth of a build's time
+    extensions.append("sphinx.ext.viewcode")
+
 exclude_patterns = ["_build", "_ext", "_static"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
 nitpicky = True
 nitpick_ignore_regex = [  # what others document, and no network is used to look up
-    ("py:.*", r"(collections|gymnasium|nn|normflows|np|numpy|os|pathlib|pd)\..*"),
+    ("py:.*", r"(collections|gym|gymnasium|nn|normflows|np|numpy|os|pathlib|pd)\..*"),
     ("py:.*", r"(tensordict|torch|torchrl|typing)\..*"),
-    ("py:.*", r"(DQN|DDPG|SAC|REDQ|TD3)Loss|GymWrapper|BatchNorm|Module"),  # torch's, TorchRL's
-    ("py:.*", r"\w+Error|Mapping|NDArray|Sequence|Any"),
+    (
+        "py:.*",
+        r"(DQN|DDPG|SAC|REDQ|TD3)Loss|EnvBase|GymWrapper|BatchNorm|Module",
+    ),  # torch's, TorchRL's
+    ("py:.*", r"\w+Error|Mapping|NDArray|Sequence|Any|VectorEnv"),
     ("py:class", r".*\._AcceptedKeys"),  # TorchRL's name for the keys, listed in each loss
     ("py:attr", r"module|env|replay_path"),  # attributes without a docstring
     ("py:meth", "synchronize"),

@@ -38,7 +38,8 @@ class IntersectionEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     there is no car. Action: an acceleration in :math:`[-1, 1]`, in units of 5 m/s². Reward: each
     second up to 1 for a speed between 7 and 9 m/s, -5 more for a collision; 1 for the arrival 25 m
     behind the intersection. Both end the episode, which is truncated after 13 seconds.
-    ``info["outcome"]`` is the index in :data:`OUTCOMES`, ``info["speed"]`` in m/s.
+    ``info["outcome"]`` is 1 after the arrival, 0 after a collision and -1 else; ``info["speed"]`` is
+    in m/s.
 
     Args:
         vehicles: cars at the start, at least 1.

@@ -79,7 +79,7 @@ def export(
     Args:
         agent: whose policy is written.
         env: a vector environment such as it was trained in.
-        path: of the file, with the suffix of its format, see :data:`SUFFIXES`.
+        path: of the file; it ends in .pt2, .pt or .onnx.
         format: what :func:`torch.export.load`, :func:`torch.jit.load` or ONNX runtimes read.
         stochastic: sample actions instead of taking the mode.
 
