@@ -33,13 +33,13 @@ class IntersectionEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     comes from the south at 10 m/s and keeps to its lane; once a second it chooses its
     acceleration. It can pass before another car or behind it, and both may be right.
 
-    Observation: of the own car and the five nearest others, presence, position and velocity in
-    units of 100 m and 20 m/s, and cosine and sine of the heading, shape ``(42,)``; zeros where
-    there is no car. Action: an acceleration in :math:`[-1, 1]`, in units of 5 m/s². Reward: each
-    second up to 1 for a speed between 7 and 9 m/s, -5 more for a collision; 1 for the arrival 25 m
-    behind the intersection. Both end the episode, which is truncated after 13 seconds.
-    ``info["outcome"]`` is 1 after the arrival, 0 after a collision and -1 else; ``info["speed"]`` is
-    in m/s.
+    Observation: of the own car and the five others that are nearest along its lane, presence,
+    position and velocity in units of 100 m and 20 m/s, and cosine and sine of the heading, shape
+    ``(42,)``; zeros where there is no car. Action: an acceleration in :math:`[-1, 1]`, in units of
+    5 m/s². Reward: each second up to 1 for a speed between 7 and 9 m/s, -5 more for a collision; 1
+    for the arrival 25 m behind the intersection. Both end the episode, which is truncated after 13
+    seconds. ``info["outcome"]`` is 1 after the arrival, 0 after a collision and -1 else;
+    ``info["speed"]`` is in m/s.
 
     Args:
         vehicles: cars at the start, at least 1.
@@ -99,6 +99,7 @@ class IntersectionEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
                     "vy": [-20, 20],
                 },
                 "absolute": True,
+                "see_behind": True,
             },
             "action": {
                 "type": "ContinuousAction",

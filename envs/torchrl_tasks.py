@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,16 +93,25 @@ def make_batched(
     if "categorical_action_encoding" in taken:  # indices in place of one-hot vectors
         own = {"categorical_action_encoding": True, **own}
     make: Any = partial(kind, *arguments)
-    if "num_envs" in taken:
-        env = _made(task, partial(make, num_envs=num_envs, **own))
-    elif kind.__name__ in _BATCHED:
-        env = _made(task, partial(make, batch_size=[num_envs], **own))
-    else:
-        _made(task, partial(make, **own)).close()  # in this process, so that refusals are raised
-        vector: Any = ParallelEnv if workers else SerialEnv
-        env = vector(num_envs, partial(make, **own))
-        env.start()  # or else it cannot be closed
-    env = TransformedEnv(env, _standard(env, task))
+    try:
+        if "num_envs" in taken:
+            env = make(num_envs=num_envs, **own)
+        elif kind.__name__ in _BATCHED:
+            env = make(batch_size=[num_envs], **own)
+        else:
+            one = make(**own)  # in this process, so that refusals are raised
+            _standard(one, task)
+            one.close()
+            vector: Any = ParallelEnv if workers else SerialEnv
+            env = vector(num_envs, partial(make, **own))
+            env.start()  # or else it cannot be closed
+        env = TransformedEnv(env, _standard(env, task))
+    except _RefusedError:
+        raise
+    except Exception as error:  # each simulator raises its own
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = reason.partition(". ")[0].removesuffix(".")
+        raise ValueError(f"Task {task!r} cannot be made: {reason}.") from error
     env.recipe = Recipe(task, {"device": device, **options})
     if seed is not None:
         env.set_seed(seed)
@@ -182,17 +191,13 @@ def _parsed(task: str) -> tuple[Any, list[str]]:
     return kind, arguments
 
 
+class _RefusedError(ValueError):
+    """A refusal in our own words."""
+
+
 def _parameters(kind: type) -> Mapping[str, inspect.Parameter]:
     own: Any = vars(kind).get("__init__")
     return {} if own is None else inspect.signature(own).parameters
-
-
-def _made(task: str, make: Callable[[], EnvBase]) -> EnvBase:
-    try:
-        return make()
-    except Exception as error:  # each simulator raises its own
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ValueError(f"Task {task!r} cannot be made: {reason.removesuffix('.')}.") from error
 
 
 def _standard(env: EnvBase, task: str) -> Any:
@@ -209,10 +214,18 @@ def _standard(env: EnvBase, task: str) -> Any:
     batch = len(env.batch_size)
     entries = dict(env.observation_spec.items(True, True))
     keys = [key for key, spec in entries.items() if spec is not None and key != "pixels"]
-    wide = [key for key in keys if entries[key].dtype.is_floating_point]
-    if not wide:
-        seen = ", ".join(map(str, keys)) or "nothing"
-        raise ValueError(f"Task {task!r} observes {seen}; numbers are needed.")
+    others = [
+        key
+        for key in keys
+        if not entries[key].dtype.is_floating_point or entries[key].ndim > batch + 1
+    ]
+    if others or not keys:
+        seen = f"{others[0]!r} as {_about(entries[others[0]])}" if others else "nothing"
+        raise _RefusedError(
+            f"Task {task!r} observes {seen}; vectors of real numbers are needed. In Python, "
+            "transforms of TorchRL can make them."
+        )
+    wide = keys
     flat = [key for key in wide if entries[key].ndim == batch]
     transforms: list[Any] = []
     if flat:
@@ -223,6 +236,10 @@ def _standard(env: EnvBase, task: str) -> Any:
     if isinstance(env.action_spec, Bounded) and env.action_spec.dtype.is_floating_point:
         transforms.append(ActionScaling())
     return Compose(*transforms)
+
+
+def _about(spec: Any) -> str:
+    return f"{spec.dtype} of shape {tuple(spec.shape)}"
 
 
 def _dtype(dtype: torch.dtype) -> Any:

@@ -51,4 +51,4 @@ def run(arguments: list[str]) -> None:
         for each in noise
     )
     print(f"{path}: from observation{inputs} to action, in the units of {description.env}")
-    print(f"Inputs and output: {path.with_suffix('.json')}")
+    print(f"Inputs and output: {path}.json")

@@ -49,6 +49,7 @@ STYLES = (
 """Six, told apart by readers in grey and by those who do not see all colours (Okabe and Ito)."""
 
 _COLUMNS = 3
+_FEW = 20  # points; each is marked
 
 
 @cache
@@ -152,7 +153,8 @@ def metrics(rows: Sequence[Mapping[str, float]], columns: Sequence[str], path: P
         axes.remove()
     for axes, name in zip(panels, columns, strict=False):
         points = [(row["step"], row[name]) for row in rows if name in row]
-        axes.plot(*zip(*points, strict=True), color=STYLES[0].color, linewidth=1)
+        marker = "." if len(points) < _FEW else ""
+        axes.plot(*zip(*points, strict=True), color=STYLES[0].color, linewidth=1, marker=marker)
         axes.set_title(name, fontsize="small")
         axes.tick_params(labelsize="x-small")
         axes.grid(alpha=0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 
 from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.training import Evaluation, RunFolder, evaluate, record_video
-from maxentflow.agents.training.archive import pack
+from maxentflow.agents.training.archive import check_new, pack
 from maxentflow.agents.training.description import Description, make_env, read, trained
 from maxentflow.agents.training.evaluation import AT_ONCE
 
@@ -45,6 +46,7 @@ def run(arguments: list[str]) -> None:
     check_least(options, episodes=1, seed=0)
     folder = RunFolder(options.run)
     out = options.out or Path(f"{folder.path.resolve().name}.zip")
+    check_new(out.expanduser())
     description = read(folder)
     env = make_env(description, min(options.episodes, AT_ONCE))
     policy = trained(description, folder, env).policy
@@ -55,13 +57,18 @@ def run(arguments: list[str]) -> None:
         if video is not None:
             settings: dict[str, Any] = {"seed": options.seed, **description.env_options}
             record_video(policy, description.env, video, **settings)
-        pack(folder, out, card=_card(description, folder, result, video), video=video)
+        card = _card(description, folder, result, options.seed, video)
+        pack(folder, out, card=card, video=video)
     print(f"{out}: {description.agent} in {description.env}, mode: {result}")
-    print(f"Next:\n  maxentflow evaluate {out}")
+    print(f"Next:\n  maxentflow evaluate {shlex.quote(str(out))}")
 
 
 def _card(
-    description: Description, folder: RunFolder, result: Evaluation, video: Path | None
+    description: Description,
+    folder: RunFolder,
+    result: Evaluation,
+    seed: int,
+    video: Path | None,
 ) -> str:
     """A model card, with the metadata that model hubs read."""
     config = description.trainer_config
@@ -97,11 +104,11 @@ def _card(
 # {description.agent} in {description.env}
 
 Trained with maxentflow for {config.total_steps:,} environment steps at most, seed {config.seed}.
-Mode of the policy: {result}, from seed 0 on.
+Mode of the policy: {result}, from seed {seed} on.
 {film}
 ```bash
 pip install "maxentflow[all]"
-maxentflow evaluate ARCHIVE.zip --episodes {len(result.returns)}
+maxentflow evaluate ARCHIVE.zip --episodes {len(result.returns)} --seed {seed}
 ```
 
 `config.yaml` has all settings, `metrics.csv` the course of training.

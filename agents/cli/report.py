@@ -63,7 +63,11 @@ def run(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as place:
         parts = [_overview(folders), _curves(folders, Path(place) / "curves.png")]
         for index, folder in enumerate(folders):
-            parts.append(_about(folder, Path(place) / str(index), options))
+            parts.append(f"<h2>{escape(str(folder))}</h2>")
+            try:
+                parts.append(_about(folder, Path(place) / str(index), options))
+            except ValueError as error:  # the other runs have their sections all the same
+                parts.append(f'<p class="look">{escape(str(error))}</p>')
     text = page.page("maxentflow report", parts)
     try:
         write_atomically(options.out, text.encode())
@@ -95,7 +99,10 @@ def _curves(folders: Sequence[RunFolder], path: Path) -> str:
     having = [f for f in folders if any(row.get("eval_return") for row in read_metrics(f))]
     if not having:
         return "<p>No run has been evaluated yet.</p>"
-    figures.learning_curves(read_curves(having), path)
+    try:
+        figures.learning_curves(read_curves(having), path)
+    except ValueError as error:  # such as two runs of a seed, which are no curve together
+        return f"<h2>Returns of evaluations</h2><p>{escape(str(error))}</p>"
     return f"<h2>Returns of evaluations</h2>{page.image(path, 'Learning curves')}"
 
 
@@ -103,7 +110,7 @@ def _about(folder: RunFolder, place: Path, options: _Report) -> str:
     """All about one run."""
     place.mkdir()
     rows = _rows(folder)
-    parts = [f"<h2>{escape(str(folder))}</h2>"]
+    parts = []
     description = read(folder)
     env = make_env(description, 1)
     agent = trained(description, folder, env)

@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> None:
         env = make_env(description, 1)
         policy = trained(description, folder, env, best=options.best).policy
         env.close()
-    name = options.run.resolve().stem
+    name = options.run.resolve().name.removesuffix(".zip")
     for seed in range(options.seed, options.seed + options.episodes):
         how: dict[str, Any] = {"deterministic": not options.stochastic, "seed": seed}
         how |= description.env_options

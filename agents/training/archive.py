@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -11,13 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from maxentflow.agents.training.run_folder import RunFolder
+from maxentflow.envs.tasks import TORCHRL
 
-__all__ = ["opened", "pack"]
+__all__ = ["check_new", "opened", "pack"]
 
 CARD = "README.md"
 VIDEO = "video.mp4"
 _NEEDED = "config.yaml", "checkpoints/latest.pt"
 _NAMES = *_NEEDED, "checkpoints/best.pt", "metrics.csv", CARD, VIDEO
+_DAMAGE = zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError
+_FOLDERS = ("checkpoints/",)  # entries that some programs add
 _LARGEST = 4 * 2**30  # bytes of all files, unpacked
 
 
@@ -38,17 +43,14 @@ def pack(
         ValueError: the run has no checkpoint yet, there is such a file, or it cannot be written.
     """
     path = Path(path).expanduser()
-    if path.suffix != ".zip":
-        raise ValueError(f"An archive must be a .zip file, got {path}.")
-    if path.exists():
-        raise ValueError(f"There is a file {path} already.")
-    if folder.load_checkpoint() is None:
-        raise ValueError(f"{folder} has no checkpoint yet.")
+    check_new(path)
+    newest = _newest(folder)
     unfinished = path.with_name(f"unfinished-{path.name}")
     try:
         with zipfile.ZipFile(unfinished, "x", zipfile.ZIP_DEFLATED) as archive:
-            for name in _NAMES:
-                if (folder.path / name).is_file() and name not in (CARD, VIDEO):
+            archive.write(newest, "checkpoints/latest.pt")
+            for name in ("config.yaml", "checkpoints/best.pt", "metrics.csv"):
+                if (folder.path / name).is_file():
                     archive.write(folder.path / name, name)
             archive.writestr(CARD, card)
             if video is not None:
@@ -58,6 +60,32 @@ def pack(
         raise ValueError(f"Cannot write to {path}: {error.strerror or error}.") from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def check_new(path: Path) -> None:
+    """Refuse a path that no new archive can have.
+
+    Raises:
+        ValueError: it is no .zip file, there is one already, or its folder is missing.
+    """
+    if path.suffix != ".zip":
+        raise ValueError(f"An archive must be a .zip file, got {path}.")
+    if path.exists():
+        raise ValueError(f"There is a file {path} already.")
+    if not path.parent.is_dir():
+        raise ValueError(f"Cannot write to {path}: {path.parent} is no folder.")
+
+
+def _newest(folder: RunFolder) -> Path:
+    """The newest checkpoint that is whole."""
+    refusal = ValueError(f"{folder} has no checkpoint yet.")
+    for path, previous in ((folder.checkpoint_path, False), (folder.previous_path, True)):
+        try:
+            if folder.load_checkpoint(previous=previous) is not None:
+                return path
+        except ValueError as error:
+            refusal = error
+    raise refusal
 
 
 @contextmanager
@@ -74,14 +102,28 @@ def opened(path: str | os.PathLike[str]) -> Iterator[RunFolder]:
         yield RunFolder(path)
         return
     with tempfile.TemporaryDirectory() as place:
-        _unpack(path, Path(place))
-        yield RunFolder(place)
+        try:
+            _unpack(path, Path(place))
+            _check_task(RunFolder(place))
+            yield RunFolder(place)
+        except ValueError as error:  # in the user's words
+            raise ValueError(str(error).replace(place, str(path))) from error
+
+
+def _check_task(folder: RunFolder) -> None:
+    """Refuse a task that gymnasium would import a module for: it may be anybody's choice."""
+    module, colon, _ = str(folder.config()["env"] or "").partition(":")
+    if colon and f"{module}:" != TORCHRL and module not in sys.modules:
+        raise ValueError(
+            f"{folder} needs the module {module!r}, which makes its task: if you trust it, give "
+            f"--import {module}, or import it before."
+        )
 
 
 def _unpack(path: Path, place: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+            entries = [entry for entry in archive.infolist() if entry.filename not in _FOLDERS]
             names = [entry.filename for entry in entries]
             others = [name for name in names if name not in _NAMES]
             missing = [name for name in _NEEDED if name not in names]
@@ -93,5 +135,12 @@ def _unpack(path: Path, place: Path) -> None:
             for name in names:
                 (place / name).parent.mkdir(exist_ok=True)
                 (place / name).write_bytes(archive.read(name))  # compares checksums
-    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        OSError,
+        RuntimeError,
+    ) as error:
         raise ValueError(f"{path} is no archive of a run: {error}.") from error

@@ -59,7 +59,8 @@ class Schedule(Callback):
     Args:
         put: takes the trainer and the number, and puts it where it belongs.
         value: of the share of the run's steps that are taken, in [0, 1].
-        every: steps from one setting to the next.
+        every: steps from one setting to the next; the first is after the first step of a run, and
+            of one that is resumed.
 
     Raises:
         ValueError: ``every`` is below 1.
@@ -86,14 +87,20 @@ class Schedule(Callback):
         value: Callable[[float], float],
         every: int = 1_000,
     ) -> None:
-        if every < 1:
+        if not every >= 1:
             raise ValueError(f"every must be at least 1, got {every}.")
         self._put, self._value, self._every = put, value, every
+        self._has_begun = False
 
     def on_step(self, trainer: Any) -> None:
         step, total = trainer.step, trainer.config.total_steps
-        if step % self._every < trainer.config.num_envs or step >= total:
+        due = step % self._every < trainer.config.num_envs or step >= total
+        if due or not self._has_begun:
+            self._has_begun = True
             self._put(trainer, self._value(min(step / total, 1.0)))
+
+    def on_end(self, trainer: Any) -> None:
+        self._has_begun = False
 
 
 class StopAtReturn(Callback):

@@ -202,12 +202,15 @@ def _use_newest(folder: RunFolder, use: Callable[[dict[str, Any]], object]) -> b
         try:
             state = folder.load_checkpoint(previous=previous)
             if state is None:
+                if not previous and folder.previous_path.exists():
+                    refusals.append(ValueError(f"{path} is missing."))
                 continue
             with _refused(str(path)):
                 use(state)
         except ValueError as error:
             refusals.append(error)
             continue
+        folder.distrusts_latest = previous
         for refusal in refusals:
             print(f"{refusal} {path}, of step {state['step']}, is used.", file=sys.stderr)
         return True

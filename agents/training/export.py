@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -73,7 +74,7 @@ def export(
     :func:`maxentflow.envs.make` gives it, and gives ``action``, shape ``(rows, *action_shape)``,
     in the units of the task as gymnasium makes it: within its bounds, not in [-1, 1]. Whatever
     standardises observations in the policy is part of it. A sampling policy also takes its random
-    numbers. Beside the file lies a .json that names inputs and output. What was written is run on
+    numbers. Beside the file, FILE.json names inputs and output. What was written is run on
     1,000 observations and compared with the policy.
 
     Args:
@@ -121,8 +122,8 @@ def export(
                 found = run(*given)
             _compare(expected, found, path)
             description = _description(agent, env, format, stochastic, noise)
-            write_atomically(path.with_suffix(".json"), description.encode())
             unfinished.replace(path)
+            write_atomically(path.with_name(f"{path.name}.json"), description.encode())
         except OSError as error:
             raise ValueError(f"Cannot write to {path}: {error.strerror or error}.") from error
         finally:
@@ -288,15 +289,21 @@ def _write_onnx(
 ) -> _Run:
     import onnxruntime
 
-    torch.onnx.export(
-        _program(policy, given),
-        f=str(path),
-        input_names=list(names),
-        output_names=["action"],
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    program = _program(policy, given)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells what else it could do
+    try:
+        torch.onnx.export(
+            program,
+            f=str(path),
+            input_names=list(names),
+            output_names=["action"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    except Exception as error:  # of any kind, from deep within
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ValueError(f"The policy cannot be exported to ONNX: {reason}") from error
     session = onnxruntime.InferenceSession(path.read_bytes())
 
     def run(*inputs: Tensor) -> Tensor:
@@ -329,7 +336,7 @@ def _check(path: Path, format: str) -> None:
     if format not in SUFFIXES:
         raise ValueError(f"Unknown format {format!r}; known: {', '.join(get_args(Format))}.")
     if path.suffix != SUFFIXES[format]:
-        raise ValueError(f"A {format} file must end in {SUFFIXES[format]}, got {path}.")
+        raise ValueError(f"A file of format {format} must end in {SUFFIXES[format]}, got {path}.")
     if not path.parent.is_dir():
         raise ValueError(f"Cannot write to {path}: {path.parent} is no folder.")
     missing = [name for name in _NEEDED.get(format, ()) if importlib.util.find_spec(name) is None]

@@ -303,9 +303,10 @@ class Replay:
 
     def end_episodes(self) -> None:
         """Take the episodes in progress as truncated: what is added next does not go on from
-        there."""
+        there. The file that holds them is written anew by the next call of :meth:`save`."""
         if not self._size:
             return
+        self._files = self._files[:-1]
         last = (self._now - self.num_envs) % self._rows
         for index in range(self.num_envs):
             if last + index not in self._ends:

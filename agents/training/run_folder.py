@@ -76,6 +76,8 @@ class RunFolder:
         self.tensorboard_path = self.path / "tensorboard"
         self.figures_path = self.path / "figures"
         self.videos_path = self.path / "videos"
+        self.distrusts_latest = False
+        """Whether the latest checkpoint was found to be of no use; the one before is then kept."""
         self._files: list[str] | None = None  # of the replay at the latest checkpoint
         self._lock: Any = None
 
@@ -226,11 +228,10 @@ class RunFolder:
         """Keep the latest checkpoint under the other name; give the files of its replay."""
         if not self.checkpoint_path.exists():
             return []
-        if self._files is None:
-            try:
-                self._files = list(load(self.checkpoint_path)["experience"]["files"])
-            except (ValueError, KeyError, TypeError):  # damaged, or without files
-                self._files = []
+        if self._files is None:  # the first of this process
+            if self.distrusts_latest or not _is_whole(self.checkpoint_path):
+                return _files_of(self.previous_path)  # which stays the one before
+            self._files = _files_of(self.checkpoint_path)
         unfinished = self.previous_path.with_suffix(".unfinished")
         unfinished.unlink(missing_ok=True)
         try:
@@ -381,6 +382,22 @@ class RunFolder:
 
     def _write_config(self, content: dict[str, Any]) -> None:
         write_atomically(self.config_path, yaml.safe_dump(content, sort_keys=False).encode())
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        load(path)
+    except ValueError:
+        return False
+    return True
+
+
+def _files_of(path: Path) -> list[str]:
+    """The files of the replay at a checkpoint, as far as it says."""
+    try:
+        return list(load(path)["experience"]["files"])
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def _lock(file: IO[str]) -> None:

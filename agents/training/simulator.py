@@ -12,6 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+from torchrl.data import Unbounded
 from torchrl.envs import EnvBase
 
 from maxentflow import envs
@@ -232,7 +233,10 @@ class TorchRLSimulator:
         return self._shown(self._present)
 
     def random_action(self, observation: TensorDictBase) -> TensorDictBase:
-        action = self._env.rand_action(self._present.clone(recurse=False))["action"]
+        if isinstance(self._env.action_spec, Unbounded):  # see envs.spaces
+            action = torch.rand(self._env.action_spec.shape).mul_(2.0).sub_(1.0)
+        else:
+            action = self._env.rand_action(self._present.clone(recurse=False))["action"]
         return observation.set(
             "action", action.reshape(self.num_envs, *self.action.shape).to(self._device)
         )

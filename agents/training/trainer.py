@@ -397,7 +397,7 @@ class Trainer:
 
 def _check_films(env: VectorEnv | EnvBase | None) -> None:
     """Refuse evaluations that cannot be filmed."""
-    recipe = getattr(env, "recipe", None)
+    recipe = getattr(env, "recipe", None) if isinstance(env, VectorEnv) else None
     if recipe is None or isinstance(recipe.task, gym.Env):
         raise ValueError(
             "eval_video_every needs evaluations in an environment of maxentflow.envs.make, by its "

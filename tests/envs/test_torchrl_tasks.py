@@ -124,6 +124,8 @@ def test_more_of_an_environment(device):
         ("torchrl:Gym", {}, "needs"),
         ("torchrl:Gym/Nope-v0", {}, "cannot be made: Environment `Nope` doesn't exist"),
         ("torchrl:MJLab/Mjlab-Cartpole", {}, "pip install mjlab"),
+        ("torchrl:Gym/Blackjack-v1", {}, "cannot be made: Could not run"),
+        ("torchrl:Gym/FrozenLake-v1", {}, "vectors of real numbers are needed"),
         ("torchrl:Device/x", {"fail": True}, "cannot be made: the simulator is out of order"),
         (PENDULUM, {"num_envs": 0}, "num_envs must be at least 1, got 0"),
     ],

@@ -55,6 +55,15 @@ def test_a_run_that_was_not_evaluated(tmp_path, without_conclusion):
     assert "No run has been evaluated yet." in Page(out.read_text()).texts
 
 
+def test_a_run_that_cannot_be_looked_at_costs_the_others_nothing(run, tmp_path, finished):
+    (run / "checkpoints" / "latest.pt").unlink()
+    (run / "checkpoints" / "previous.pt").unlink()
+    main(["report", str(run), str(finished("td3")), "--out", str(tmp_path / "report.html")])
+    page = Page((tmp_path / "report.html").read_text())
+    assert f"{run} has no checkpoint yet." in page.texts
+    assert "saturated actions" in page.texts
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

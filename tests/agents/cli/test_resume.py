@@ -311,7 +311,7 @@ def test_the_last_two_checkpoints_are_kept_with_their_replay(run):
     [
         (lambda folder: flip(folder.checkpoint_path), True),
         (lambda folder: folder.checkpoint_path.write_bytes(b"PK half of it"), True),
-        (lambda folder: folder.checkpoint_path.unlink(), False),
+        (lambda folder: folder.checkpoint_path.unlink(), True),
         (lambda folder: flip(max(folder.replay_path.iterdir())), True),
     ],
     ids=["a bit", "cut short", "gone", "a bit of the newest part of the replay"],
@@ -330,6 +330,24 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     for part in ("loss", "policy"):
         for name, entry in before[part].items():
             assert torch.equal(entry, after[part][name]), name
+
+
+def test_the_good_checkpoint_stays_until_there_is_another(run, monkeypatch, capsys):
+    """The newest is damaged, and the disk is full when the next is to be written."""
+    folder, save = RunFolder(run), RunFolder._save
+    folder.checkpoint_path.write_bytes(b"PK half of it")
+
+    def full(self, state, name):
+        if name == "latest.pt":
+            raise OSError(28, "No space left on device")
+        return save(self, state, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "_save", full)
+        assert stopped(["train", "--resume", run]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert folder.load_checkpoint(previous=True)["step"] == 50
+    main(["evaluate", str(run), "--episodes", "1"])
 
 
 def test_both_checkpoints_damaged(run, refused, command):

@@ -21,7 +21,7 @@ def test_export_writes_the_policy_and_says_what_it_takes(run, tmp_path, capsys):
     assert first == (
         f"{out}: from observation, noise (rows, 1) normal to action, in the units of {PROBE}"
     )
-    assert second == f"Inputs and output: {out.with_suffix('.json')}"
+    assert second == f"Inputs and output: {out}.json"
     main(["export", str(run)])
     policy = torch.export.load(run / "policy.pt2").module()
     observation = torch.randn(4, 2)

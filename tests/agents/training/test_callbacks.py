@@ -173,7 +173,7 @@ def test_a_schedule_follows_the_share_of_the_run():
     )
     schedule = Schedule(lambda trainer, number: told.append(number), lambda share: share, every=20)
     agents.Trainer(agent, env, config, callbacks=[schedule], progress=False).run()
-    assert told == [21 / 60, 42 / 60, 60 / 60]
+    assert told == [3 / 60, 21 / 60, 42 / 60, 60 / 60]
 
 
 def test_a_schedule_needs_an_interval():

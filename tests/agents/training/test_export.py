@@ -130,7 +130,7 @@ def test_what_lies_beside_it_names_inputs_and_output(tmp_path):
     agent, env = make("Pendulum-v1", "sac", {"hidden": (8,)})
     noise = export(agent, env, tmp_path / "policy.pt2", stochastic=True)
     assert noise == [Noise("noise", "normal", (1,))]
-    about = json.loads((tmp_path / "policy.json").read_text())
+    about = json.loads((tmp_path / "policy.pt2.json").read_text())
     assert about["task"] == "Pendulum-v1"
     assert about["observation"] == {"shape": [3], "dtype": "float32"}
     assert about["action"] == {"shape": [1], "dtype": "float32", "low": [-2.0], "high": [2.0]}
@@ -160,6 +160,15 @@ def test_refusals(path, format, message, tmp_path):
     agent, env = make("Pendulum-v1", "td3", {"hidden": (8,)})
     with pytest.raises(ValueError, match=message):
         export(agent, env, tmp_path / path, format=format)
+
+
+def test_what_onnx_does_not_take_is_refused(tmp_path):
+    agent, env = make(
+        "Pendulum-v1", "meow", {"flow": "mixture-cdf", "flow_options": {"blocks": 1}}
+    )
+    with pytest.raises(ValueError, match="The policy cannot be exported to ONNX: "):
+        export(agent, env, tmp_path / "policy.onnx", format="onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_torchscript_does_not_take_is_refused(tmp_path):

@@ -75,3 +75,7 @@ def test_what_cannot_be_filmed_is_refused_before_training(tmp_path):
     config = TrainerConfig(**LENGTHS, eval_video_every=30)
     with pytest.raises(ValueError, match=r"in an environment of maxentflow\.envs\.make"):
         Trainer(agent, env, config, RunFolder(tmp_path), eval_env=envs.make(envs.MultiGoalEnv()))
+    torchrl = envs.make_batched("torchrl:Gym/Pendulum-v1")
+    agent = agents.make("sac", torchrl, hidden=(8,))
+    with pytest.raises(ValueError, match=r"in an environment of maxentflow\.envs\.make"):
+        Trainer(agent, torchrl, config, RunFolder(tmp_path))

@@ -172,6 +172,19 @@ def test_a_run_in_torchrl_is_resumed_with_new_episodes(tmp_path):
         after = data["observation"][first + 2 : last + 2]
         assert torch.equal(following["observation"][first:last], after)
 
+    folder = trainer.folder
+    again = Trainer(agent, env, config, folder, progress=False)
+    again.restore(folder.load_checkpoint())
+    assert not differences(again.experience.buffer[:60].to_dict(), data[:60].to_dict())
+
+
+def test_random_actions_without_bounds_are_taken_between_their_ends():
+    env = Batched(4)
+    env.action_spec = Unbounded((4, 1))
+    steps = simulator(env)
+    drawn = torch.cat([steps.random_action(steps.reset(0))["action"] for _ in range(500)])
+    assert stats.kstest(drawn[:, 0].numpy(), "uniform", (-1, 2)).pvalue > 1e-3
+
 
 def test_a_rollout_in_torchrl_is_cut_where_it_is_resumed(tmp_path):
     settings = {"agent": "ppo", "total_steps": 60, "warmup_steps": 0}
