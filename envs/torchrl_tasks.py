@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Spaces", "like_batched", "make_batched", "spaces"]
 
+_LONGEST = 200  # characters of a simulator's own words
 _BATCHED = ("BraxEnv", "JumanjiEnv", "MujocoPlaygroundEnv")  # by an argument batch_size
 
 
@@ -110,8 +111,9 @@ def make_batched(
         raise
     except Exception as error:  # each simulator raises its own
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        reason = reason.partition(". ")[0].removesuffix(".")
-        raise ValueError(f"Task {task!r} cannot be made: {reason}.") from error
+        raise ValueError(
+            f"Task {task!r} cannot be made: {reason[:_LONGEST].removesuffix('.')}."
+        ) from error
     env.recipe = Recipe(task, {"device": device, **options})
     if seed is not None:
         env.set_seed(seed)
