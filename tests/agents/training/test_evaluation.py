@@ -216,7 +216,8 @@ def test_a_torchrl_environment():
         with set_exploration_type(ExplorationType.DETERMINISTIC):
             data = env.rollout(1_000, Scripted(lean))
         assert result.lengths[index] == len(data)
-        assert result.returns[index] == data["next", "reward"].sum().item()
+        expected = data["next", "reward"].double().sum().item()
+        assert result.returns[index] == pytest.approx(expected, rel=1e-12)
     assert result.cut == 0
 
 
