@@ -178,10 +178,11 @@ def _train(runs: list[_Run]) -> None:
             print(f"Seed {each.trainer.config.seed}:")
         conclude(each.description, each.trainer, each.folder)
     first = runs[0]
+    shown = first.trainer.config.logger == "tensorboard"
     print(
         "Next:\n"
         f"  maxentflow evaluate {first.folder} --episodes 20 --stochastic\n"
         f"  maxentflow train --resume {folders} --total-steps {2 * first.trainer.step}\n"
         f"  maxentflow train {first.description.agent} --env {first.description.env} --help\n"
-        f"  tensorboard --logdir {first.folder}"
+        f"  {'tensorboard --logdir' if shown else 'maxentflow show'} {first.folder}"
     )

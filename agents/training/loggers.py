@@ -66,9 +66,13 @@ class Metrics:
         text = "".join(",".join(line) + "\n" for line in lines)
         try:
             write_atomically(self._path, text.encode())
-            self._logger = _logger(logger, folder, from_step)
         except OSError as error:
             raise ValueError(f"Cannot write to {folder}: {error.strerror}.") from error
+        try:
+            self._logger = _logger(logger, folder, from_step)
+        except Exception as error:  # each service raises its own
+            reason = (str(error) or type(error).__name__).partition("\n")[0].removesuffix(".")
+            raise ValueError(f"The logger {logger!r} cannot be used: {reason}.") from error
 
     def write(self, row: dict[str, float]) -> None:
         """Append a row; columns without a value stay empty."""
@@ -101,18 +105,19 @@ def _logger(name: Logger, folder: RunFolder, from_step: int) -> _Scalars | None:
         return None
     if name == "tensorboard":
         return _TensorBoard(folder, from_step)
-    from torchrl.record import loggers  # a second to import
+    from torchrl.record.loggers import mlflow, trackio, wandb  # a second to import
+    from torchrl.record.loggers.csv import CSVLogger
 
     project, title = os.environ.get("WANDB_PROJECT", _PROJECT), folder.path.name
     if name == "csv":
-        return loggers.CSVLogger(title, log_dir=str(folder.path / "csv"))
+        return CSVLogger(title, log_dir=str(folder.path / "csv"))
     if name == "wandb":
         settings = {"project": project, "id": _wandb_id(folder.path), "log_env_packages": False}
-        return loggers.WandbLogger(title, log_dir=str(folder.path), **settings)
+        return wandb.WandbLogger(title, log_dir=str(folder.path), **settings)
     if name == "trackio":
-        return loggers.TrackioLogger(title, project=project, resume="allow")
+        return trackio.TrackioLogger(title, project=project, resume="allow")
     own = f"sqlite:///{(folder.path / 'mlflow.db').resolve()}"
-    return _MLflow(loggers.MLFlowLogger(_PROJECT, os.environ.get("MLFLOW_TRACKING_URI", own)))
+    return _MLflow(mlflow.MLFlowLogger(_PROJECT, os.environ.get("MLFLOW_TRACKING_URI", own)))
 
 
 class _TensorBoard:

@@ -49,7 +49,7 @@ def test_wandb_is_told_every_number_and_finds_its_run_again(tmp_path, monkeypatc
         def close(self):
             told.append("closed")
 
-    monkeypatch.setattr("torchrl.record.loggers.WandbLogger", Wandb)
+    monkeypatch.setattr("torchrl.record.loggers.wandb.WandbLogger", Wandb)
     monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda _: True)
     folder = trained(tmp_path / "run", logger="wandb")
     ((title, settings),) = made
@@ -71,3 +71,21 @@ def test_a_package_that_is_missing_is_named_before_anything_is_done(name, tmp_pa
 def test_an_unknown_logger():
     with pytest.raises(ValueError, match=r"Unknown logger 'wand'; known: tensorboard, csv, wandb"):
         loggers.check_logger("wand")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("wandb", "torchrl.record.loggers.wandb.WandbLogger"),
+        ("mlflow", "torchrl.record.loggers.mlflow.MLFlowLogger"),
+        ("trackio", "torchrl.record.loggers.trackio.TrackioLogger"),
+    ],
+)
+def test_a_service_that_fails_is_a_sentence(name, place, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no account.\nA page of advice.")
+
+    monkeypatch.setattr(place, fail)
+    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda _: True)
+    with pytest.raises(ValueError, match=rf"^The logger '{name}' cannot be used: no account\.$"):
+        trained(tmp_path / "run", logger=name)
