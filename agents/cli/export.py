@@ -11,7 +11,8 @@ import tyro
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.training import RunFolder
 from maxentflow.agents.training.description import make_env, read, trained
-from maxentflow.agents.training.export import SUFFIXES, Format, export
+from maxentflow.agents.training.export import export
+from maxentflow.agents.training.formats import SUFFIXES, Format
 
 __all__ = ["run"]
 

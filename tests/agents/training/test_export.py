@@ -12,7 +12,9 @@ from scipy import stats
 
 from maxentflow import agents, envs
 from maxentflow.agents.training import export as module
-from maxentflow.agents.training.export import SUFFIXES, Noise, export
+from maxentflow.agents.training.export import export
+from maxentflow.agents.training.formats import SUFFIXES
+from maxentflow.agents.training.portable import Noise
 
 CONTINUOUS = {
     "meow": {"flow_options": {"blocks": 1}},
@@ -194,7 +196,7 @@ def test_a_file_that_gives_other_actions_is_not_kept(tmp_path, monkeypatch):
         path.write_text("wrong")
         return lambda observation: policy(observation) + 0.01
 
-    monkeypatch.setitem(module._WRITERS, "torch-export", wrong)
+    monkeypatch.setitem(module.WRITERS, "torch-export", wrong)
     with pytest.raises(ValueError, match="was not written: its actions differ from the policy's"):
         export(agent, env, tmp_path / "policy.pt2")
     assert {each.name for each in tmp_path.iterdir()} == {"policy.pt2"}
