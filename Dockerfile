@@ -8,9 +8,7 @@ RUN apt-get update \
 
 WORKDIR /opt/maxentflow
 COPY . .
-RUN pip install --no-cache-dir --constraint constraints.txt \
-        torch --extra-index-url https://download.pytorch.org/whl/cpu \
-    && pip install --no-cache-dir --constraint constraints.txt --editable ".[all]"
+RUN pip install --no-cache-dir --constraint constraints.txt --editable ".[all]"
 
 WORKDIR /work
 ENTRYPOINT ["maxentflow"]
