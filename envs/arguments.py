@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PATHS", "check_blocked", "check_render_mode", "is_number", "is_whole", "two_numbers"]
+__all__ = [
+    "PATHS",
+    "check_blocked",
+    "check_render_mode",
+    "finite_numbers",
+    "is_number",
+    "is_whole",
+]
 
 PATHS = ("bridge", "tunnel")
 """The two ways to a goal; ``info["path"]`` is the index of the one taken."""
@@ -36,9 +43,10 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def two_numbers(action: Any) -> NDArray[np.float64]:
-    """An action of two finite numbers, in double precision; a ValueError for any other."""
+def finite_numbers(action: Any, size: int) -> NDArray[np.float64]:
+    """An action of one or two finite numbers, in double precision; a ValueError for any other."""
     action = np.asarray(action, dtype=np.float64)
-    if action.shape != (2,) or not np.isfinite(action).all():
-        raise ValueError(f"action must be two finite numbers, got {action.tolist()}.")
+    if action.shape != (size,) or not np.isfinite(action).all():
+        said = "one finite number" if size == 1 else "two finite numbers"
+        raise ValueError(f"action must be {said}, got {action.tolist()}.")
     return action

@@ -10,7 +10,12 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from maxentflow.envs.arguments import check_render_mode, is_number, is_whole
+from maxentflow.envs.arguments import (
+    check_render_mode,
+    finite_numbers,
+    is_number,
+    is_whole,
+)
 from maxentflow.envs.rollouts import BatchFunction, Rollouts, save
 
 __all__ = ["DURATION", "OUTCOMES", "IntersectionEnv"]
@@ -129,10 +134,7 @@ class IntersectionEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (1,) or not np.isfinite(action).all():
-            raise ValueError(f"action must be one finite number, got {action.tolist()}.")
-        observation, reward, terminated, truncated, _ = self._road.step(action)
+        observation, reward, terminated, truncated, _ = self._road.step(finite_numbers(action, 1))
         over = bool(terminated)
         return (
             self._seen(observation),

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from maxentflow.envs.arguments import check_render_mode, two_numbers
+from maxentflow.envs.arguments import check_render_mode, finite_numbers
 from maxentflow.envs.rollouts import BatchFunction, Rollouts, contour, picture, save
 
 __all__ = ["GOALS", "MultiGoalEnv", "draw"]
@@ -78,7 +78,7 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        action = np.clip(two_numbers(action), -1.0, 1.0)
+        action = np.clip(finite_numbers(action, 2), -1.0, 1.0)
         position = np.clip(self._path[-1] + action, -7.0, 7.0)
         self._path.append(position)
         squared_distances = ((position - GOALS) ** 2).sum(-1)

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from maxentflow.envs.arguments import PATHS, check_blocked, check_render_mode, two_numbers
+from maxentflow.envs.arguments import PATHS, check_blocked, check_render_mode, finite_numbers
 from maxentflow.envs.rollouts import BatchFunction, Rollouts, contour, picture, save
 from maxentflow.envs.walls import Rectangle, WaysAround, move
 
@@ -126,7 +126,9 @@ class TwoPathsEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         before, ways = self._path[-1], self._ways[self._is_shut]
         after = move(
-            before, np.clip(two_numbers(action), -1.0, 1.0), (*self._walls(self._is_shut), *_ARENA)
+            before,
+            np.clip(finite_numbers(action, 2), -1.0, 1.0),
+            (*self._walls(self._is_shut), *_ARENA),
         )
         self._path.append(after)
         if (before[0] < 0.0) != (after[0] < 0.0):  # the block is in between

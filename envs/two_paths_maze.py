@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from maxentflow.envs.arguments import check_blocked, two_numbers
+from maxentflow.envs.arguments import check_blocked, finite_numbers
 from maxentflow.envs.walls import Rectangle, WaysAround
 
 __all__ = ["TwoPathsMazeEnv"]
@@ -114,7 +114,7 @@ class TwoPathsMazeEnv(gym.Wrapper[NDArray[np.float64], NDArray[np.float32], Any,
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
-        force = two_numbers(action)
+        force = finite_numbers(action, 2)
         terminated = False
         for _ in range(_REPEAT):
             if not terminated:

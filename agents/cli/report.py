@@ -16,7 +16,7 @@ from maxentflow.agents.agent import Agent
 from maxentflow.agents.cli import figures, page
 from maxentflow.agents.cli.curves import read_curves
 from maxentflow.agents.cli.parsing import check_least, parse
-from maxentflow.agents.cli.runs import state_of, steps_of
+from maxentflow.agents.cli.runs import COLUMNS, line_of
 from maxentflow.agents.cli.show import shown_settings
 from maxentflow.agents.training import RunFolder, collect, diagnose, record_video
 from maxentflow.agents.training.description import Description, make_env, read, trained
@@ -61,7 +61,10 @@ def run(arguments: list[str]) -> None:
         )
     folders = [RunFolder(path) for path in options.runs]
     with tempfile.TemporaryDirectory() as place:
-        parts = [_overview(folders), _curves(folders, Path(place) / "curves.png")]
+        parts = [
+            page.table(COLUMNS, map(line_of, folders)),
+            _curves(folders, Path(place) / "curves.png"),
+        ]
         for index, folder in enumerate(folders):
             parts.append(f"<h2>{escape(str(folder))}</h2>")
             try:
@@ -74,25 +77,6 @@ def run(arguments: list[str]) -> None:
     except OSError as error:
         raise ValueError(f"Cannot write {options.out}: {error.strerror}.") from error
     print(f"Page: {options.out}")
-
-
-def _overview(folders: Sequence[RunFolder]) -> str:
-    lines = []
-    for folder in folders:
-        content, rows = folder.config(), read_metrics(folder)
-        returns = [row["eval_return"] for row in rows if row.get("eval_return")]
-        lines.append(
-            (
-                str(folder),
-                str(content["env"] or "own environment"),
-                str(content["agent"]),
-                str(content["trainer_config"]["seed"]),
-                f"{steps_of(folder):,}",
-                f"{float(returns[-1]):.4g}" if returns else "-",
-                state_of(folder),
-            )
-        )
-    return page.table(("run", "task", "agent", "seed", "steps", "return", "state"), lines)
 
 
 def _curves(folders: Sequence[RunFolder], path: Path) -> str:

@@ -12,9 +12,10 @@ import tyro
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
 
-__all__ = ["run", "state_of", "steps_of"]
+__all__ = ["COLUMNS", "line_of", "run", "state_of", "steps_of"]
 
-_COLUMNS = "run", "task", "agent", "seed", "steps", "of", "return", "state"
+COLUMNS = "run", "task", "agent", "seed", "steps", "of", "return", "state"
+"""Of the list of runs."""
 
 
 @dataclass
@@ -37,13 +38,14 @@ def run(arguments: list[str]) -> None:
         found += sorted(path.parent for path in folder.expanduser().rglob("config.yaml"))
     if not found:
         raise ValueError(f"There are no runs in {', '.join(map(str, options.folders))}.")
-    lines = [_COLUMNS, *(_line(RunFolder(path)) for path in found)]
+    lines = [COLUMNS, *(line_of(RunFolder(path)) for path in found)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(map(str.ljust, line, widths)).rstrip())
 
 
-def _line(folder: RunFolder) -> Sequence[str]:
+def line_of(folder: RunFolder) -> Sequence[str]:
+    """What :data:`COLUMNS` say of a run."""
     try:
         content, rows = folder.config(), read_metrics(folder)
         trainer = content["trainer_config"]
@@ -59,7 +61,7 @@ def _line(folder: RunFolder) -> Sequence[str]:
             state_of(folder),
         )
     except (KeyError, ValueError, TypeError):
-        return (str(folder), *["-"] * (len(_COLUMNS) - 2), "damaged")
+        return (str(folder), *["-"] * (len(COLUMNS) - 2), "damaged")
 
 
 def state_of(folder: RunFolder) -> str:

@@ -44,7 +44,9 @@ def pack(
     """
     path = Path(path).expanduser()
     check_new(path)
-    newest = _newest(folder)
+    newest, _ = folder.use_newest(lambda state, path: None)
+    if newest is None:
+        raise ValueError(f"{folder} has no checkpoint yet.")
     unfinished = path.with_name(f"unfinished-{path.name}")
     try:
         with zipfile.ZipFile(unfinished, "x", zipfile.ZIP_DEFLATED) as archive:
@@ -74,18 +76,6 @@ def check_new(path: Path) -> None:
         raise ValueError(f"There is a file {path} already.")
     if not path.parent.is_dir():
         raise ValueError(f"Cannot write to {path}: {path.parent} is no folder.")
-
-
-def _newest(folder: RunFolder) -> Path:
-    """The newest checkpoint that is whole."""
-    refusal = ValueError(f"{folder} has no checkpoint yet.")
-    for path, previous in ((folder.checkpoint_path, False), (folder.previous_path, True)):
-        try:
-            if folder.load_checkpoint(previous=previous) is not None:
-                return path
-        except ValueError as error:
-            refusal = error
-    raise refusal
 
 
 @contextmanager
@@ -135,12 +125,5 @@ def _unpack(path: Path, place: Path) -> None:
             for name in names:
                 (place / name).parent.mkdir(exist_ok=True)
                 (place / name).write_bytes(archive.read(name))  # compares checksums
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        OSError,
-        RuntimeError,
-    ) as error:
+    except (*_DAMAGE, OSError, RuntimeError) as error:
         raise ValueError(f"{path} is no archive of a run: {error}.") from error

@@ -94,8 +94,7 @@ class Schedule(Callback):
 
     def on_step(self, trainer: Any) -> None:
         step, total = trainer.step, trainer.config.total_steps
-        due = step % self._every < trainer.config.num_envs or step >= total
-        if due or not self._has_begun:
+        if trainer.config.is_due(step, self._every) or not self._has_begun:
             self._has_begun = True
             self._put(trainer, self._value(min(step / total, 1.0)))
 

@@ -67,6 +67,22 @@ class TrainerConfig:
                 f"got {self.replay_size}."
             )
 
+    def is_due(self, step: int, interval: int) -> bool:
+        """Whether a multiple of an interval, or the end, lies in the steps just taken.
+
+        Args:
+            step: taken so far, of all environments.
+            interval: in steps; 0 for never.
+
+        Example:
+            >>> config = TrainerConfig(total_steps=1_000, num_envs=3)
+            >>> [config.is_due(step, 20) for step in (18, 21, 24, 1_002)]
+            [False, True, False, True]
+        """
+        if interval == 0:
+            return False
+        return step >= self.total_steps or step % interval < self.num_envs
+
     @classmethod
     def for_task(
         cls, env_id: str | None, agent: str | None = None, *, paper: bool = False

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -191,32 +192,24 @@ def trained(
 
 
 def _use_newest(folder: RunFolder, use: Callable[[dict[str, Any]], object]) -> bool:
-    """Take back the newest checkpoint that is whole; whether there is one.
+    """Take back the newest checkpoint that is whole, and say if it is not the latest; whether
+    there is one.
 
     Raises:
         ValueError: there are checkpoints, and none can be used; it says why of the newest.
     """
-    refusals: list[ValueError] = []
-    for previous in (False, True):
-        path = folder.previous_path if previous else folder.checkpoint_path
-        try:
-            state = folder.load_checkpoint(previous=previous)
-            if state is None:
-                if not previous and folder.previous_path.exists():
-                    refusals.append(ValueError(f"{path} is missing."))
-                continue
-            with _refused(str(path)):
-                use(state)
-        except ValueError as error:
-            refusals.append(error)
-            continue
-        folder.distrusts_latest = previous
-        for refusal in refusals:
-            print(f"{refusal} {path}, of step {state['step']}, is used.", file=sys.stderr)
-        return True
-    if refusals:
-        raise refusals[0]
-    return False
+    step = None
+
+    def take(state: dict[str, Any], path: Path) -> None:
+        nonlocal step
+        with _refused(str(path)):
+            use(state)
+        step = state["step"]
+
+    path, refusals = folder.use_newest(take)
+    for refusal in refusals:
+        print(f"{refusal} {path}, of step {step}, is used.", file=sys.stderr)
+    return path is not None
 
 
 def load(run: str | os.PathLike[str], *, best: bool = False) -> Agent:

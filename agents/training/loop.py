@@ -112,15 +112,15 @@ def training_loop(run: Run) -> Loop:
         for batch in run.experience.batches():
             run.report = yield Update(batch)
 
-        evaluates = _is_due(run, config.eval_every)
-        if evaluates or _is_due(run, config.log_every):
+        evaluates = config.is_due(run.step, config.eval_every)
+        if evaluates or config.is_due(run.step, config.log_every):
             yield Synchronize()
             run.log(evaluates)
         if run.after_step is not None:
             yield Synchronize()
             run.after_step()
         stops = bool(run.interrupted())
-        if stops or _is_due(run, config.checkpoint_every or config.total_steps):
+        if stops or config.is_due(run.step, config.checkpoint_every or config.total_steps):
             yield Synchronize()
             run.save()
 
@@ -142,14 +142,6 @@ def _step(run: Run) -> Loop:
     run.agent.observe(transitions)
     run.experience.add(transitions)
     run.step += run.simulator.num_envs
-
-
-def _is_due(run: Run, interval: int) -> bool:
-    """Whether a multiple of the interval, or the end, lies in the steps just taken."""
-    if interval == 0:
-        return False
-    over = run.step >= run.config.total_steps
-    return over or run.step % interval < run.simulator.num_envs
 
 
 def drive(runs: Sequence[Run], learner: Learner) -> None:

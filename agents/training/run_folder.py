@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -76,8 +76,7 @@ class RunFolder:
         self.tensorboard_path = self.path / "tensorboard"
         self.figures_path = self.path / "figures"
         self.videos_path = self.path / "videos"
-        self.distrusts_latest = False
-        """Whether the latest checkpoint was found to be of no use; the one before is then kept."""
+        self._distrusts_latest = False  # it was found to be of no use; the one before is kept
         self._files: list[str] | None = None  # of the replay at the latest checkpoint
         self._lock: Any = None
 
@@ -229,9 +228,9 @@ class RunFolder:
         if not self.checkpoint_path.exists():
             return []
         if self._files is None:  # the first of this process
-            if self.distrusts_latest or not _is_whole(self.checkpoint_path):
-                return _files_of(self.previous_path)  # which stays the one before
-            self._files = _files_of(self.checkpoint_path)
+            self._files = None if self._distrusts_latest else _files_of(self.checkpoint_path)
+            if self._files is None:
+                return _files_of(self.previous_path) or []  # which stays the one before
         unfinished = self.previous_path.with_suffix(".unfinished")
         unfinished.unlink(missing_ok=True)
         try:
@@ -303,6 +302,38 @@ class RunFolder:
                 "checkpoint; begin a new run to have others."
             )
         return state
+
+    def use_newest(
+        self, use: Callable[[dict[str, Any], Path], object]
+    ) -> tuple[Path | None, list[ValueError]]:
+        """Give the newest checkpoint that is of use to who uses it.
+
+        Args:
+            use: takes a state and its file; it raises ValueError if the state is of no use.
+
+        Returns:
+            The file, ``None`` if the run has not come to one, and why newer ones were not used.
+
+        Raises:
+            ValueError: there are checkpoints, and none is of use; it says why of the newest.
+        """
+        refusals: list[ValueError] = []
+        for path, previous in ((self.checkpoint_path, False), (self.previous_path, True)):
+            try:
+                state = self.load_checkpoint(previous=previous)
+                if state is None:
+                    if not previous and self.previous_path.exists():
+                        refusals.append(ValueError(f"{path} is missing."))
+                    continue
+                use(state, path)
+            except ValueError as error:
+                refusals.append(error)
+                continue
+            self._distrusts_latest = previous
+            return path, refusals
+        if refusals:
+            raise refusals[0]
+        return None, []
 
     def begin(self) -> None:
         """Take the folder for a run, and note the configuration that it goes on with; nothing
@@ -384,19 +415,13 @@ class RunFolder:
         write_atomically(self.config_path, yaml.safe_dump(content, sort_keys=False).encode())
 
 
-def _is_whole(path: Path) -> bool:
-    try:
-        load(path)
-    except ValueError:
-        return False
-    return True
-
-
-def _files_of(path: Path) -> list[str]:
-    """The files of the replay at a checkpoint, as far as it says."""
+def _files_of(path: Path) -> list[str] | None:
+    """The files of the replay at a checkpoint, as far as it says; ``None`` if it is not whole."""
     try:
         return list(load(path)["experience"]["files"])
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
+        return None
+    except (KeyError, TypeError):
         return []
 
 
