@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
@@ -133,31 +133,23 @@ def _evaluate_vector(
     gamma: float,
     device: str,
 ) -> Evaluation:
-    space = env.single_observation_space
-    beginnings = np.zeros((episodes, *(space.shape or ())), space.dtype)
-    returns, discounted = np.zeros(episodes), np.zeros(episodes)
-    lengths = np.zeros(episodes, dtype=np.int64)
-    cut = 0
-    for first in range(0, episodes, env.num_envs):
-        running = np.arange(first, first + env.num_envs)
-        seeds: Any = [seed + int(index) for index in running]  # gymnasium types one number only
-        alive = running < episodes
+    observation: NDArray[Any]
+
+    def begin(first: int) -> NDArray[Any]:
+        nonlocal observation
+        seeds: Any = [first + index for index in range(env.num_envs)]  # gymnasium types one only
         observation, _ = env.reset(seed=seeds)
-        beginnings[running[alive]] = observation[alive]
-        for step in range(max_steps or episode_limit(env)):
-            batch = TensorDict(
-                {"observation": torch.from_numpy(observation).to(device)}, [env.num_envs]
-            )
-            action = policy(batch)["action"].cpu().numpy()
-            observation, reward, terminated, truncated, _ = env.step(action)
-            returns[running[alive]] += reward[alive]
-            discounted[running[alive]] += gamma**step * reward[alive]
-            lengths[running[alive]] += 1
-            alive &= ~(terminated | truncated)
-            if not alive.any():
-                break
-        cut += int(alive.sum())
-    return Evaluation(returns, lengths, cut, beginnings, discounted)
+        return observation
+
+    def step() -> tuple[NDArray[Any], NDArray[Any]]:
+        nonlocal observation
+        seen = torch.from_numpy(observation).to(device)
+        action = policy(TensorDict({"observation": seen}, [env.num_envs]))["action"]
+        observation, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
+        return reward, terminated | truncated
+
+    limit = max_steps or episode_limit(env)
+    return _play(begin, step, env.num_envs, episodes, seed, limit, gamma)
 
 
 def _evaluate_torchrl(
@@ -169,27 +161,61 @@ def _evaluate_torchrl(
     gamma: float,
     device: str,
 ) -> Evaluation:
-    """Episodes of as many copies as there are at a time."""
-    copies, batch = env.batch_size.numel(), env.batch_size
+    copies = env.batch_size.numel()
+    present: TensorDictBase
+
+    def shown() -> TensorDictBase:
+        return present.select("observation").reshape(copies)
+
+    def begin(first: int) -> NDArray[Any]:
+        nonlocal present
+        env.set_seed(first)
+        present = env.reset()
+        return shown()["observation"].numpy(force=True)
+
+    def step() -> tuple[NDArray[Any], NDArray[Any]]:
+        nonlocal present
+        action = policy(shown().to(device))["action"].to(env.device)
+        action = action.reshape(env.action_spec.shape)
+        stepped, present = env.step_and_maybe_reset(present.set("action", action))
+        reward, done = (
+            stepped["next", name].reshape(copies).numpy(force=True) for name in ("reward", "done")
+        )
+        return reward, done
+
+    return _play(begin, step, copies, episodes, seed, max_steps, gamma)
+
+
+def _play(
+    begin: Callable[[int], NDArray[Any]],
+    step: Callable[[], tuple[NDArray[Any], NDArray[Any]]],
+    copies: int,
+    episodes: int,
+    seed: int,
+    max_steps: int,
+    gamma: float,
+) -> Evaluation:
+    """Whole episodes, as many at a time as there are copies.
+
+    Args:
+        begin: resets all copies from a seed, and gives what they observe.
+        step: takes a step of all; gives rewards, and where episodes are over.
+        copies: how many.
+        episodes: as of :func:`evaluate`, and so are the others.
+    """
     beginnings, cut = [], 0
     returns, discounted = np.zeros(episodes), np.zeros(episodes)
     lengths = np.zeros(episodes, dtype=np.int64)
     for first in range(0, episodes, copies):
         running = np.arange(first, first + copies)
-        env.set_seed(seed + first)
-        present = env.reset()
         alive = running < episodes
-        seen = present["observation"].reshape(copies, *present["observation"].shape[len(batch) :])
-        beginnings.append(seen.numpy(force=True)[alive])
-        for step in range(max_steps):
-            shown = present.select("observation").reshape(copies).to(device)
-            action = policy(shown)["action"].to(env.device).reshape(env.action_spec.shape)
-            stepped, present = env.step_and_maybe_reset(present.set("action", action))
-            reward = stepped["next", "reward"].reshape(copies).numpy(force=True)
+        beginnings.append(begin(seed + first)[alive])
+        for count in range(max_steps):
+            reward, over = step()
             returns[running[alive]] += reward[alive]
-            discounted[running[alive]] += gamma**step * reward[alive]
+            discounted[running[alive]] += gamma**count * reward[alive]
             lengths[running[alive]] += 1
-            alive &= ~stepped["next", "done"].reshape(copies).numpy(force=True)
+            alive &= ~over
             if not alive.any():
                 break
         cut += int(alive.sum())
