@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from maxentflow.agents import compiled, training
+    from maxentflow.agents import cluster, compiled, training
     from maxentflow.agents.agent import Agent, Rollout, Step
     from maxentflow.agents.bc import BcConfig, bc
     from maxentflow.agents.ddpg import DdpgConfig, ddpg
@@ -67,6 +67,7 @@ __all__ = [
     "Trainer",
     "TrainerConfig",
     "bc",
+    "cluster",
     "compiled",
     "config",
     "ddpg",
@@ -126,7 +127,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("compiled", "training"):
+    if name in ("cluster", "compiled", "training"):
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -143,6 +144,10 @@ class _Package(ModuleType):
         if isinstance(value, ModuleType) and name in _HOME:
             value = getattr(value, name)
         super().__setattr__(name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As other modules are pickled by cloudpickle: by name."""
+        return importlib.import_module, (self.__name__,)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -20,6 +20,7 @@ __all__ = ["main"]
 # A module of this package each.
 _COMMANDS = (
     "train",
+    "sweep",
     "evaluate",
     "plot",
     "compare",
@@ -41,6 +42,7 @@ usage: maxentflow COMMAND ...
 commands:
   train AGENT --env TASK     train an agent, e.g. maxentflow train meow --env Hopper-v4
   train --resume RUN ...     continue exactly where the last checkpoint is
+  sweep SPEC.yaml            train many runs that differ in some settings, also on a cluster
   evaluate RUN [options]     run episodes with a trained policy, or film one
   plot RUN [RUN ...]         learning curves, with the published ones
   compare RUN [RUN ...]      a table of runs: returns with intervals, sample efficiency

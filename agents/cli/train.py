@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from maxentflow import envs
-from maxentflow.agents import compiled, registry
+from maxentflow.agents import cluster, compiled, registry
 from maxentflow.agents.cli import imports
 from maxentflow.agents.cli.conclusion import conclude
 from maxentflow.agents.cli.parsing import parse, value_of
 from maxentflow.agents.learner import CompilationError
 from maxentflow.agents.training import RunFolder, Trainer, TrainerConfig, train
-from maxentflow.agents.training.description import Description, make_trainer, read, restored
+from maxentflow.agents.training.description import (
+    Description,
+    create,
+    make_parts,
+    make_trainer,
+    read,
+    restored,
+)
 
 __all__ = ["run"]
 
@@ -28,6 +39,7 @@ class _Run:
     description: Description
     trainer: Trainer
     folder: RunFolder
+    address: str | None = None
 
 
 @dataclass
@@ -40,6 +52,8 @@ class _New:
     has a folder of its own."""
     paper: bool = False
     """Begin from the settings of the algorithm's paper, tuned for its tasks."""
+    address: str | None = None
+    """The Ray cluster of --actors, auto for the one of this machine; by default one is started."""
 
 
 @dataclass
@@ -52,6 +66,8 @@ class _Resume:
     """The run's folder, or several."""
     total_steps: int | None = None
     """New length of the run; its own by default."""
+    address: str | None = None
+    """The Ray cluster of a run with actors; by default one is started."""
 
 
 def run(arguments: list[str]) -> None:
@@ -84,18 +100,11 @@ def _begun(arguments: list[str]) -> list[_Run]:
         if options.run_dir is not None and options.seeds is not None:
             path = options.run_dir / f"seed-{seed}"
         folder = RunFolder(path)
-        runs.append(_Run(description, make_trainer(description, folder), folder))
+        trainer = make_trainer(description, folder)
+        runs.append(_Run(description, trainer, folder, options.address))
     # A folder that is taken is refused before any is made.
     for each in sorted(runs, key=lambda run: not run.folder.config_path.exists()):
-        of, agent = each.description, each.trainer.agent
-        each.folder.create(
-            agent,
-            of.trainer_config,
-            of.env,
-            of.env_options,
-            compile=of.compile,
-            imports=imports.named,
-        )
+        create(each.folder, each.description, each.trainer.agent, imports.named)
     return runs
 
 
@@ -138,13 +147,37 @@ def _continued(arguments: list[str]) -> list[_Run]:
         if trainer.step >= trainer.config.total_steps:
             more = "give a larger --total-steps to go on"
             raise ValueError(f"{folder} is complete at {trainer.step} steps; {more}.")
-        runs.append(_Run(description, trainer, folder))
+        runs.append(_Run(description, trainer, folder, options.address))
     for each in runs:
         each.folder.begin()  # before anything is written
     if options.total_steps is not None:
         for each in runs:
             each.folder.set_total_steps(options.total_steps)
     return runs
+
+
+@contextmanager
+def _collectors(runs: list[_Run]) -> Iterator[None]:
+    """Actors for the runs that ask for some."""
+    wanted = [each for each in runs if each.trainer.config.actors]
+    if not wanted:
+        yield
+        return
+    cores = sum(each.trainer.config.actors for each in wanted)
+    with ExitStack() as stack:
+        stack.enter_context(cluster.connected(wanted[0].address, num_cpus=cores))
+        for each in wanted:
+            make = partial(_parts, each.description, list(imports.named))
+            actors = cluster.Actors(make, each.trainer.config)
+            each.trainer.collector = stack.enter_context(actors)
+        yield
+
+
+def _parts(description: Description, modules: list[str]) -> Any:
+    """Agent and environments, in the process of an actor."""
+    for name in modules:
+        importlib.import_module(name)
+    return make_parts(description, device="cpu")
 
 
 def _train(runs: list[_Run]) -> None:
@@ -155,7 +188,9 @@ def _train(runs: list[_Run]) -> None:
     go_on = f"continue from the last checkpoint with maxentflow train --resume {folders}"
     try:
         wanted = any(each.description.compiles(each.trainer.agent) for each in runs)
-        train(trainers, compiled.learner([each.agent for each in trainers], compile=wanted))
+        learner = compiled.learner([each.agent for each in trainers], compile=wanted)
+        with _collectors(runs):
+            train(trainers, learner)
     except CompilationError as error:
         raise ValueError(str(error)) from error
     except KeyboardInterrupt:

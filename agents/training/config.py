@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,12 +32,22 @@ class TrainerConfig:
     """Copies of the environment, stepped together."""
     workers: bool = False
     """Step each copy in a process of its own."""
+    actors: NotNegative = 0
+    """Processes of a Ray cluster that act and step num_envs copies each, while this one learns; 0
+    to do both here, in turns."""
+    actor_steps: Count = 50
+    """Steps of each copy that an actor sends at once."""
+    max_lag: Count | None = None
+    """Updates that the policy of a step may be behind, with actors; by default twice what they
+    come to in a round."""
     utd_ratio: Positive = 1.0
     """Updates for each step of an environment (update-to-data ratio)."""
     batch_size: Count = 256
     """Transitions in an update."""
     replay_size: Count = 1_000_000
     """Transitions that are kept."""
+    replay_on: Literal["memory", "disk"] = "memory"
+    """Where they are kept: a replay larger than the memory is mapped from a file."""
     eval_every: NotNegative = 10_000
     """Steps between evaluations; 0 for none."""
     eval_episodes: Count = 10
@@ -66,6 +77,21 @@ class TrainerConfig:
                 f"replay_size must be at least batch_size ({self.batch_size}), "
                 f"got {self.replay_size}."
             )
+        if self.actors and self.max_lag is not None and self.max_lag < self.updates_in_a_round:
+            raise ValueError(
+                f"max_lag must be at least {self.updates_in_a_round}, the updates from one batch "
+                f"of an actor to its next, got {self.max_lag}."
+            )
+
+    @property
+    def steps_at_once(self) -> int:
+        """Environment steps that the training loop takes in together."""
+        return self.num_envs * (self.actor_steps if self.actors else 1)
+
+    @property
+    def updates_in_a_round(self) -> int:
+        """Updates in which each actor has sent its steps once."""
+        return math.ceil(self.actors * self.steps_at_once * self.utd_ratio)
 
     def is_due(self, step: int, interval: int) -> bool:
         """Whether a multiple of an interval, or the end, lies in the steps just taken.
@@ -81,7 +107,7 @@ class TrainerConfig:
         """
         if interval == 0:
             return False
-        return step >= self.total_steps or step % interval < self.num_envs
+        return step >= self.total_steps or step % interval < self.steps_at_once
 
     @classmethod
     def for_task(

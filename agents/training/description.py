@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +24,18 @@ from maxentflow import envs
 from maxentflow.agents import registry
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.training.archive import opened
+from maxentflow.agents.training.callbacks import Callback
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.run_folder import RunFolder
 from maxentflow.agents.training.trainer import Trainer
 
 __all__ = [
     "Description",
+    "create",
+    "described",
     "load",
     "make_env",
+    "make_parts",
     "make_trainer",
     "read",
     "restored",
@@ -148,6 +152,43 @@ def _typed(value: Any, hint: Any) -> Any:
     raise TypeError
 
 
+def described(
+    agent: str, env: str, entries: Mapping[str, Any], *, paper: bool = False
+) -> Description:
+    """A run by its settings, whether they are the agent's, the trainer's or its own.
+
+    Args:
+        agent: a registered name.
+        env: the task.
+        entries: settings by name; the rest has the defaults for the task.
+        paper: begin from the settings of the algorithm's paper.
+
+    Raises:
+        ValueError: a setting is unknown, of another type or out of range.
+
+    Example:
+        >>> run = described("sac", "Pendulum-v1", {"tau": 0.01, "batch_size": 64})
+        >>> run.agent_config.tau, run.trainer_config.batch_size
+        (0.01, 64)
+    """
+    own = ("env_options", "compile")
+    of_trainer = {entry.name for entry in dataclasses.fields(TrainerConfig)}
+    parts: dict[Any, dict[str, Any]] = {"own": {}, "trainer": {}, "agent": {}}
+    for name, value in entries.items():
+        part = "own" if name in own else "trainer" if name in of_trainer else "agent"
+        parts[part][name] = value
+    trainer = TrainerConfig.for_task(env, agent, paper=paper)
+    return Description(
+        agent,
+        registry.config(
+            agent, env, paper=paper, **settings(registry.config_type(agent), parts["agent"])
+        ),
+        env,
+        dataclasses.replace(trainer, **settings(TrainerConfig, parts["trainer"])),
+        **settings(Description, parts["own"]),
+    )
+
+
 def make_env(description: Description, num_envs: int, *, workers: bool = False) -> Any:
     """Copies of the task, with its keyword arguments, as gymnasium's or TorchRL's environment."""
     options: dict[str, Any] = description.env_options
@@ -163,16 +204,45 @@ def make_env(description: Description, num_envs: int, *, workers: bool = False) 
     return envs.make(description.env, num_envs, workers=workers, **options)
 
 
-def make_trainer(description: Description, folder: RunFolder) -> Trainer:
-    """The trainer of a run from its start."""
+def make_parts(description: Description, *, device: str | None = None) -> tuple[Agent, Any]:
+    """The agent of a run at its start, and its environments.
+
+    Args:
+        description: of the run.
+        device: where the agent's networks are; the run's own by default.
+    """
     config = description.trainer_config
     env = make_env(description, config.num_envs, workers=config.workers)
-    return Trainer(_make_agent(description, env, config.device), env, config, folder)
+    return _make_agent(description, env, device or config.device), env
 
 
-def restored(description: Description, folder: RunFolder) -> Trainer:
+def make_trainer(
+    description: Description, folder: RunFolder, callbacks: Sequence[Callback] = ()
+) -> Trainer:
+    """The trainer of a run from its start."""
+    agent, env = make_parts(description)
+    return Trainer(agent, env, description.trainer_config, folder, callbacks=callbacks)
+
+
+def create(
+    folder: RunFolder, description: Description, agent: Agent, imports: Sequence[str] = ()
+) -> None:
+    """Make the folder of a run, see :meth:`RunFolder.create`."""
+    folder.create(
+        agent,
+        description.trainer_config,
+        description.env,
+        description.env_options,
+        compile=description.compile,
+        imports=imports,
+    )
+
+
+def restored(
+    description: Description, folder: RunFolder, callbacks: Sequence[Callback] = ()
+) -> Trainer:
     """The trainer of a run as it was at its last checkpoint, or from its start without one."""
-    trainer = make_trainer(description, folder)
+    trainer = make_trainer(description, folder, callbacks)
     _use_newest(folder, trainer.restore)
     return trainer
 

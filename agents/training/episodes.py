@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,23 @@ class EpisodeStatistics:
                 self._returns[done] = 0.0
                 self._lengths[done] = 0
 
+    def add_finished(self, episodes: Sequence[tuple[float, int]], largest_reward: float) -> None:
+        """Take episodes that were counted elsewhere.
+
+        Args:
+            episodes: return and length of each.
+            largest_reward: the largest magnitude of a reward in all steps there.
+        """
+        self._finished += episodes
+        self._episodes += len(episodes)
+        self._largest_reward = max(self._largest_reward, largest_reward)
+
+    def finished(self) -> list[tuple[float, int]]:
+        """Return and length of the episodes that have ended since the last call."""
+        self._count()
+        episodes, self._finished = self._finished, []
+        return episodes
+
     def end_episodes(self) -> None:
         """Forget what the episodes in progress have come to."""
         self._count()
@@ -84,11 +102,10 @@ class EpisodeStatistics:
 
     def take(self) -> dict[str, float]:
         """Mean return and length of the episodes finished since the last call, if any."""
-        self._count()
-        if not self._finished:
+        episodes = self.finished()
+        if not episodes:
             return {}
-        returns, lengths = zip(*self._finished, strict=True)
-        self._finished = []
+        returns, lengths = zip(*episodes, strict=True)
         return {
             "train_return": sum(returns) / len(returns),
             "train_length": sum(lengths) / len(lengths),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -341,16 +342,18 @@ class Demonstrations:
         return digest.hexdigest()
 
 
-def experience(agent: Agent, simulator: Simulator, config: TrainerConfig) -> Experience:
+def experience(
+    agent: Agent, simulator: Simulator, config: TrainerConfig, folder: Path | None = None
+) -> Experience:
     """What an agent learns from: its demonstrations, its rollout if it is on-policy, else a
-    replay.
+    replay, which is mapped from files of a folder if the configuration says so.
 
     Raises:
         ValueError: a size is out of range, an on-policy agent is to warm up with random steps,
             one that learns from demonstrations is to step environments, or they cannot be read.
     """
     if agent.demonstrations is not None:
-        needed = {"num_envs": 1, "warmup_steps": 0, "utd_ratio": 1.0}
+        needed = {"num_envs": 1, "actors": 0, "warmup_steps": 0, "utd_ratio": 1.0}
         given = {**vars(config), "num_envs": simulator.num_envs}
         for name, value in needed.items():
             if given[name] != value:
@@ -361,11 +364,12 @@ def experience(agent: Agent, simulator: Simulator, config: TrainerConfig) -> Exp
         data = agent.demonstrations
         return Demonstrations(data() if callable(data) else data, config.batch_size)
     if agent.rollout is not None:
-        if config.warmup_steps:
-            raise ValueError(
-                f"Agent {agent.name!r} learns from what its own policy did: warmup_steps must be "
-                f"0, got {config.warmup_steps}."
-            )
+        for name in ("warmup_steps", "actors"):
+            if getattr(config, name):
+                raise ValueError(
+                    f"Agent {agent.name!r} learns from what its own policy did: {name} must be 0, "
+                    f"got {getattr(config, name)}."
+                )
         return RolloutBuffer(agent.rollout, simulator.num_envs, config.device)
     replay = Replay(
         config.replay_size,
@@ -374,6 +378,7 @@ def experience(agent: Agent, simulator: Simulator, config: TrainerConfig) -> Exp
         simulator.action,
         agent.stored,
         device=config.device,
+        folder=(folder or Path(tempfile.gettempdir())) if config.replay_on == "disk" else None,
     )
     schedule = UpdateSchedule(config.warmup_steps, config.utd_ratio)
     return ReplayBuffer(replay, config.batch_size, schedule)

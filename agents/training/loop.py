@@ -21,6 +21,7 @@ from maxentflow.agents.learner import (
     random_state,
     set_random_state,
 )
+from maxentflow.agents.training.collector import Collector
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.episodes import EpisodeStatistics
 from maxentflow.agents.training.experience import Experience, ReplayBuffer
@@ -67,6 +68,8 @@ class Run:
         save_stopped: write the state of a run that cannot go on beside its checkpoint; give the
             file.
         interrupted: whether to stop after the present step.
+        collector: acts and steps environments elsewhere; none to do so in the loop, where the
+            simulator's are stepped.
         after_step: called after a step and its updates, before that is asked; all runs that are
             in step with each other have one, or none has.
         observation: what the next step begins from; nothing before the first reset.
@@ -85,6 +88,7 @@ class Run:
     save: Callable[[], object]
     save_stopped: Callable[[], Path | None]
     interrupted: Callable[[], object]
+    collector: Collector | None = None
     after_step: Callable[[], object] | None = None
     observation: TensorDictBase | None = None
     report: TensorDictBase | None = None
@@ -106,7 +110,7 @@ def training_loop(run: Run) -> Loop:
         if getattr(run.experience, "is_offline", False):
             run.step += 1
         else:
-            yield from _step(run)
+            yield from _step(run) if run.collector is None else _collect(run, run.collector)
         if getattr(run.experience, "reads_agent", False):
             yield Synchronize()
         for batch in run.experience.batches():
@@ -142,6 +146,20 @@ def _step(run: Run) -> Loop:
     run.agent.observe(transitions)
     run.experience.add(transitions)
     run.step += run.simulator.num_envs
+
+
+def _collect(run: Run, collector: Collector) -> Loop:
+    """Store what was done elsewhere with copies of the policy."""
+    yield Synchronize()
+    collected = collector.collect(run.agent, random=run.step < run.config.warmup_steps)
+    for transitions in collected.steps:
+        run.agent.observe(transitions)
+        run.experience.add(transitions)
+        run.step += run.simulator.num_envs
+    run.statistics.add_finished(collected.episodes, collected.largest_reward)
+    end_episodes = getattr(run.experience, "end_episodes", None)
+    if end_episodes is not None:  # what comes next is of other environments
+        end_episodes()
 
 
 def drive(runs: Sequence[Run], learner: Learner) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +40,13 @@ class Replay:
         action: shape and dtype of an action.
         extra: further entries of a step to keep, of the forms that the first step has them in.
         device: where the tables are.
+        folder: map the tables from files there, so that the system keeps in memory what is used;
+            the files have no names any more and end with the process. Final observations stay in
+            memory.
 
     Raises:
-        ValueError: a size is below 1, or there is not enough memory.
+        ValueError: a size is below 1, there is not enough memory or space in the folder, or tables
+            on another device than the CPU are to be in files.
 
     Example:
         >>> vector = Entry(torch.Size([3]), torch.float32)
@@ -66,12 +73,16 @@ class Replay:
         extra: Sequence[str] = (),
         *,
         device: torch.device | str = "cpu",
+        folder: Path | None = None,
     ) -> None:
         for name, size in (("capacity", capacity), ("num_envs", num_envs)):
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}.")
         self.num_envs = num_envs
         self.device = torch.device(device)
+        if folder is not None and self.device.type != "cpu":
+            raise ValueError(f"A replay on disk is read by the CPU, got device {device}.")
+        self._place = folder
         self.added = 0
         """Transitions that there have been, the number of the next."""
         self._steps = -(-capacity // num_envs)
@@ -79,20 +90,24 @@ class Replay:
         self._now = 0  # the first of the rows that the next step goes to
         self._size = 0
         try:
-            self._observation = torch.empty(
-                rows, *observation.shape, dtype=observation.dtype, device=device
-            )
-            self._action = torch.empty(rows, *action.shape, dtype=action.dtype, device=device)
-            self._reward = torch.empty(rows, 1, device=device)
-            self._terminated = torch.empty(rows, 1, dtype=torch.bool, device=device)
+            self._observation = self._table(observation.shape, observation.dtype)
+            self._action = self._table(action.shape, action.dtype)
+            self._reward = self._table((1,), torch.float32)
+            self._terminated = self._table((1,), torch.bool)
             # Where an episode's final observation is in _final; -1 where it goes on.
-            self._end = torch.empty(rows, dtype=torch.int32, device=device)
-        except (RuntimeError, TypeError) as error:  # the latter beyond 64 bits
+            self._end = self._table((), torch.int32)
+        except OSError as error:
+            raise ValueError(
+                f"A replay of {capacity} transitions cannot be made in {folder}: {error.strerror}."
+            ) from error
+        except (RuntimeError, TypeError, OverflowError) as error:  # the latter beyond 64 bits
             raise ValueError(
                 f"There is not enough memory for a replay of {capacity} transitions."
             ) from error
         self._extra: dict[str, Tensor | None] = dict.fromkeys(extra)
-        self._final = self._observation.new_empty(_FIRST_FINALS, *observation.shape)
+        self._final = torch.empty(
+            _FIRST_FINALS, *observation.shape, dtype=observation.dtype, device=device
+        )
         self._free = list(range(_FIRST_FINALS))[::-1]
         self._ends: dict[int, int] = {}  # by row, what _end says, to know without asking a device
         self._files: list[str] = []  # that hold what is kept, up to the last call of save
@@ -303,10 +318,12 @@ class Replay:
 
     def end_episodes(self) -> None:
         """Take the episodes in progress as truncated: what is added next does not go on from
-        there. The file that holds them is written anew by the next call of :meth:`save`."""
+        there. A file that holds their last steps is written anew by the next call of
+        :meth:`save`."""
         if not self._size:
             return
-        self._files = self._files[:-1]
+        if self._files and _span(self._files[-1])[1] == self.added:
+            self._files = self._files[:-1]
         last = (self._now - self.num_envs) % self._rows
         for index in range(self.num_envs):
             if last + index not in self._ends:
@@ -323,10 +340,23 @@ class Replay:
         """The table of an extra entry, made when it first comes."""
         table = self._extra[name]
         if table is None:
-            shape = (self._rows, *like.shape[1:])
-            table = torch.empty(shape, dtype=like.dtype, device=self.device)
-            self._extra[name] = table
+            self._extra[name] = table = self._table(like.shape[1:], like.dtype)
         return table
+
+    def _table(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A table with a row of some shape for each transition."""
+        shape = self._rows, *shape
+        if self._place is None:
+            return torch.empty(shape, dtype=dtype, device=self.device)
+        count = math.prod(shape)
+        number, name = tempfile.mkstemp(dir=self._place)
+        try:
+            if count:  # all of it now: writing to a full disk through a map kills the process
+                os.posix_fallocate(number, 0, count * dtype.itemsize)
+            return torch.from_file(name, shared=True, size=count, dtype=dtype).view(shape)
+        finally:
+            os.close(number)
+            os.unlink(name)
 
     def _kept(self) -> list[tuple[str, Tensor]]:
         """The tables of extra entries."""

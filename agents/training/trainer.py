@@ -26,6 +26,7 @@ from maxentflow.agents.learner import EagerLearner, Learner, random_state
 from maxentflow.agents.training import experience as experiences
 from maxentflow.agents.training.alarms import Alarms
 from maxentflow.agents.training.callbacks import Callback
+from maxentflow.agents.training.collector import Collector
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.episodes import EpisodeStatistics
 from maxentflow.agents.training.evaluation import (
@@ -64,6 +65,9 @@ class Trainer:
         experience: where steps go and batches come from; by default a replay, or the rollout that
             an on-policy agent asks for.
         eval_env: environments to evaluate in; by default more of those given.
+        collector: what acts and steps environments elsewhere where the configuration asks for
+            actors, such as :class:`maxentflow.agents.cluster.Actors`; it may be set until
+            :meth:`run`.
         callbacks: called after steps, rows of the metrics and evaluations, and at the end.
         progress: show a bar on a terminal, and a line at each log step elsewhere.
 
@@ -98,6 +102,7 @@ class Trainer:
         *,
         experience: Experience | None = None,
         eval_env: VectorEnv | EnvBase | None = None,
+        collector: Collector | None = None,
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> None:
@@ -125,7 +130,9 @@ class Trainer:
         self.env = env
         self.config = config
         self.folder = folder
-        self.experience = experience or experiences.experience(agent, steps, config)
+        self.collector = collector
+        place = None if folder is None else folder.path
+        self.experience = experience or experiences.experience(agent, steps, config, place)
         self._eval_env = eval_env
         self._callbacks = list(callbacks)
         self._stops = False  # a callback has said so
@@ -262,6 +269,11 @@ class Trainer:
         return self.folder.save_stopped(self.state())
 
     def _begin(self, interrupted: Callable[[], object]) -> None:
+        if self.config.actors and self.collector is None:
+            raise ValueError(
+                f"actors={self.config.actors} needs a collector, such as agents.cluster.Actors."
+            )
+        self._run.collector = self.collector
         if self.folder is not None:
             if isinstance(self.env, VectorEnv) and not envs.is_resumable(self.env):
                 raise ValueError(
@@ -319,6 +331,7 @@ class Trainer:
             "episodes",
             "updates",
             *map(str, self.agent.loss.out_keys),
+            *([] if self.collector is None else self.collector.columns),
         ]
 
     @property
@@ -363,6 +376,7 @@ class Trainer:
             "episodes": self.episodes,
             "updates": self.updates,
             **self._run.statistics.take(),
+            **({} if self.collector is None else self.collector.report()),
         }
         if self._run.report is not None:
             # A loss may report one number for each sample.

@@ -1,0 +1,75 @@
+"""A Ray cluster: one that runs, or one on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+__all__ = ["connected", "ray"]
+
+
+def ray() -> ModuleType:
+    """The package.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise ValueError(
+            'This needs Ray: pip install "maxentflow[cluster]" brings it.'
+        ) from error
+
+
+@contextmanager
+def connected(address: str | None = None, *, num_cpus: int = 1) -> Iterator[None]:
+    """A context in which there is a cluster.
+
+    Args:
+        address: of one that runs, ``"auto"`` for the one of this machine; by default the one that
+            this process is connected to already, or else a new one on this machine, which ends
+            with the context.
+        num_cpus: processor cores that are needed; a new cluster takes them to be there.
+
+    Raises:
+        ValueError: Ray is not installed, there is no cluster at the address, or it has fewer cores.
+
+    Example:
+        >>> with connected(num_cpus=2):
+        ...     int(ray().cluster_resources()["CPU"]) >= 2
+        True
+    """
+    package = ray()
+    if package.is_initialized():
+        _check_cores(package, num_cpus)
+        yield
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            cores = max(num_cpus, os.cpu_count() or 1)
+            # A cluster that runs on this machine is used by its address only.
+            package.init("local", num_cpus=cores, include_dashboard=False, **quiet)
+        else:
+            package.init(address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0].removesuffix(".")
+        raise ValueError(f"There is no Ray cluster at {address or 'hand'}: {reason}.") from error
+    try:
+        _check_cores(package, num_cpus)
+        yield
+    finally:
+        package.shutdown()
+
+
+def _check_cores(package: ModuleType, needed: int) -> None:
+    cores = int(package.cluster_resources().get("CPU", 0))
+    if cores < needed:
+        raise ValueError(f"The Ray cluster has {cores} processor cores, {needed} are needed.")
