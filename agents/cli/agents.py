@@ -12,9 +12,7 @@ __all__ = ["run"]
 
 @dataclass
 class _Agents:
-    """List the agents, with the kind of actions that each takes.
-
-    For example: maxentflow agents"""
+    """List the agents, with the kind of actions that each takes."""
 
 
 def run(arguments: list[str]) -> None:

@@ -18,9 +18,7 @@ __all__ = ["run"]
 
 @dataclass
 class _Collect:
-    """Record episodes of a trained policy, for bc to clone.
-
-    For example: maxentflow collect runs/Hopper-v4-sac-0 --out hopper/sac-v0"""
+    """Record episodes of a trained policy, for bc to clone."""
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""

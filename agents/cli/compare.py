@@ -28,9 +28,7 @@ __all__ = ["rows", "run"]
 
 @dataclass
 class _Compare:
-    """Compare runs: those that differ by seed alone are one line.
-
-    For example: maxentflow compare runs/Hopper-v4-* --threshold 1000"""
+    """Compare runs: those that differ by seed alone are one line."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders."""

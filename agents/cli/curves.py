@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,13 +176,29 @@ def _differing(tasks: Iterable[list[Curve]]) -> dict[str, list[str]]:
 
 
 def _labelled(curves: list[Curve], shown: dict[str, list[str]]) -> dict[str, list[Curve]]:
+    whole = _with_settings(curves, shown, str)
+    short = _with_settings(curves, shown, _shortened)
+    return short if len(short) == len(whole) else whole
+
+
+def _with_settings(
+    curves: list[Curve], shown: dict[str, list[str]], said: Callable[[str], str]
+) -> dict[str, list[Curve]]:
     found: dict[str, list[Curve]] = defaultdict(list)
     for curve in curves:
         settings = [
-            f"{name} {curve.settings[name]}"
+            f"{name} {said(curve.settings[name])}"
             for name in shown.get(curve.agent, ())
             if name in curve.settings
         ]
         flow = [curve.settings["flow"]] if "flow" in curve.settings else []
         found[curve.label or ", ".join([curve.agent, *flow, *settings])].append(curve)
     return dict(found)
+
+
+def _shortened(value: str) -> str:
+    """A number of many digits, as a search draws them, with four."""
+    try:
+        return value if len(value) < 8 else f"{float(value):.4g}"
+    except ValueError:
+        return value

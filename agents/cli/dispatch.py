@@ -34,6 +34,7 @@ _COMMANDS = (
     "runs",
     "show",
     "agents",
+    "completion",
 )
 
 _USAGE = """\
@@ -56,6 +57,11 @@ commands:
   runs [FOLDER ...]          the runs in a folder, with steps, return and state
   show RUN                   settings, versions and metrics of a run
   agents                     the agents, and the actions that each takes
+  completion bash|zsh        a script by which the shell completes commands and options
+
+examples:
+  maxentflow train meow --env Hopper-v4 --total-steps 300000
+  maxentflow evaluate runs/Hopper-v4-meow-0 --episodes 20 --stochastic
 
 Agents: {agents}.
 COMMAND --help tells the options, train AGENT --help those of an agent.

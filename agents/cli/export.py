@@ -20,10 +20,7 @@ __all__ = ["run"]
 @dataclass
 class _Export:
     """Write the policy of a run as a file that runs without this package, and check that it gives
-    the same actions.
-
-    For example: maxentflow export runs/Hopper-v4-meow-0 --format onnx, or
-    maxentflow export runs/Hopper-v4-meow-0 --best --stochastic --out hopper.pt2"""
+    the same actions."""
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""

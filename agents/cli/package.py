@@ -23,10 +23,7 @@ __all__ = ["run"]
 @dataclass
 class _Package:
     """Write the weights, the configuration and the metrics of a run as one .zip file, with a model
-    card in the format of the model hubs. Nothing in it is executed when it is used.
-
-    For example: maxentflow package runs/Hopper-v4-meow-0 --video, then
-    maxentflow evaluate Hopper-v4-meow-0.zip"""
+    card in the format of the model hubs. Nothing in it is executed when it is used."""
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""

@@ -19,6 +19,8 @@ table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; }
 th, td { text-align: left; padding: 0.2rem 0.8rem 0.2rem 0; vertical-align: top;
          border-bottom: 1px solid #8884; }
 img, video { max-width: 100%; background: white; }
+table { display: block; overflow-x: auto; }
+h1, h2, h3, p { overflow-wrap: anywhere; }
 .well::before { content: "✓ "; color: #009e73; }
 .look::before { content: "⚠ "; color: #d55e00; }
 """

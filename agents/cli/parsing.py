@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import os
 import re
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import tyro
+
+from maxentflow.agents.cli.examples import EXAMPLES
 
 __all__ = ["check_least", "parse", "value_of"]
 
@@ -21,8 +24,25 @@ _TITLES = (
 )
 
 
-def parse(kind: type[T], arguments: Sequence[str], command: str, **options: Any) -> T:
+def parse(
+    kind: type[T],
+    arguments: Sequence[str],
+    command: str,
+    *,
+    about: str | None = None,
+    examples: Sequence[str] | None = None,
+    **options: Any,
+) -> T:
     """An instance of a dataclass from words; its fields are options, those of nested ones too.
+
+    Args:
+        kind: the dataclass.
+        arguments: the words.
+        command: what comes before them.
+        about: what the help says first; the docstring of the class by default.
+        examples: what follows the program's name in the examples of the help; those of the command
+            by default.
+        options: of :func:`tyro.cli`.
 
     Raises:
         ValueError: the words do not fit.
@@ -31,9 +51,18 @@ def parse(kind: type[T], arguments: Sequence[str], command: str, **options: Any)
     complaint = io.StringIO()
     arguments = [os.path.expanduser(word) if word.startswith("~/") else word for word in arguments]
     prog, config = f"maxentflow {command}", (tyro.conf.OmitArgPrefixes,)
+    shown = [f"  maxentflow {words}" for words in examples or EXAMPLES[command]]
+    description = "\n".join([about or inspect.getdoc(kind) or "", "", "Examples:", *shown])
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=arguments, prog=prog, config=config, **options)
+            return tyro.cli(
+                kind,
+                args=arguments,
+                prog=prog,
+                config=config,
+                description=description,
+                **options,
+            )
     except SystemExit as stop:
         if not stop.code:
             raise

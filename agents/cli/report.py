@@ -33,9 +33,7 @@ _NOT_DRAWN = "step", "seconds", "steps_per_second", "episodes", "updates"
 @dataclass
 class _Report:
     """Write one HTML page about runs: learning curves, and for each run a health check, its
-    metrics, its settings and a film. The page needs no other file and no network.
-
-    For example: maxentflow report runs/Hopper-v4-meow-0 runs/Hopper-v4-sac-0 --out hopper.html"""
+    metrics, its settings and a film. The page needs no other file and no network."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs."""

@@ -26,8 +26,6 @@ __all__ = ["run"]
 class _Robustness:
     """Evaluate trained policies where friction, masses or something else differs from training.
 
-    For example: maxentflow robustness runs/Hopper-v4-* --perturb friction 0.3:1.7:8
-
     Quantities: {quantities}."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]

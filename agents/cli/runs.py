@@ -20,9 +20,7 @@ COLUMNS = "run", "task", "agent", "seed", "steps", "of", "return", "state"
 
 @dataclass
 class _Runs:
-    """List runs: task, agent, seed, steps, the return of the last evaluation, and the state.
-
-    For example: maxentflow runs, maxentflow runs runs/paper"""
+    """List runs: task, agent, seed, steps, the return of the last evaluation, and the state."""
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("runs"),)
     """Folders with runs, at any depth."""

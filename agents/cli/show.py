@@ -26,9 +26,7 @@ _WIDTH = 60
 @dataclass
 class _Show:
     """Show a run: settings that differ from the defaults, versions, last metrics, and the returns
-    of its evaluations as a line of bars.
-
-    For example: maxentflow show runs/Hopper-v4-meow-0"""
+    of its evaluations as a line of bars."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""

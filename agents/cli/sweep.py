@@ -28,8 +28,7 @@ _SHOWN = 10  # combinations on the screen
 class _Sweep:
     """Train many runs that differ in some settings, each in a run folder of its own.
 
-    For example: maxentflow sweep tau.yaml --parallel 2, and after an interruption
-    maxentflow sweep --resume runs/tau, where tau.yaml says
+    A specification is a YAML file such as
 
         agent: sac
         env: Pendulum-v1

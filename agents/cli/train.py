@@ -89,7 +89,14 @@ def _begun(arguments: list[str]) -> list[_Run]:
     if env_id is None and not {"-h", "--help"} & set(rest):
         raise ValueError(f"A task is missing; give its id, as in train {name} --env Hopper-v4.")
     about = f"Train {name}; the defaults shown are those for {env_id or 'any task'}."
-    options = parse(_New, rest, f"train {name}", default=_New(new), description=about)
+    options = parse(
+        _New,
+        rest,
+        f"train {name}",
+        about=about,
+        examples=_examples(name, env_id),
+        default=_New(new),
+    )
     if options.seeds is not None and value_of("--seed", rest) is not None:
         raise ValueError("Give --seed or --seeds, not both.")
     config = options.run.trainer_config
@@ -106,6 +113,15 @@ def _begun(arguments: list[str]) -> list[_Run]:
     for each in sorted(runs, key=lambda run: not run.folder.config_path.exists()):
         create(each.folder, each.description, each.trainer.agent, imports.named)
     return runs
+
+
+def _examples(name: str, env_id: str | None) -> list[str]:
+    takes = registry.summaries()[name].actions
+    task = env_id or ("Hopper-v4" if "continuous" in takes else "CartPole-v1")
+    first = f"train {name} --env {task}"
+    if "dataset" in vars(registry.config(name)):
+        first += " --dataset hopper/sac-v0"
+    return [f"{first} --seed 1 --total-steps 300000", f"{first} --seeds 0,1,2 --threads 1"]
 
 
 def _numbers(text: str) -> list[int]:

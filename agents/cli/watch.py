@@ -20,9 +20,7 @@ __all__ = ["run"]
 
 @dataclass
 class _Watch:
-    """Show an episode of a trained policy in a window; without a screen, film it.
-
-    For example: maxentflow watch runs/Hopper-v4-meow-0 --stochastic"""
+    """Show an episode of a trained policy in a window; without a screen, film it."""
 
     run: tyro.conf.Positional[Path]
     """The run's folder, or an archive of maxentflow package."""

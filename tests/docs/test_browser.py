@@ -1,23 +1,11 @@
 """The site as a browser shows it, on a phone and on a desktop."""
 
-import shutil
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
 
 pytestmark = [pytest.mark.xdist_group("site"), pytest.mark.slow]
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WIDTHS = {"phone": 390, "desktop": 1280}
 
 FACTS = """() => ({
@@ -30,18 +18,6 @@ FACTS = """() => ({
         .filter(formula => formula.getBoundingClientRect().height > 5).length,
 })"""
 """What a test needs to know of a page, read in one go."""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -77,3 +77,36 @@ def test_refusals(run, refused, arguments, message):
 
 def test_no_runs(refused):
     assert refused("report")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_a_browser(finished, tmp_path, browser, width):
+    """Pictures and film are there, nothing is asked of a network, nothing is wider than the
+    screen."""
+    out = tmp_path / "report.html"
+    main(["report", str(finished("meow")), str(finished("td3")), "--out", str(out), "--video"])
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    complaints, asked = [], []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(out.as_uri(), wait_until="load")
+    page.wait_for_function("[...document.querySelectorAll('video')].every(v => v.readyState > 0)")
+    shown = page.evaluate(
+        """() => ({
+            pictures: [...document.images].map(image => image.naturalWidth),
+            films: [...document.querySelectorAll("video")].map(film => film.duration),
+            width: document.documentElement.scrollWidth,
+            tables: [...document.querySelectorAll("table")].map(table => table.rows.length),
+        })"""
+    )
+    page.close()
+    assert complaints == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert len(shown["pictures"]) == 3
+    assert min(shown["pictures"]) > 100
+    assert len(shown["films"]) == 2
+    assert min(shown["films"]) > 0
+    assert min(shown["tables"]) > 1
+    assert shown["width"] <= width

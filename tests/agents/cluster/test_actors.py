@@ -240,10 +240,10 @@ def test_a_configuration_with_actors_needs_a_collector():
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_a_machine_of_a_cluster_is_lost():
-    """Two actors on three nodes, one of which is killed while they collect."""
+    """Two actors on a node each, one of which is killed while they collect; a third comes."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     config = configuration(actors=2, total_steps=2_000)
     killed: list[float] = []
@@ -252,6 +252,7 @@ def test_a_machine_of_a_cluster_is_lost():
         def on_log(self, trainer: Any, row: Any) -> None:
             if row["step"] >= 600 and not killed:
                 cluster.remove_node(nodes[0], allow_graceful=False)
+                cluster.add_node(num_cpus=1)
                 killed.append(row["step"])
 
     try:

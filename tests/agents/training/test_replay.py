@@ -299,3 +299,45 @@ def test_a_smaller_replay_takes_the_newest(saved):
     transitions = play(replay, 18)
     saved(replay, other)
     assert_holds(other, transitions[-7:])
+
+
+def test_a_replay_on_disk_is_the_one_in_memory(tmp_path):
+    """Also where it overwrites, and its files end with it."""
+    generator = np.random.default_rng(3)
+    pair = [Replay(20, 2, VECTOR, ACTION), Replay(20, 2, VECTOR, ACTION, folder=tmp_path)]
+    for _ in range(35):
+        step = {"observation": draws(generator, VECTOR, 2), "action": draws(generator, ACTION, 2)}
+        following = {
+            "observation": draws(generator, VECTOR, 2),
+            "reward": torch.as_tensor(generator.normal(size=(2, 1)), dtype=torch.float32),
+            "done": torch.as_tensor(generator.random((2, 1)) < 0.3),
+            "terminated": torch.as_tensor(generator.random((2, 1)) < 0.2),
+        }
+        for replay in pair:
+            replay.add(TensorDict({**step, "next": TensorDict(following, [2])}, [2]))
+    memory, disk = pair
+    for key in KEYS:
+        assert torch.equal(memory[:][key], disk[:][key])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_replay_that_the_disk_has_no_room_for_is_refused(tmp_path):
+    """By a limit of the size of files, as a full disk would; writing to it through a map would
+    kill the process."""
+    script = (
+        "import resource, pathlib; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000,) * 2)\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from maxentflow.agents.training import Replay\n"
+        "from maxentflow.agents.training.simulator import Entry\n"
+        "import torch\n"
+        "entry = Entry(torch.Size([3]), torch.float32)\n"
+        f"Replay(10_000, 1, entry, entry, folder=pathlib.Path({str(tmp_path)!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "ValueError: A replay of 10000 transitions cannot be made in" in done.stderr
+    assert done.stderr.rstrip().endswith(": File too large.")
+
+
+def test_a_replay_on_disk_is_on_the_cpu(tmp_path):
+    with pytest.raises(ValueError, match="is read by the CPU, got device meta"):
+        Replay(10, 1, VECTOR, ACTION, device="meta", folder=tmp_path)

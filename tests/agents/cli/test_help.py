@@ -1,0 +1,88 @@
+"""Each command's help teaches with two examples, and the shell completes what it lists."""
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from maxentflow.agents import registry
+from maxentflow.agents.cli import dispatch, main
+from maxentflow.agents.cli.examples import EXAMPLES
+
+
+def printed(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert not stop.value.code
+    return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+
+
+def test_each_command_has_examples():
+    assert set(EXAMPLES) == set(dispatch._COMMANDS)
+    assert all(len(set(examples)) == 2 for examples in EXAMPLES.values())
+
+
+@pytest.mark.parametrize("command", [name for name in EXAMPLES if name != "train"])
+def test_the_options_of_examples_exist(command, capsys):
+    help_text = printed([command, "--help"], capsys)
+    for example in EXAMPLES[command]:
+        assert f"maxentflow {example}" in help_text
+        for word in shlex.split(example):
+            if word.startswith("--") and word != "--import":
+                assert re.search(rf"^\W*{word}\b", help_text, re.M), word
+
+
+@pytest.mark.parametrize("name", registry.registered())
+def test_the_options_of_an_agents_examples_exist(name, capsys):
+    help_text = printed(["train", name, "--help"], capsys)
+    examples = re.findall(rf"^\W*maxentflow (train {name} .*?)\W*$", help_text, re.M)
+    assert len(examples) == 2
+    for word in shlex.split(" ".join(examples)):
+        if word.startswith("--"):
+            assert re.search(rf"^\W*{word}\b", help_text, re.M), word
+
+
+def test_the_usage_has_examples(capsys):
+    main(["--help"])
+    assert capsys.readouterr().out.count("\n  maxentflow ") == 2
+
+
+@pytest.fixture(scope="module")
+def script():
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        main(["completion", "bash"])
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("maxentflow eval", {"evaluate"}),
+        ("maxentflow train soft", {"soft-q"}),
+        ("maxentflow train --res", {"--resume"}),
+        ("maxentflow evaluate runs/a --st", {"--stochastic"}),
+        ("maxentflow train meow --target-en", {"--target-entropy"}),
+        ("maxentflow train sac --hea", set()),  # which is MEow's
+        ("maxentflow train meow --hea", {"--heads"}),
+        ("maxentflow export runs/a --f", {"--format"}),
+    ],
+)
+def test_bash_completes(script, line, completed):
+    words = line.split()
+    array = " ".join(map(shlex.quote, words))
+    shell = f"COMP_WORDS=({array}) COMP_CWORD={len(words) - 1}; _maxentflow; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(
+        ["bash", "-c", f"{script}\n{shell}"], capture_output=True, text=True, check=True
+    )
+    assert set(done.stdout.split()) == completed
+
+
+def test_zsh_takes_the_script_of_bash(script, capsys):
+    main(["completion", "zsh"])
+    first, rest = capsys.readouterr().out.split("\n", 1)
+    assert first == "autoload -U +X bashcompinit && bashcompinit"
+    assert rest == script
