@@ -1,5 +1,5 @@
 # Every command builds .venv on first use.
-.PHONY: train test test-all docs docs-serve notebooks bench install clean
+.PHONY: train test test-all coverage docs docs-serve notebooks bench install clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,6 +20,10 @@ test: $(VENV)/installed
 # With what takes longest: the site in a browser, more compilations.
 test-all: test
 	$(BIN)/pytest -n 2 --dist loadgroup -m slow
+
+# The quick tests, with the share of lines and branches that they run.
+coverage: $(VENV)/installed
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow" --cov --cov-report term --cov-fail-under 95
 
 docs: $(VENV)/installed
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html

@@ -18,6 +18,7 @@ import pytest
 from maxentflow import agents, envs, flows, objectives
 from maxentflow.agents import registry as agent_registry
 from maxentflow.agents.cli import main
+from maxentflow.agents.cli.completion import options_of
 from maxentflow.flows import registry
 
 ROOT = Path(__file__).parent.parent
@@ -88,6 +89,8 @@ SLOW_COMMANDS = {
     "docs/measurements/untuned.md",
     "docs/howto/export.md",
     "docs/howto/sharing.md",
+    "docs/howto/cluster.md",
+    "docs/howto/sweep.md",
 }
 SLOW_PYTHON = {
     "docs/howto/many_seeds.md",
@@ -157,6 +160,10 @@ def _maxentflow(words: list[str]) -> None:
         _run(words)
         return
     command = words[0]
+    if command == "sweep":  # tests/agents/cluster trains
+        known = options_of("sweep")
+        assert {word for word in words if word.startswith("--")} <= {*known}
+        return
     words = [FEWER.get(word, word) for word in words if word not in LEFT_OUT]
     if command != "train" or "--resume" in words:
         for run in (word for word in words if word.startswith("runs/")):

@@ -15,7 +15,7 @@ from maxentflow.agents.cli.examples import EXAMPLES
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.names import BUILT_IN
 
-__all__ = ["run"]
+__all__ = ["options_of", "run"]
 
 
 @dataclass
@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> None:
         agents=" ".join(BUILT_IN),
         cases="\n".join(
             f"        '{words}{'' if words.startswith('train') else ' '}'*) "
-            f'words="{" ".join(_options(words))}" ;;'
+            f'words="{" ".join(options_of(words))}" ;;'
             for words in sorted(cases, key=len, reverse=True)  # sac is not flow-sac
         ),
     )
@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> None:
     print(script, end="")
 
 
-def _options(words: str) -> list[str]:
+def options_of(words: str) -> list[str]:
     """The options that the help of a command names."""
     command, *rest = words.split()
     module = importlib.import_module(f"{__package__}.{command}")

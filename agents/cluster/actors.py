@@ -50,21 +50,15 @@ class Actors:
         ValueError: Ray is not installed, or the configuration asks for no actors.
         ConnectionError: from :meth:`collect`, actors are lost again and again.
 
-    Example:
-        >>> from maxentflow import agents, envs
-        >>> from maxentflow.agents import cluster
-        >>> def make():
-        ...     env = envs.make("maxentflow/MultiGoal-v0")
-        ...     return agents.make("meow", env), env
-        >>> config = TrainerConfig(
-        ...     total_steps=80, warmup_steps=40, batch_size=16, eval_every=0,
-        ...     actors=1, actor_steps=20,
-        ... )
-        >>> with cluster.connected(), Actors(make, config) as actors:
-        ...     trainer = agents.Trainer(*make(), config, collector=actors, progress=False)
-        ...     trainer.run()
-        >>> trainer.step, trainer.updates
-        (80, 40)
+    Example::
+
+        def make():
+            env = envs.make("Hopper-v4")
+            return agents.make("sac", env), env
+
+        config = agents.TrainerConfig(total_steps=300_000, actors=4)
+        with cluster.connected(num_cpus=4), cluster.Actors(make, config) as actors:
+            agents.Trainer(*make(), config, collector=actors).run()
     """
 
     columns = ("weight_lag", "actors_lost")

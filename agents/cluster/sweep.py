@@ -105,8 +105,8 @@ def sweep(
                 ),
             )
         results = tuner.fit()
-    by_number = sorted(results, key=lambda result: int(Path(result.path).name.split("-")[1]))
-    return [_trial(out, result) for result in by_number]
+    trials = [_trial(out, result) for result in results]
+    return sorted(trials, key=lambda trial: (len(trial.folder.path.name), trial.folder.path.name))
 
 
 def _named(function: Any) -> Any:
@@ -154,8 +154,8 @@ def _plan(spec: Spec, tune: Any, total_steps: int, parallel: int | None) -> Any:
         scheduler=scheduler,
         num_samples=1 if spec.algorithm == "grid" else spec.trials,
         max_concurrent_trials=parallel,
-        trial_name_creator=lambda trial: f"trial-{_number(trial.trial_id)}",
-        trial_dirname_creator=lambda trial: f"trial-{_number(trial.trial_id)}",
+        trial_name_creator=lambda trial: _name(trial.trial_id),
+        trial_dirname_creator=lambda trial: _name(trial.trial_id),
     )
 
 
@@ -199,7 +199,7 @@ def _train(
     for name in imports:
         importlib.import_module(name)
     context = importlib.import_module("ray.tune").get_context()
-    folder = RunFolder(out / f"trial-{_number(context.get_trial_id())}")
+    folder = RunFolder(out / _name(context.get_trial_id()))
     description = spec.description(config)
     if folder.config_path.exists():
         trainer = restored(description, folder, [_Report()])
@@ -210,9 +210,10 @@ def _train(
     train([trainer], compiled.learner([trainer.agent], compile=wanted))
 
 
-def _number(trial_id: str) -> int:
-    """The place of a trial in the order of the sweep."""
-    return int(trial_id.rpartition("_")[2])
+def _name(trial_id: str) -> str:
+    """The folder of a trial: by its number, where Tune numbers them."""
+    before, _, number = trial_id.rpartition("_")
+    return f"trial-{int(number)}" if before else f"trial-{trial_id}"
 
 
 def _trial(out: Path, result: Any) -> Trial:

@@ -36,6 +36,7 @@ PACKAGES = (
     "maxentflow.agents",
     "maxentflow.agents.training",
     "maxentflow.agents.compiled",
+    "maxentflow.agents.cluster",
 )
 """Whose ``__all__`` is public, and belongs into the reference."""
 REFERENCE = "reference/"

@@ -44,6 +44,10 @@ NO_EXAMPLE = {
     "Step": "in the example of Agent",
     "Rollout": "in the example of RolloutBuffer",
     "record_video": "writes a film",
+    "Actors": "starts Ray: see tests/agents/cluster",
+    "connected": "starts Ray: see tests/agents/cluster",
+    "sweep": "starts Ray: see tests/agents/cluster",
+    "Trial": "made by sweep",
 }
 """Public names whose docstring needs no example, and why."""
 

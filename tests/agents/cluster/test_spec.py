@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from maxentflow.agents.cli import sweep
 from maxentflow.agents.cluster import Spec
 from maxentflow.agents.cluster.spec import Range
 
@@ -39,6 +44,16 @@ def test_a_file_is_read(tmp_path):
     assert (run.agent_config.critic_learning_rate, run.agent_config.hidden) == (0.001, (16, 16))
     config = run.trainer_config
     assert (config.total_steps, config.batch_size, config.seed) == (2_000, 32, 4)
+
+
+def test_the_specifications_of_the_documents_are_read(tmp_path):
+    page = Path(__file__).parents[3] / "docs" / "howto" / "sweep.md"
+    found = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.S)
+    assert found
+    for number, text in enumerate([*found, inspect.getdoc(sweep._Sweep).partition("such as")[2]]):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(textwrap.dedent(text))
+        assert Spec.read(path).agent == "sac"
 
 
 def test_a_grid_has_all_combinations():
