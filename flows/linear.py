@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from maxentflow.flows.bounded import bounded, check_bound
+from maxentflow.flows.bounded import bounded, check_bound, within_unit_ball
 from maxentflow.flows.layer import Layer, own_context
 from maxentflow.flows.mlp import context_network
 
@@ -19,19 +20,27 @@ class StateLinear(Layer):
     r"""A full linear map that depends on the context alone, as a product of triangles.
 
     .. math::
-        z = L(s)\, U(s)\, x, \qquad \log U_{ii} = \frac{f_{ii}(s)}{1 + |f_{ii}(s)| / m}
+        z = (I + A(s))\, D(s)\, (I + B(s))\, x, \qquad
+        A = \frac{f_<(s)}{\sqrt{1 + \|f_<(s)\|^2}}, \quad
+        B = \frac{f_>(s)}{\sqrt{1 + \|f_>(s)\|^2}}, \quad
+        \log D_{ii} = \frac{f_{ii}(s)}{1 + |f_{ii}(s)| / m}
 
-    with ones on the diagonal of L. Linear: its log-determinant :math:`\sum_i \log U_{ii}(s)` is
-    counted in V (Chao et al. 2024, arXiv:2405.13629, section 3.2; LU form as in Kingma and
-    Dhariwal 2018, arXiv:1807.03039, eq. 10). Unlike a scale it can make the entries of an action
-    depend on each other. Both directions cost a network pass; variable to latent, as in learning
-    from given actions, takes a product, and latent to variable solves two triangular systems.
+    where :math:`f_<` and :math:`f_>` are the network's matrix below and above its diagonal, with
+    their Frobenius norms. Linear: its log-determinant :math:`\sum_i \log D_{ii}(s)` is counted in
+    V (Chao et al. 2024, arXiv:2405.13629, section 3.2; LU form as in Kingma and Dhariwal 2018,
+    arXiv:1807.03039, eq. 10). Unlike a scale it can make the entries of an action depend on each
+    other. Both directions cost a network pass; variable to latent, as in learning from given
+    actions, takes two products, and latent to variable solves two triangular systems.
+
+    The condition number is at most :math:`50\, e^{2m}` in any dimension, whatever the network
+    gives: a round trip is off by at most so many units of rounding of the largest entry, and a
+    shear is never above 1. Larger condition numbers take a larger :math:`m` or several maps.
 
     Args:
         dim: size of the variable.
         context_dim: size of the context, or ``None`` for one map for all.
         hidden: widths of the network's hidden layers.
-        max_log_scale: the bound :math:`m` on the logarithms of U's diagonal, positive.
+        max_log_scale: the bound :math:`m` on the logarithms of the diagonal D, positive.
         mlp: further options of :class:`~maxentflow.flows.MLP`. Weights start at zero by default,
             so that the map starts close to the identity and the same for every context.
 
@@ -66,22 +75,27 @@ class StateLinear(Layer):
         )
 
     def _factors(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """L without its ones, U with its diagonal, and that diagonal's logarithms."""
+        """A, B and the logarithms of D's diagonal."""
         assert self.dim is not None
         raw = self.net(own_context(self, context)).unflatten(-1, (self.dim, self.dim))
         log_diagonal = bounded(raw.diagonal(dim1=-2, dim2=-1), self.max_log_scale)
-        return raw.tril(-1), raw.triu(1) + log_diagonal.exp().diag_embed(), log_diagonal
+        return within_unit_ball(raw.tril(-1)), within_unit_ball(raw.triu(1)), log_diagonal
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         lower, upper, log_diagonal = self._factors(context)
-        solve = torch.linalg.solve_triangular
-        x = solve(lower, z.unsqueeze(-1), upper=False, unitriangular=True)
+        solve = partial(torch.linalg.solve_triangular, unitriangular=True)
+        x = solve(lower, z.unsqueeze(-1), upper=False)
+        x = x * (-log_diagonal).exp().unsqueeze(-1)
         x = solve(upper, x, upper=True).squeeze(-1)
         return x, -log_diagonal.sum(-1).expand(x.shape[:-1])
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         lower, upper, log_diagonal = self._factors(context)
-        matrix = upper + lower @ upper
-        one_for_all = matrix.ndim == 2
-        z = x @ matrix.mT if one_for_all else (matrix @ x.unsqueeze(-1)).squeeze(-1)
+        z = (x + _product(upper, x)) * log_diagonal.exp()
+        z = z + _product(lower, z)
         return z, log_diagonal.sum(-1).expand(z.shape[:-1])
+
+
+def _product(matrix: Tensor, x: Tensor) -> Tensor:
+    """Of one matrix for all rows, or of one for each."""
+    return x @ matrix.mT if matrix.ndim == 2 else (matrix @ x.unsqueeze(-1)).squeeze(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -57,6 +59,73 @@ def test_the_log_diagonal_keeps_its_bound(seed: int, bound: float, noise: float)
     torch.manual_seed(seed)
     layer = perturb(StateLinear(1, 3, hidden=HIDDEN, max_log_scale=bound), noise).double()
     assert largest(layer(uniform(20, 1, bound=1), uniform(20, 3, bound=50))[1]) <= bound + 1e-12
+
+
+def test_it_is_its_formula() -> None:
+    torch.manual_seed(0)
+    layer = perturb(StateLinear(3, 2, hidden=HIDDEN, max_log_scale=0.7), 1.0).double()
+    x, context = uniform(5, 3, bound=3), uniform(5, 2, bound=2)
+    for row, c, z in zip(x, context, layer.inverse(x, context)[0], strict=True):
+        raw = layer.net(c).reshape(3, 3)
+        below, above, on = raw.tril(-1), raw.triu(1), raw.diagonal()
+        lower = torch.eye(3).double() + below / (1 + below.square().sum()).sqrt()
+        upper = torch.eye(3).double() + above / (1 + above.square().sum()).sqrt()
+        diagonal = torch.diag((on / (1 + on.abs() / 0.7)).exp())
+        assert largest(z - lower @ diagonal @ upper @ row) <= 1e-12
+
+
+def worst(layer: StateLinear, raw: torch.Tensor) -> StateLinear:
+    """The layer with a matrix of the network's that is given."""
+    layer.net.value.data = raw.flatten().to(layer.net.value)
+    return layer
+
+
+def shears(dim: int, size: float) -> dict[str, torch.Tensor]:
+    """Matrices that make triangles with large entries as ill-conditioned as they can be."""
+    ones, signs = torch.ones(dim, dim), (-1.0) ** torch.arange(dim)
+    diagonal = signs.diag()
+    raw = {
+        "neighbours": ones.triu(-1).tril(1) - torch.eye(dim),
+        "same signs": -ones,
+        "signs in turn": signs.outer(signs),
+        "random": torch.randn(dim, dim),
+    }
+    return {key: size * (value.tril(-1) + value.triu(1) + diagonal) for key, value in raw.items()}
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 6, 17])
+@pytest.mark.parametrize("size", [0.3, 3.0, 1e4, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_condition_number_keeps_its_bound_and_round_trips_their_digits(
+    dim: int, size: float, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    bound = 0.5
+    most = 50 * math.exp(2 * bound)
+    for raw in shears(dim, size).values():
+        layer = worst(StateLinear(dim, max_log_scale=bound), raw).to(dtype)
+        matrix = layer(torch.eye(dim, dtype=dtype))[0].mT
+        assert torch.linalg.cond(matrix.double()) <= most
+        z = torch.randn(100, dim, dtype=dtype)
+        for there, back in ((layer, layer.inverse), (layer.inverse, layer)):
+            x, log_det = there(z)
+            again, log_det_back = back(x)
+            assert largest(again - z) <= most * torch.finfo(dtype).eps * largest(z)
+            assert largest(log_det + log_det_back) <= 1e-6
+        expected = torch.linalg.slogdet(matrix.double())
+        assert expected.sign == 1
+        assert largest(expected.logabsdet - layer(z)[1]) <= 50 * dim * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0, 1e4, 1e30])
+def test_gradients_are_finite_at_any_size(size: float) -> None:
+    layer = worst(StateLinear(3), shears(3, size)["same signs"])
+    z = torch.randn(4, 3)
+    for direction in (layer, layer.inverse):
+        x, log_det = direction(z)
+        (gradient,) = torch.autograd.grad(x.sum() + log_det.sum(), layer.net.value)
+        assert gradient.isfinite().all()
+        assert gradient.any() or size > 1e4
 
 
 @pytest.mark.parametrize("squash", [True, False])
