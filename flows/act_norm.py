@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from maxentflow.flows.layer import Layer
 
 __all__ = ["ActNorm", "mean_and_deviation"]
+
+_LARGEST_LOG_SCALE = 20.0
 
 
 def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,6 +40,10 @@ class ActNorm(Layer):
     :meth:`initialize`, which :meth:`EnergyBasedFlow.initialize` calls, sets it so that the latents
     of a batch have mean 0 and standard deviation 1. It never does so by itself at the first call:
     a target network, a compiled graph or the soft value may make that call.
+
+    Log-scales count as at most 20 in magnitude, so that no scale overflows; beyond, the parameter
+    has no gradient. A round trip is exact to the rounding of the shift: entries that are much
+    smaller than theirs lose digits.
 
     Args:
         dim: size of the variable.
@@ -66,17 +74,27 @@ class ActNorm(Layer):
         """Give the latents of a batch ``(*batch, dim)`` mean 0 and standard deviation 1.
 
         Raises:
-            ValueError: an entry is the same in the whole batch, or not finite.
+            ValueError: an entry is the same in the whole batch, not finite, or of a standard
+                deviation below exp(-20) or above exp(20).
         """
         mean, deviation = mean_and_deviation(x)
+        if bool((deviation.log().abs() > _LARGEST_LOG_SCALE).any()):
+            raise ValueError(
+                f"ActNorm takes standard deviations from {math.exp(-_LARGEST_LOG_SCALE):.1e} to "
+                f"{math.exp(_LARGEST_LOG_SCALE):.1e}, got {deviation.tolist()}: scale the data."
+            )
         self.log_scale.copy_(deviation.log())
         self.shift.copy_(mean)
 
+    def _bounded_log_scale(self) -> Tensor:
+        return self.log_scale.clamp(-_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)
+
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x = z * self.log_scale.exp() + self.shift
-        return x, self.log_scale.sum().expand(x.shape[:-1])
+        log_scale = self._bounded_log_scale()
+        x = z * log_scale.exp() + self.shift
+        return x, log_scale.sum().expand(x.shape[:-1])
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_slope = -self.log_scale
+        log_slope = -self._bounded_log_scale()
         z = (x - self.shift) * log_slope.exp()
         return z, log_slope.sum().expand(z.shape[:-1])

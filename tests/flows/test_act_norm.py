@@ -92,3 +92,26 @@ def test_a_batch_without_a_spread_is_refused_and_changes_nothing(entry: list[flo
 def test_a_flow_refuses_actions_of_another_size(size: int) -> None:
     with pytest.raises(ValueError, match=r"action must have shape \(\*batch, 2\), got"):
         make_flow("glow", 2, 3).initialize(torch.zeros(5, size), torch.zeros(5, 3))
+
+
+@pytest.mark.parametrize("log_scale", [-1e30, -1e3, -20.0, 20.0, 1e3, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_log_scale_stays_finite_and_goes_back(log_scale: float, dtype: torch.dtype) -> None:
+    layer = ActNorm(2).to(dtype)
+    layer.log_scale.data.fill_(log_scale)
+    z = torch.tensor([[0.0, 1.0], [-50.0, 1e-3]], dtype=dtype)
+    x, log_det = layer(z)
+    torch.testing.assert_close(x, z * math.exp(math.copysign(20, log_scale)))
+    assert torch.equal(log_det, torch.full((2,), math.copysign(40, log_scale), dtype=dtype))
+    torch.testing.assert_close(layer.inverse(x)[0], z)
+    assert torch.equal(layer.inverse(x)[1], -log_det)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e9])
+def test_a_batch_whose_scale_is_out_of_bounds_is_refused(size: float) -> None:
+    layer = perturb(ActNorm(2))
+    before = [parameter.clone() for parameter in layer.parameters()]
+    batch = torch.randn(10, 2) * torch.tensor([1.0, size])
+    with pytest.raises(ValueError, match=r"standard deviations from 2\.1e-09 to 4\.9e\+08, got"):
+        layer.initialize(batch)
+    assert all(map(torch.equal, layer.parameters(), before))
