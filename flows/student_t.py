@@ -11,6 +11,10 @@ from maxentflow.flows.base import Base
 
 __all__ = ["StudentT"]
 
+_LARGEST_LOG_EXCESS = 60.0  # the normal distribution, to rounding
+_SERIES_FROM = 50.0  # where three terms are exact to rounding in double precision
+_FAR = 1e9  # from where log(1 + u**2) is 2 log(u)
+
 
 class StudentT(Base):
     r"""Independent Student's t entries, with learnable degrees of freedom :math:`\nu_i > 1`.
@@ -20,7 +24,9 @@ class StudentT(Base):
         c = \sum_i \log \frac{\sqrt{\pi \nu_i}\, \Gamma(\nu_i / 2)}{\Gamma((\nu_i + 1) / 2)}
 
     Lipschitz layers cannot make tails heavier than the base's, so that heavy tails have to be
-    here (Jaini et al. 2020, arXiv:1907.04481). Above one degree of freedom the mean exists.
+    here (Jaini et al. 2020, arXiv:1907.04481). Above one degree of freedom the mean exists. The
+    density stays finite at any latent and any parameter; beyond :math:`e^{60}` degrees of freedom,
+    where it is the normal's, the parameter changes nothing.
 
     Args:
         dim: size of the latent, at least 1.
@@ -47,15 +53,15 @@ class StudentT(Base):
     @property
     def df(self) -> Tensor:
         """The degrees of freedom, shape ``(dim,)``."""
-        return 1 + self.log_excess.exp()
+        return 1 + self.log_excess.clamp(max=_LARGEST_LOG_EXCESS).exp()
 
     def unnormalized_log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return -(0.5 * (self.df + 1) * torch.log1p(z.square() / self.df)).sum(-1)
+        df = self.df
+        return -(0.5 * (df + 1) * _log1p_square(z / df.sqrt())).sum(-1)
 
     def log_normalizer(self, context: Tensor | None = None) -> Tensor:
-        half = 0.5 * self.df
-        log_gammas = torch.lgamma(half) - torch.lgamma(half + 0.5)
-        return (log_gammas + 0.5 * torch.log(math.pi * self.df)).sum()
+        df = self.df
+        return (0.5 * torch.log(math.pi * df) - _log_gamma_step(0.5 * df)).sum()
 
     def rsample(self, shape: tuple[int, ...], context: Tensor | None = None) -> Tensor:
         r"""Reparameterised latents of shape ``(*shape, dim)``, in the degrees of freedom as well.
@@ -72,3 +78,17 @@ class StudentT(Base):
 
     def mode(self, context: Tensor | None = None) -> Tensor:
         return torch.zeros_like(self.log_excess)
+
+
+def _log1p_square(u: Tensor) -> Tensor:
+    """log(1 + u**2), also where the square overflows."""
+    near, far = u.clamp(-_FAR, _FAR), u.abs().clamp(min=_FAR)
+    return torch.log1p(near.square()) + 2 * (far / _FAR).log()
+
+
+def _log_gamma_step(x: Tensor) -> Tensor:
+    """log Gamma(x + 1/2) - log Gamma(x); by its series where the difference would cancel."""
+    square = x.clamp(min=_SERIES_FROM).reciprocal().square()
+    series = (1 / 8 - square * (1 / 192 - square / 640)) / x
+    difference = torch.lgamma(x + 0.5) - torch.lgamma(x)
+    return torch.where(x < _SERIES_FROM, difference, 0.5 * x.log() - series)

@@ -166,6 +166,35 @@ def test_samples_follow_the_density(name: str, dim: int) -> None:
         assert scipy.stats.kstest(cdf.numpy(), "uniform").pvalue > 1e-3
 
 
+@pytest.mark.parametrize("df", [1.5, 30.0, 99.0, 101.0, 1e3, 1e5, 1e9])
+def test_the_normaliser_of_student_t_keeps_its_digits(df: float) -> None:
+    base = StudentT(1, df)
+    exact = -scipy.stats.t.logpdf(0.0, base.df.double().item())
+    if df >= 1e5:  # where scipy's difference of logarithms cancels too
+        exact = 0.5 * math.log(2 * math.pi) + 0.25 / df
+    assert abs(base.log_normalizer().item() - exact) <= 2e-5
+    assert abs(StudentT(1, df).double().log_normalizer().item() - exact) <= 1e-7
+
+
+@pytest.mark.parametrize("log_excess", [-1e30, -200.0, 60.0, 200.0, 1e30])
+@pytest.mark.parametrize("z", [0.0, 1.0, 1e10, 1e30])
+def test_student_t_is_finite_at_any_parameter_and_latent(log_excess: float, z: float) -> None:
+    base = StudentT(1)
+    base.log_excess.data.fill_(log_excess)
+    latent = torch.tensor([z], requires_grad=True)
+    log_prob = base.log_prob(latent)
+    limit = td.Cauchy(0.0, 1.0) if log_excess < 0 else td.Normal(0.0, 1.0)
+    if log_excess < 0 and z > 1e18:
+        expected = -math.log(math.pi) - 2 * math.log(z)
+    else:
+        expected = limit.log_prob(torch.tensor(z)).item()
+    if expected > -1e9:
+        assert log_prob.item() == pytest.approx(expected, rel=1e-4)
+    gradients = torch.autograd.grad(log_prob, [latent, base.log_excess])
+    assert all(value.isfinite().all() for value in (log_prob, *gradients))
+    assert base.rsample((100,)).isfinite().all()
+
+
 @pytest.mark.parametrize("df", [1.01, 2.0, 100.0])
 def test_student_t_samples_follow_the_density(df: float) -> None:
     torch.manual_seed(0)
