@@ -46,6 +46,10 @@ class Autoregressive(Layer):
     from given actions is fast and acting slow. ``Inverse(layer)`` is the orientation of an inverse
     autoregressive flow: acting takes one pass, learning one for each entry.
 
+    Weights have no bound: an entry is as sensitive to those before it as the network is, and the
+    direction of n passes multiplies these sensitivities. Networks that are very steep lose digits
+    there, however many entries later.
+
     Args:
         dim: size of the variable.
         context_dim: size of the context, or ``None`` for an unconditional layer.
