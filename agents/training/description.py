@@ -243,7 +243,15 @@ def restored(
 ) -> Trainer:
     """The trainer of a run as it was at its last checkpoint, or from its start without one."""
     trainer = make_trainer(description, folder, callbacks)
-    _use_newest(folder, trainer.restore)
+    try:
+        _use_newest(folder, trainer.restore)
+    except ValueError as error:
+        if folder.previous_path.exists():
+            raise
+        checkpoints = folder.checkpoint_path.parent
+        raise ValueError(
+            f"{error} There is no other checkpoint; remove {checkpoints} to begin the run again."
+        ) from error
     return trainer
 
 

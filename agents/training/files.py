@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,8 @@ __all__ = ["load", "save_atomically", "write_atomically"]
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write bytes."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    with _replacing(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def load(path: Path) -> Any:
@@ -35,11 +37,48 @@ def load(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def save_atomically(state: Any, path: Path) -> None:
-    """Write tensors, numbers and strings with :func:`torch.save`, through to the disk."""
+def save_atomically(state: Any, path: Path, keep: Path | None = None) -> None:
+    """Write tensors, numbers and strings with :func:`torch.save`, through to the disk.
+
+    Args:
+        state: what is written.
+        path: the file.
+        keep: a name for the file before, in place of what has it; nothing changes there until the
+            new file is written.
+    """
+    with _replacing(path) as unfinished:
+        with open(unfinished, "wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # a disk is full, and its archive cannot be ended
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            _link(path, keep)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of another at the end; it is gone if that fails, as
+    on a full disk."""
     unfinished = path.with_suffix(".unfinished")
-    with open(unfinished, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+
+
+def _link(path: Path, other: Path) -> None:
+    """Give a file a second name, in place of what has that."""
+    with _replacing(other) as unfinished:
+        unfinished.unlink(missing_ok=True)
+        try:
+            os.link(path, unfinished)
+        except OSError:  # a disk without links
+            shutil.copyfile(path, unfinished)

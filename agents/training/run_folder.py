@@ -194,8 +194,8 @@ class RunFolder:
     def save_checkpoint(self, state: dict[str, Any], experience: Experience) -> Path:
         """Write the latest checkpoint atomically: a reader sees the one before or this one, whole.
 
-        The one before is kept. It notes the agent, the task and their settings, as ``config.yaml``
-        has them.
+        The one before is kept, and the one before that until this one is written. It notes the
+        agent, the task and their settings, as ``config.yaml`` has them.
 
         Args:
             state: of the run, without its experience.
@@ -203,16 +203,20 @@ class RunFolder:
                 :meth:`ReplayBuffer.save`, it writes itself into a folder of its own.
 
         Raises:
-            OSError: it cannot be written; the checkpoint before is as it was.
+            OSError: it cannot be written; the two checkpoints before are as they were.
         """
         state = {**state, "settings": self._settings}
-        files_before = self._keep_previous()
+        if self._files is None and not self._distrusts_latest:  # the first of this process
+            self._files = _files_of(self.checkpoint_path)
+        files_before, keep = self._files, self.previous_path
+        if files_before is None:  # the latest is missing or damaged
+            files_before, keep = _files_of(self.previous_path) or [], None
         save = getattr(experience, "save", None)
         if save is None:
-            return self._save({**state, "experience": experience.state_dict()}, "latest.pt")
+            return self._save({**state, "experience": experience.state_dict()}, "latest.pt", keep)
         self.replay_path.mkdir(parents=True, exist_ok=True)
         saved = save(self.replay_path)
-        path = self._save({**state, "experience": saved}, "latest.pt")
+        path = self._save({**state, "experience": saved}, "latest.pt", keep)
         self._files = list(saved["files"])
         for entry in self.replay_path.iterdir():
             if entry.name in {*self._files, *files_before}:
@@ -222,23 +226,6 @@ class RunFolder:
             else:
                 entry.unlink()
         return path
-
-    def _keep_previous(self) -> list[str]:
-        """Keep the latest checkpoint under the other name; give the files of its replay."""
-        if not self.checkpoint_path.exists():
-            return []
-        if self._files is None:  # the first of this process
-            self._files = None if self._distrusts_latest else _files_of(self.checkpoint_path)
-            if self._files is None:
-                return _files_of(self.previous_path) or []  # which stays the one before
-        unfinished = self.previous_path.with_suffix(".unfinished")
-        unfinished.unlink(missing_ok=True)
-        try:
-            os.link(self.checkpoint_path, unfinished)
-        except OSError:  # a disk without links
-            shutil.copyfile(self.checkpoint_path, unfinished)
-        os.replace(unfinished, self.previous_path)
-        return self._files
 
     def save_best(self, agent: Agent, step: int, result: float) -> Path:
         """Write the policy, in place of the best before.
@@ -394,10 +381,10 @@ class RunFolder:
         fixed = {name: content[name] for name in ("agent", "env", "env_options")}
         return content["agent_config"] | fixed
 
-    def _save(self, state: dict[str, Any], name: str) -> Path:
+    def _save(self, state: dict[str, Any], name: str, keep: Path | None = None) -> Path:
         path = self.checkpoint_path.with_name(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_atomically(state, path)
+        save_atomically(state, path, keep)
         return path
 
     def _read_config(self) -> dict[str, Any]:

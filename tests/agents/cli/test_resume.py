@@ -337,10 +337,10 @@ def test_the_good_checkpoint_stays_until_there_is_another(run, monkeypatch, caps
     folder, save = RunFolder(run), RunFolder._save
     folder.checkpoint_path.write_bytes(b"PK half of it")
 
-    def full(self, state, name):
+    def full(self, state, name, *keep):
         if name == "latest.pt":
             raise OSError(28, "No space left on device")
-        return save(self, state, name)
+        return save(self, state, name, *keep)
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "_save", full)
@@ -348,6 +348,40 @@ def test_the_good_checkpoint_stays_until_there_is_another(run, monkeypatch, caps
     assert "No space left on device" in capsys.readouterr().err
     assert folder.load_checkpoint(previous=True)["step"] == 50
     main(["evaluate", str(run), "--episodes", "1"])
+
+
+def test_a_full_disk_leaves_both_checkpoints_and_nothing_else(run, monkeypatch, capsys):
+    """Half of a file that fails is removed, and nothing takes the place of the one before."""
+    folder, save = RunFolder(run), torch.save
+    names = {path.name for path in folder.checkpoint_path.parent.iterdir()}
+
+    def full(state, file):
+        if "simulator" in state:
+            file.write(b"half of it")
+            file.flush()
+            raise OSError(28, "No space left on device")
+        save(state, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        assert stopped(["train", "--resume", run, "--total-steps", "70"]) == 2
+    assert "No space left on device; continue from the last checkpoint" in capsys.readouterr().err
+    states = [folder.load_checkpoint(previous=previous) for previous in (False, True)]
+    assert [state["step"] for state in states] == [60, 50]
+    assert {path.name for path in folder.checkpoint_path.parent.iterdir()} == names
+
+
+def test_the_only_checkpoint_damaged(run, refused):
+    """What the sentence says helps."""
+    folder = RunFolder(run)
+    folder.previous_path.unlink()
+    flip(folder.checkpoint_path)
+    checkpoints, expected = folder.checkpoint_path.parent, metrics(run)
+    said = f"There is no other checkpoint; remove {checkpoints} to begin the run again."
+    assert refused("train", "--resume", run).endswith(said)
+    shutil.rmtree(checkpoints)
+    main(["train", "--resume", str(run)])
+    assert metrics(run) == expected
 
 
 def test_both_checkpoints_damaged(run, refused, command):
