@@ -7,6 +7,7 @@ import gc
 import platform
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,15 +20,19 @@ __all__ = ["Interruption", "session"]
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _DEFAULT_THRESHOLD = 128 * 1024
 
+_ONE_SIGNAL = 0.5  # seconds; timeout(1) sends SIGTERM to a process, and again to its group
+
 
 class Interruption:
     """Ctrl-C and SIGTERM as a flag, so that a step is never left half done.
 
-    A second Ctrl-C is an immediate :class:`KeyboardInterrupt`.
+    A second signal stops the process at once.
     """
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._noted = 0.0
+        self._at_once = False
 
     def __bool__(self) -> bool:
         return self._signal is not None
@@ -44,11 +49,20 @@ class Interruption:
         if self._signal is not None:
             raise SystemExit(128 + self._signal)
 
+    def raise_if_at_once(self) -> None:
+        """Stop after a second signal, as :meth:`raise_if_set`."""
+        if self._at_once:
+            self.raise_if_set()
+
     def note(self, number: int, frame: object) -> None:
         """Handle a signal."""
-        if self._signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._signal = number
+        now = time.monotonic()
+        if self._signal is not None:
+            if number == self._signal == signal.SIGTERM and now - self._noted < _ONE_SIGNAL:
+                return
+            self._signal, self._at_once = number, True
+            self.raise_if_set()
+        self._signal, self._noted = number, now
 
 
 @contextmanager
@@ -80,6 +94,9 @@ def session(threads: int) -> Iterator[Interruption]:
     gc.freeze()
     try:
         yield interruption
+    except Exception:  # a library may fail at an exception in the middle of its work
+        interruption.raise_if_at_once()
+        raise
     finally:
         gc.unfreeze()
         _set_malloc_thresholds(_DEFAULT_THRESHOLD)

@@ -74,7 +74,8 @@ class Trainer:
     Raises:
         KeyboardInterrupt: from :meth:`run`, on Ctrl-C, after the step in progress is finished and
             its state saved; on a second Ctrl-C at once.
-        SystemExit: from :meth:`run`, on SIGTERM, with the state saved likewise.
+        SystemExit: from :meth:`run`, on SIGTERM, with the state saved likewise; on a second one
+            at once.
         NonFiniteError: from :meth:`run`, an action, an observation, a reward, a loss or a gradient
             is not finite; the message names it and the step, and the state is saved beside the
             last checkpoint.
@@ -453,7 +454,7 @@ def train(trainers: Sequence[Trainer], learner: Learner | None = None) -> None:
     Raises:
         KeyboardInterrupt: on Ctrl-C, after the step in progress is finished and every state
             saved; on a second Ctrl-C at once.
-        SystemExit: on SIGTERM, with the states saved likewise.
+        SystemExit: on SIGTERM, with the states saved likewise; on a second one at once.
         NonFiniteError: from one of the runs; the states of the others are saved too.
         ValueError: there are no trainers, or they differ by more than the seed; nothing has been
             done then.

@@ -13,6 +13,7 @@ import signal
 import torch
 
 from maxentflow.agents import Agent, Trainer
+from maxentflow.agents.training import session
 from tests.agents.common import resumed
 
 what, passing = moment  # noqa: F821
@@ -102,6 +103,13 @@ elif what == "Ctrl-C twice":
     Agent.update = signal_in_update([signal.SIGINT, signal.SIGINT])
 elif what == "SIGTERM":
     Agent.update = signal_in_update([signal.SIGTERM])
+elif what == "SIGTERM from timeout(1)":  # which sends it to the process, and to its group
+    Agent.update = signal_in_update([signal.SIGTERM, signal.SIGTERM])
+elif what == "SIGTERM twice":
+    session._ONE_SIGNAL = 0.0
+    Agent.update = signal_in_update([signal.SIGTERM, signal.SIGTERM])
+elif what == "Ctrl-C, then SIGTERM":
+    Agent.update = signal_in_update([signal.SIGINT, signal.SIGTERM])
 elif what == "Ctrl-C in a log":
     Trainer._log = signal_in_log
 elif what in ("half a checkpoint", "half a chunk"):

@@ -13,11 +13,11 @@ import pytest
 from maxentflow.agents import RunFolder
 
 from ..common import checkpoint, comparable, differences, make_trainer, metrics, resumed
+from .children import PRELOADED
 
 # In one process: whole runs to compare with, and a server of children that has loaded torch.
 pytestmark = pytest.mark.xdist_group("resume")
 
-PRELOADED = ("tests.agents.common", "torch.utils.tensorboard", "tensorboard.summary")
 KILLED, INTERRUPTED, TERMINATED = -signal.SIGKILL, 130, 143
 LENGTHS = {
     "total_steps": 104,
@@ -195,6 +195,9 @@ def test_killed_again_and_again(tmp_path, dies, uninterrupted):
         ("Ctrl-C in a log", 2, INTERRUPTED, 60),  # where no checkpoint is due
         ("Ctrl-C twice", 55, INTERRUPTED, 80),  # at once
         ("SIGTERM", 55, TERMINATED, 86),
+        ("SIGTERM from timeout(1)", 55, TERMINATED, 86),
+        ("SIGTERM twice", 55, TERMINATED, 80),
+        ("Ctrl-C, then SIGTERM", 55, TERMINATED, 80),
     ],
 )
 def test_stopped_by_a_signal_and_resumed(tmp_path, dies, uninterrupted, what, passing, code, step):

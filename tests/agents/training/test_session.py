@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -141,3 +142,40 @@ def test_training_in_a_thread_leaves_signals_alone():
     thread.join()
     assert errors == []
     assert settings()[2] == before
+
+
+@pytest.mark.parametrize(
+    ("numbers", "apart", "stops"),
+    [
+        ([signal.SIGINT, signal.SIGINT], 0.0, KeyboardInterrupt),
+        ([signal.SIGTERM, signal.SIGTERM], 0.6, SystemExit),
+        ([signal.SIGTERM, signal.SIGTERM], 0.4, None),  # timeout(1) sends one twice
+        ([signal.SIGINT, signal.SIGTERM], 0.0, SystemExit),
+        ([signal.SIGTERM, signal.SIGINT], 0.0, KeyboardInterrupt),
+    ],
+)
+def test_a_second_signal_stops_at_once(monkeypatch, numbers, apart, stops):
+    clock = iter([10.0, 10.0 + apart])
+    monkeypatch.setattr(session_module.time, "monotonic", lambda: next(clock))
+    with session(threads=1) as interruption:
+        interruption.note(numbers[0], None)
+        with nullcontext() if stops is None else pytest.raises(stops):
+            interruption.note(numbers[1], None)
+        assert interruption
+    with pytest.raises(stops or SystemExit):
+        interruption.raise_if_set()
+
+
+def test_a_library_that_fails_at_a_second_signal_is_no_failure():
+    """As TorchRL's, whose context managers return what has no truth value."""
+
+    def fail():
+        with session(threads=1) as interruption:
+            interruption.note(signal.SIGINT, None)
+            try:
+                interruption.note(signal.SIGINT, None)
+            except KeyboardInterrupt:
+                raise RuntimeError("no truth value") from None
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
