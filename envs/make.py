@@ -14,7 +14,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from maxentflow.envs.resumable import Resumable
 from maxentflow.envs.spaces import standardise
 from maxentflow.envs.tasks import Recipe, Task, create
-from maxentflow.envs.workers import in_worker, start_method
+from maxentflow.envs.workers import WorkerVectorEnv, in_worker, start_method
 
 if TYPE_CHECKING:
     from torchrl.envs import EnvBase, GymWrapper
@@ -137,7 +137,7 @@ def _in_workers(
         spec = first.spec
     if isinstance(task, str):  # the workers' registry may lack what a notebook registered
         task = gym.registry.get(task.rpartition(":")[2], task)
-    vector = AsyncVectorEnv(
+    vector = WorkerVectorEnv(
         [in_worker(copy) for copy in _copies(task, num_envs, seed, options)],
         autoreset_mode=AutoresetMode.SAME_STEP,
         context=start_method(),

@@ -6,14 +6,18 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing.connection import wait
+from multiprocessing.util import Finalize
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.vector import AsyncVectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
 
-__all__ = ["in_worker", "start_method"]
+__all__ = ["WorkerVectorEnv", "in_worker", "start_method"]
 
 _SLOW_IMPORTS = ("mujoco", "torch", "torchrl")
 
@@ -38,8 +42,8 @@ def start_method() -> str:
 def in_worker(make: Callable[[], gym.Env[Any, Any]]) -> Callable[[], gym.Env[Any, Any]]:
     """A function that makes an environment, to be called in a worker.
 
-    The worker ignores Ctrl-C and leaves the process group, so that a signal to the group reaches
-    the main process alone, which may want to finish a step. The worker ends with the pipe to it.
+    The worker ignores Ctrl-C and SIGTERM and leaves the process group: the main process alone
+    decides what a signal does, and may want to finish a step. The worker ends with the pipe to it.
 
     Example:
         >>> in_worker(partial(gym.make, "Pendulum-v1"))().spec.id
@@ -51,6 +55,79 @@ def in_worker(make: Callable[[], gym.Env[Any, Any]]) -> Callable[[], gym.Env[Any
 def _make_in_worker(make: Callable[[], gym.Env[Any, Any]], parent: int) -> gym.Env[Any, Any]:
     if os.getpid() != parent:  # the main process also makes one, to learn the spaces
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A handler, which programs that the environment starts do not inherit.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         with suppress(OSError, AttributeError):  # Windows has no sessions
             os.setsid()
     return make()
+
+
+class WorkerVectorEnv(AsyncVectorEnv):
+    """gymnasium's, for workers of :func:`in_worker`.
+
+    Raises:
+        ConnectionError: from any method, a worker has ended; the others are then ended too.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        with self._watched():
+            super().__init__(*arguments, **options)
+        # multiprocessing would end them by SIGTERM, and wait.
+        Finalize(self, _kill, args=[self.processes], exitpriority=0)
+
+    def step_async(self, actions: Any) -> None:
+        with self._watched():
+            super().step_async(actions)
+
+    def step_wait(self, timeout: float | None = None) -> Any:
+        with self._watched():
+            return super().step_wait(timeout)
+
+    def reset_async(self, seed: Any = None, options: Any = None) -> None:
+        with self._watched():
+            super().reset_async(seed, options)
+
+    def reset_wait(self, timeout: float | None = None) -> Any:
+        with self._watched():
+            return super().reset_wait(timeout)
+
+    def call_async(self, name: str, /, *arguments: object, **options: object) -> None:
+        with self._watched():
+            super().call_async(name, *arguments, **options)
+
+    def call_wait(self, timeout: float | None = None) -> Any:
+        with self._watched():
+            return super().call_wait(timeout)
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        is_waiting = self._state is not AsyncState.DEFAULT
+        if terminate or (is_waiting and not self._poll_pipe_envs(timeout)):
+            terminate = True
+            self._state = AsyncState.DEFAULT
+            _kill(self.processes)
+        super().close_extras(timeout, terminate)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Say which worker has ended, where one does not answer."""
+        try:
+            yield
+        except (EOFError, ConnectionError) as error:
+            wait([process.sentinel for process in self.processes], timeout=1)
+            codes = [code for process in self.processes if (code := process.exitcode) is not None]
+            self.close(terminate=True)
+            code = codes[0] if codes else 0
+            how = f"was killed by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
+            raise ConnectionError(f"A worker process of the environment {how}") from error
+
+
+def _kill(processes: Sequence[Any]) -> None:
+    for process in processes:
+        process.kill()
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

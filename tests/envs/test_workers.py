@@ -92,17 +92,55 @@ def test_they_are_no_forks_of_this_process():
     assert not any(process.is_alive() for process in env.processes)
 
 
-def test_they_live_on_at_ctrl_c():
-    """A terminal interrupts them too, and the run wants to finish its step."""
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_they_live_on_at_a_signal(number):
+    """A terminal, or a scheduler, sends it to all processes; the run wants to finish its step."""
+    before = signal.getsignal(number)
     env = make("Pendulum-v1", 2, seed=0, workers=True)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     env.reset()
     for process in env.processes:
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
     observation, *_ = env.step(np.zeros((2, 1), np.float32))
     assert observation.shape == (2, 3)
     env.close()
+
+
+@pytest.mark.parametrize("moment", ["between steps", "in a step", "in a reset"])
+def test_one_that_is_killed_is_told_of_and_ends_the_others(moment):
+    env = make("Pendulum-v1", 2, seed=0, workers=True)
+    env.reset()
+    zero = np.zeros((2, 1), np.float32)
+    if moment == "in a step":
+        os.kill(env.processes[1].pid, signal.SIGSTOP)
+        env.step_async(zero)
+    env.processes[1].kill()
+    use = env.reset if moment == "in a reset" else lambda: env.step(zero)
+    if moment == "in a step":
+        use = env.step_wait
+    with pytest.raises(ConnectionError, match=r"A worker process .* was killed by SIGKILL"):
+        use()
+    assert not any(process.is_alive() for process in env.processes)
+    env.close()
+
+
+UNCLOSED = """
+from maxentflow import envs
+
+if __name__ == "__main__":
+    env = envs.make("Pendulum-v1", 2, seed=0, workers=True)
+    env.reset()
+    env.step_async(env.action_space.sample())
+    print("stepping")
+"""
+
+
+def test_a_script_that_leaves_them_open_ends(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(UNCLOSED)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "stepping\n")
+    assert "Traceback" not in done.stderr
 
 
 SCRIPT = """
