@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Protocol
@@ -304,7 +304,8 @@ class Agent:
         """Take back what :meth:`state_dict` gave.
 
         Raises:
-            ValueError: it is the state of another agent; nothing has changed then.
+            ValueError: it is the state of another agent, or a number of it is NaN; nothing has
+                changed then.
         """
         if state.get("agent") != self.name:
             raise ValueError(
@@ -313,6 +314,9 @@ class Agent:
         own = self.state_dict()
         if _structure(state) != _structure(own):
             raise ValueError("The checkpoint's networks are not those of this run.")
+        for name in own:
+            if (place := next(_nan_in(state[name], name), None)) is not None:
+                raise ValueError(f"The checkpoint's {place} has numbers that are not finite.")
         assert self.behavior is not None
         self.policy.load_state_dict(state["policy"])
         self.behavior.load_state_dict(state["behavior"])
@@ -361,6 +365,19 @@ def not_finite(verdict: Sequence[float]) -> FloatingPointError | None:
         if not math.isfinite(value):
             return FloatingPointError(f"{name} is {value}")
     return None
+
+
+def _nan_in(state: Any, name: str) -> Iterator[str]:
+    """The names of tensors in a nested state that have a NaN."""
+    if isinstance(state, Tensor):
+        if state.is_floating_point() and state.isnan().any():
+            yield name
+    elif isinstance(state, Mapping):
+        for key, entry in state.items():
+            yield from _nan_in(entry, f"{name}.{key}")
+    elif isinstance(state, list | tuple):
+        for index, entry in enumerate(state):
+            yield from _nan_in(entry, f"{name}.{index}")
 
 
 def _structure(state: Mapping[str, Any]) -> dict[str, Any]:

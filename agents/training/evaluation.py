@@ -20,12 +20,14 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow import envs
-from maxentflow.agents.training.simulator import STEP_LIMIT
+from maxentflow.agents.training.simulator import STEP_LIMIT, check_finite, check_tensor
 
 __all__ = ["AT_ONCE", "Evaluation", "evaluate", "record_video", "watch"]
 
 AT_ONCE = 10
 """Episodes of an evaluation that run together."""
+
+_OBSERVATION = "observation of an evaluation"
 
 Task = str | Callable[[], gym.Env[Any, Any]]
 
@@ -90,6 +92,7 @@ def evaluate(
     Raises:
         ValueError: ``episodes`` or ``max_steps`` is below 1, ``seed`` negative, or ``gamma``
             outside [0, 1].
+        FloatingPointError: an observation or a reward is not finite.
 
     Example:
         >>> agent = make("meow", envs.make("Pendulum-v1"))
@@ -139,6 +142,7 @@ def _evaluate_vector(
         nonlocal observation
         seeds: Any = [first + index for index in range(env.num_envs)]  # gymnasium types one only
         observation, _ = env.reset(seed=seeds)
+        check_finite(_OBSERVATION, observation)
         return observation
 
     def step() -> tuple[NDArray[Any], NDArray[Any]]:
@@ -146,6 +150,7 @@ def _evaluate_vector(
         seen = torch.from_numpy(observation).to(device)
         action = policy(TensorDict({"observation": seen}, [env.num_envs]))["action"]
         observation, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
+        check_finite(_OBSERVATION, observation)
         return reward, terminated | truncated
 
     limit = max_steps or episode_limit(env)
@@ -171,6 +176,7 @@ def _evaluate_torchrl(
         nonlocal present
         env.set_seed(first)
         present = env.reset()
+        check_tensor(_OBSERVATION, present["observation"])
         return shown()["observation"].numpy(force=True)
 
     def step() -> tuple[NDArray[Any], NDArray[Any]]:
@@ -178,6 +184,7 @@ def _evaluate_torchrl(
         action = policy(shown().to(device))["action"].to(env.device)
         action = action.reshape(env.action_spec.shape)
         stepped, present = env.step_and_maybe_reset(present.set("action", action))
+        check_tensor(_OBSERVATION, present["observation"])
         reward, done = (
             stepped["next", name].reshape(copies).numpy(force=True) for name in ("reward", "done")
         )
@@ -212,6 +219,7 @@ def _play(
         beginnings.append(begin(seed + first)[alive])
         for count in range(max_steps):
             reward, over = step()
+            check_finite("reward of an evaluation", reward[alive])
             returns[running[alive]] += reward[alive]
             discounted[running[alive]] += gamma**count * reward[alive]
             lengths[running[alive]] += 1

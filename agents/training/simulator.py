@@ -23,6 +23,8 @@ __all__ = [
     "GymnasiumSimulator",
     "Simulator",
     "TorchRLSimulator",
+    "check_finite",
+    "check_tensor",
     "simulator",
 ]
 
@@ -43,7 +45,7 @@ class Simulator(Protocol):
     A step adds ``"next"`` to what it is given: ``"observation"``, the final one where an episode
     ended, ``"reward"``, ``"done"``, ``"terminated"`` and ``"truncated"``, shapes
     ``(num_envs, 1)`` for all but the first. It raises :class:`FloatingPointError` where an
-    action, an observation or a reward is not finite.
+    action, an observation, also the first of an episode, or a reward is not finite.
     """
 
     num_envs: int
@@ -133,6 +135,7 @@ class GymnasiumSimulator:
 
     def reset(self, seed: int) -> TensorDictBase:
         observation, _ = self._env.reset(seed=seed)
+        check_finite("observation", observation)
         return self._observed(observation)
 
     def random_action(self, observation: TensorDictBase) -> TensorDictBase:
@@ -152,7 +155,7 @@ class GymnasiumSimulator:
     def send(self, acted: TensorDictBase) -> None:
         self._acted = acted
         self._action = acted["action"].numpy(force=True)
-        _check_finite("action", self._action)
+        check_finite("action", self._action)
         if isinstance(self._env, AsyncVectorEnv):
             self._env.step_async(self._action)
             self._pending = True
@@ -170,8 +173,8 @@ class GymnasiumSimulator:
             final = observation.copy()
             final[done] = np.stack(list(info["final_obs"][done]))
         reward = reward.astype(np.float32)
-        _check_finite("observation", final)
-        _check_finite("reward", reward)
+        check_finite("observation", final)
+        check_finite("reward", reward)
         if self._limit is not None:
             self._lengths += 1
             cut = (self._lengths >= self._limit) & ~done
@@ -179,6 +182,8 @@ class GymnasiumSimulator:
                 truncated, done = truncated | cut, done | cut
                 observation, _ = self._env.reset(options={"reset_mask": cut})
             self._lengths[done] = 0
+        if observation is not final:  # an episode has begun
+            check_finite("observation", observation)
         following = {
             "observation": self._tensor(final),
             "reward": self._tensor(reward[:, None]),
@@ -230,6 +235,7 @@ class TorchRLSimulator:
     def reset(self, seed: int) -> TensorDictBase:
         self._env.set_seed(seed)
         self._seed, self._present = seed, self._env.reset()
+        check_tensor("observation", self._present["observation"])
         return self._shown(self._present)
 
     def random_action(self, observation: TensorDictBase) -> TensorDictBase:
@@ -246,14 +252,16 @@ class TorchRLSimulator:
 
     def receive(self) -> tuple[TensorDictBase, TensorDictBase]:
         env, acted = self._env, self._acted
-        _check_tensor("action", acted["action"])
+        check_tensor("action", acted["action"])
         action = acted["action"].to(env.device).reshape(env.action_spec.shape)
         self._steps += 1
         stepped, following = env.step_and_maybe_reset(self._present.set("action", action))
         self._present = following
         nexts = stepped["next"]
-        _check_tensor("observation", nexts["observation"])
-        _check_tensor("reward", nexts["reward"])
+        check_tensor("observation", nexts["observation"])
+        check_tensor("reward", nexts["reward"])
+        if following["observation"] is not nexts["observation"]:  # an episode has begun
+            check_tensor("observation", following["observation"])
         zeros = torch.zeros_like(nexts["done"])
         keys = ("observation", "reward", "done", "terminated", "truncated")
         entries = {key: nexts.get(key, zeros) for key in keys}
@@ -285,7 +293,8 @@ def _entry(space: gym.Space[Any]) -> Entry:
     return Entry(torch.Size(space.shape), torch.from_numpy(np.empty(0, space.dtype)).dtype)
 
 
-def _check_finite(name: str, array: NDArray[Any]) -> None:
+def check_finite(name: str, array: NDArray[Any]) -> None:
+    """Raise :class:`FloatingPointError` with a name where a number is not finite."""
     if array.dtype.kind != "f" or math.isfinite(np.vdot(array, array)):
         return  # the cheapest sum in which what is not finite shows; it may overflow
     wrong = array[~np.isfinite(array)]
@@ -293,7 +302,8 @@ def _check_finite(name: str, array: NDArray[Any]) -> None:
         raise FloatingPointError(f"{name} is {wrong[0]}")
 
 
-def _check_tensor(name: str, tensor: Tensor) -> None:
+def check_tensor(name: str, tensor: Tensor) -> None:
+    """:func:`check_finite` of a tensor, on any device."""
     if tensor.is_floating_point():
         finite = tensor.isfinite()
         if not finite.all():
