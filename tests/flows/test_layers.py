@@ -114,20 +114,6 @@ def test_single_precision_stays_finite_far_out(name: str, direction: str) -> Non
             assert value.isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("noise", [10.0, 1000.0])
-@pytest.mark.parametrize("name", [name for name in LAYERS if not name.startswith("normflows-")])
-def test_large_weights_stay_finite(name: str, noise: float, dtype: torch.dtype) -> None:
-    for dim in (1, 3):
-        torch.manual_seed(dim)
-        layer = perturb(LAYERS[name](dim, 3), noise).to(dtype).eval()
-        z, context = torch.randn(20, dim, dtype=dtype), torch.randn(20, 3, dtype=dtype)
-        for direction in (layer, layer.inverse):
-            y, log_det = direction(z.clamp(-0.9, 0.9), context)
-            assert y.isfinite().all()
-            assert log_det.isfinite().all()
-
-
 def test_a_batch_gives_what_its_rows_give(name: str) -> None:
     torch.manual_seed(0)
     layer = perturb(LAYERS[name](2, 3)).double().eval()

@@ -10,9 +10,10 @@ from torch import distributions as td
 
 from maxentflow.flows import EnergyBasedFlow, GaussianMixture, build, registered
 
-from .cases import action_grid, largest
+from .cases import LAYERS, action_grid, largest, perturb
 
 SEEDS = (0, 1)
+OWN_LAYERS = [name for name in LAYERS if not name.startswith("normflows-")]  # theirs overflow
 
 
 def make(name: str, dim: int, seed: int) -> EnergyBasedFlow:
@@ -99,3 +100,17 @@ def test_regression_on_large_targets_stays_finite(name: str, target: float) -> N
     assert q.isfinite().all()
     assert v.isfinite().all()
     assert (q - target).abs().mean() < abs(target)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("noise", [10.0, 1000.0])
+@pytest.mark.parametrize("name", OWN_LAYERS)
+def test_large_weights_stay_finite(name: str, noise: float, dtype: torch.dtype) -> None:
+    for dim in (1, 3):
+        torch.manual_seed(dim)
+        layer = perturb(LAYERS[name](dim, 3), noise).to(dtype).eval()
+        z, context = torch.randn(20, dim, dtype=dtype), torch.randn(20, 3, dtype=dtype)
+        for direction in (layer, layer.inverse):
+            y, log_det = direction(z.clamp(-0.9, 0.9), context)
+            assert y.isfinite().all()
+            assert log_det.isfinite().all()
