@@ -23,9 +23,7 @@ def ray() -> ModuleType:
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise ValueError(
-            'This needs Ray: pip install "maxentflow[cluster]" brings it.'
-        ) from error
+        raise ValueError('This needs Ray: pip install "maxentflow[cluster]" brings it.') from error
 
 
 @contextmanager
@@ -39,7 +37,7 @@ def connected(address: str | None = None, *, num_cpus: int = 1) -> Iterator[None
         num_cpus: processor cores that are needed; a new cluster takes them to be there.
 
     Raises:
-        ValueError: Ray is not installed, there is no cluster at the address, or it has fewer cores.
+        ValueError: Ray is not installed, there is no cluster, or it has fewer cores.
 
     Example::
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 from maxentflow.agents import compiled
 from maxentflow.agents.cluster.connection import connected, ray
-from maxentflow.agents.cluster.spec import Range, Spec
+from maxentflow.agents.cluster.spec import Spec
 from maxentflow.agents.training import Callback, RunFolder, train
 from maxentflow.agents.training.description import create, make_trainer, restored
 from maxentflow.agents.training.run_folder import read_metrics

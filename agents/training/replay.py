@@ -86,7 +86,7 @@ class Replay:
         self.added = 0
         """Transitions that there have been, the number of the next."""
         self._steps = -(-capacity // num_envs)
-        self._rows = rows = (self._steps + 1) * num_envs  # and the observations after the last
+        self._rows = (self._steps + 1) * num_envs  # and the observations after the last
         self._now = 0  # the first of the rows that the next step goes to
         self._size = 0
         try:

@@ -74,7 +74,9 @@ def script():
 def test_bash_completes(script, line, completed):
     words = line.split()
     array = " ".join(map(shlex.quote, words))
-    shell = f"COMP_WORDS=({array}) COMP_CWORD={len(words) - 1}; _maxentflow; echo ${{COMPREPLY[@]}}"
+    shell = (
+        f"COMP_WORDS=({array}) COMP_CWORD={len(words) - 1}; _maxentflow; echo ${{COMPREPLY[@]}}"
+    )
     done = subprocess.run(
         ["bash", "-c", f"{script}\n{shell}"], capture_output=True, text=True, check=True
     )

@@ -142,7 +142,7 @@ def test_no_policy_is_further_behind_than_allowed(fake, max_lag):
 
 
 def test_actors_act_with_the_weights_they_are_sent():
-    agent, env = parts()
+    agent, _ = parts()
     config = configuration()
     actor = actors._Actor(parts, config, 3, [])
     torch.manual_seed(5)
@@ -207,9 +207,7 @@ def test_a_resumed_run_goes_on(fake, tmp_path):
     folder.create(agent, config, envs.task_id(env))
     Trainer(agent, env, config, folder, collector=Actors(parts, config), progress=False).run()
     config = configuration(checkpoint_every=100)
-    trainer = Trainer(
-        *parts(), config, folder, collector=Actors(parts, config), progress=False
-    )
+    trainer = Trainer(*parts(), config, folder, collector=Actors(parts, config), progress=False)
     trainer.restore(folder.load_checkpoint())
     assert (trainer.step, len(trainer.experience.buffer)) == (100, 100)
     trainer.run()

@@ -20,7 +20,7 @@ from maxentflow.agents.training.run_folder import read_metrics
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 # Once, its process is killed in the middle of an episode.
-TASK = '''
+TASK = """
 import os
 import signal
 from pathlib import Path
@@ -52,7 +52,7 @@ class Fatal(gym.Env):
 
 
 gym.register("Fatal-v0", Fatal, max_episode_steps=25)
-'''
+"""
 SETTINGS = {
     "total_steps": 120,
     "warmup_steps": 30,
@@ -177,9 +177,7 @@ def test_a_sweep_goes_on_when_its_machine_was_killed(tmp_path):
         time.sleep(0.1)
     _kill_family(first.pid)
     first.wait()
-    subprocess.run(
-        [*command, "--resume", "runs/way", "--parallel", "1"], cwd=tmp_path, check=True
-    )
+    subprocess.run([*command, "--resume", "runs/way", "--parallel", "1"], cwd=tmp_path, check=True)
     with open(tmp_path / "runs" / "way" / "sweep.csv") as file:
         rows = list(csv.DictReader(file))
     assert [(row["state"], row["steps"]) for row in rows] == 3 * [("complete", "400")]
