@@ -106,18 +106,30 @@ def test_they_live_on_at_a_signal(number):
     env.close()
 
 
+class Dies(gym.Env):
+    """Its process ends in its first step."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @pytest.mark.parametrize("moment", ["between steps", "in a step", "in a reset"])
 def test_one_that_is_killed_is_told_of_and_ends_the_others(moment):
-    env = make("Pendulum-v1", 2, seed=0, workers=True)
-    env.reset()
+    env = make(
+        lambda: Dies() if moment == "in a step" else gym.make("Pendulum-v1"), 2, workers=True
+    )
+    env.reset(seed=0)
+    if moment != "in a step":
+        env.processes[1].kill()
     zero = np.zeros((2, 1), np.float32)
-    if moment == "in a step":
-        os.kill(env.processes[1].pid, signal.SIGSTOP)
-        env.step_async(zero)
-    env.processes[1].kill()
     use = env.reset if moment == "in a reset" else lambda: env.step(zero)
-    if moment == "in a step":
-        use = env.step_wait
     with pytest.raises(ConnectionError, match=r"A worker process .* was killed by SIGKILL"):
         use()
     assert not any(process.is_alive() for process in env.processes)
