@@ -30,9 +30,7 @@ def jacobian_log_det(direction, x: Tensor, context: Tensor) -> Tensor:
     x = x.detach().requires_grad_()
     y, _ = direction(x, context)
     options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
-    rows = [
-        torch.autograd.grad(y[..., i].sum(), x, **options)[0] for i in range(x.shape[-1])
-    ]
+    rows = [torch.autograd.grad(y[..., i].sum(), x, **options)[0] for i in range(x.shape[-1])]
     return torch.linalg.slogdet(torch.stack(rows, dim=-2)).logabsdet
 
 
