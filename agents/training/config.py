@@ -70,6 +70,8 @@ class TrainerConfig:
         check(self)
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32, got {self.seed}.")
+        if self.num_envs > 2**16:  # the list of more would be made until memory ends
+            raise ValueError(f"num_envs must be at most 65536, got {self.num_envs}.")
         if self.eval_video_every and not self.eval_every:
             raise ValueError("eval_video_every needs evaluations: eval_every must not be 0.")
         if self.replay_size < self.batch_size:
