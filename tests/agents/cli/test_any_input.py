@@ -17,7 +17,7 @@ from maxentflow.agents.cli.dispatch import _COMMANDS
 from .tiny import PROBE, without_progress
 
 CASES = int(os.environ.get("MAXENTFLOW_CASES", "1000"))
-"""How many; 20,000 take six minutes."""
+"""How many of make test-all, where 20,000 take six minutes; make test has a fifth."""
 
 COSTLY = {"num_envs", "hidden", "mean_hidden", "threads", "flow_options", "workers"}
 """Settings of which a large value takes the memory or the time that it asks for."""
@@ -62,26 +62,33 @@ def nothing_is_trained():
         yield
 
 
-@settings(
-    max_examples=CASES,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
+def cases(count):
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@cases(CASES // 5)
 @example(["train", "sac", "--env", PROBE, "--replay-size", "1e14"])
 @example(["train", "sac", "--env", PROBE, "--seed", str(2**70)])
 @example(["train", "sac", "--env", PROBE, "--device", "privateuseone"])
+@example(["train", "sac", "--env", PROBE, "--num-envs", str(10**30)])
 @given(lines())
 def test_training(tmp_path_factory, words):
     check(words, tmp_path_factory)
 
 
-@settings(
-    max_examples=CASES // 10,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
+@pytest.mark.slow
+@cases(CASES)
+@given(lines())
+def test_training_with_more_words(tmp_path_factory, words):
+    check(words, tmp_path_factory)
+
+
+@cases(CASES // 10)
 @given(
     st.sampled_from(_COMMANDS),
     st.lists(st.one_of(places, numbers.map(str), st.sampled_from(FLAGS)), max_size=4),
