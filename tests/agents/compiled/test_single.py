@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -11,13 +12,25 @@ from torch import nn
 from torchrl.data import Bounded
 from torchrl.modules import AdditiveGaussianModule
 
+from maxentflow import flows
 from maxentflow.agents import compiled
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.compiled import CompiledLearner, Ensemble
 from maxentflow.agents.compiled.acting import CompiledActing
 from maxentflow.agents.learner import CompilationError, EagerLearner, RandomStreams
 
-from .common import ACTION_DIM, MAKERS, assert_close, changes, meow, observed, random_batch, td3
+from .common import (
+    ACTION_DIM,
+    MAKERS,
+    OBS_DIM,
+    assert_close,
+    changes,
+    meow,
+    observed,
+    of_flow,
+    random_batch,
+    td3,
+)
 
 pytestmark = pytest.mark.xdist_group("compile")  # one after the other, sharing what is compiled
 STREAMS = RandomStreams(1)
@@ -154,17 +167,35 @@ def test_a_behaviour_that_cannot_be_traced_acts_as_it_is(traced_only):
 # The compiler
 
 
+def gaussian(*, seed=0, dtype=torch.float32, **settings):
+    """MEow of a Gaussian, a fifth of the code of one with couplings."""
+    torch.manual_seed(seed)
+    layers = [
+        flows.StateScale(ACTION_DIM, OBS_DIM, hidden=(8,)),
+        flows.TanhSquash(ACTION_DIM),
+    ]
+    shift = flows.RewardShift(OBS_DIM, 2, hidden=(8,))
+    base = flows.StandardNormal(ACTION_DIM)
+    flow = flows.EnergyBasedFlow(base, layers, temperature=0.5, shift=shift).to(dtype)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return of_flow(flow, **settings)
+
+
 @pytest.mark.parametrize(
-    ("flow", "threads"), [("additive", 1), pytest.param("affine", 2, marks=pytest.mark.slow)]
+    ("make", "threads"),
+    [
+        pytest.param(gaussian, 1, id="gaussian"),
+        pytest.param(partial(meow, flow="additive"), 1, id="additive", marks=pytest.mark.slow),
+        pytest.param(partial(meow, flow="affine"), 2, id="affine", marks=pytest.mark.slow),
+    ],
 )
-def test_updates_and_actions_by_the_compiler_agree(flow, threads):
+def test_updates_and_actions_by_the_compiler_agree(make, threads):
     """Affine coupling writes into latents that are expanded, one copy for each head's mask, and
     the gradient of what it selects once wrote outside its buffer where there were two threads."""
     torch.set_num_threads(threads)  # one, as ever, in the next test
-    made = [
-        meow(flow=flow, dtype=torch.float32, average=0.5, max_grad_norm=1.0, rate=1e-3)
-        for _ in range(2)
-    ]
+    made = [make(dtype=torch.float32, average=0.5, max_grad_norm=1.0, rate=1e-3) for _ in range(2)]
     learner = prepared(made[0], torch.float32)
     for seed in range(6):
         batch, observation = random_batch(dtype=torch.float32), observed(dtype=torch.float32)
