@@ -29,15 +29,26 @@ class Hard(gym.Env):
         return observation, reward, self.steps == self.length, False, {}
 
 
-@pytest.mark.parametrize("length", [1, 10])
-@pytest.mark.parametrize("reward", [1e-6, 1.0, 1e6])
-def test_units_of_reward_do_not_matter(reward, length):
-    """The same run but for the unit: the scaled loss and the policy agree to rounding."""
+def trained(reward, length):
+    torch.set_num_threads(1)
     run = {"total_steps": 120, "eval_every": 0, "checkpoint_every": 0}
-    one, same = (
-        make_trainer(lambda unit=unit: Hard(unit, length), **run) for unit in (1.0, reward)
-    )
-    one.run(), same.run()
+    trainer = make_trainer(lambda: Hard(reward, length), **run)
+    trainer.run()
+    return trainer
+
+
+@pytest.fixture(scope="module", params=[1, 10])
+def one(request):
+    """A length, and a run of such episodes with rewards of the usual size."""
+    return request.param, trained(1.0, request.param)
+
+
+@pytest.mark.xdist_group("hard tasks")
+@pytest.mark.parametrize("reward", [1e-6, 1e6])
+def test_units_of_reward_do_not_matter(reward, one):
+    """The same run but for the unit: the scaled loss and the policy agree to rounding."""
+    length, one = one
+    same = trained(reward, length)
     reports = [trainer.state()["report"] for trainer in (one, same)]
     for name in ("loss", "policy_entropy", "entropy"):
         assert reports[1][name].item() == pytest.approx(reports[0][name].item(), rel=0.02)

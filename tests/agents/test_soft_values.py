@@ -84,7 +84,7 @@ FORMS = {
 
 
 CASES = [
-    pytest.param(form, alpha, marks=() if alpha == 0.3 else pytest.mark.slow)
+    pytest.param(form, alpha, marks=() if alpha == 0.3 and form != "lrs" else pytest.mark.slow)
     for form in FORMS
     for alpha in (0.05, 0.3, 1.0)
 ]

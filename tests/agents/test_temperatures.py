@@ -1,6 +1,7 @@
 """The temperature: fixed, learned or scheduled, by the same settings in every agent."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -54,10 +55,18 @@ def test_a_learned_temperature_moves(name):
     assert len(step.parameters()) == 1
 
 
+@pytest.fixture(scope="module")
+def scheduled():
+    """Runs that end within a schedule or after it, made when first asked for."""
+    torch.set_num_threads(1)
+    return cache(lambda name, steps: trained(name, SCHEDULED, total_steps=steps))
+
+
+@pytest.mark.xdist_group("scheduled")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_scheduled_temperature_follows_the_environments_steps(name):
+def test_a_scheduled_temperature_follows_the_environments_steps(scheduled, name):
     for steps, share in ((45, 0.9), (90, 1.0)):
-        trainer = trained(name, SCHEDULED, total_steps=steps)
+        trainer = scheduled(name, steps)
         expected = 0.5 * 0.25**share
         assert alpha(trainer) == pytest.approx(expected, rel=1e-5), steps
         if trainer.agent.critic is not None:  # that of the policy that is used
@@ -65,10 +74,10 @@ def test_a_scheduled_temperature_follows_the_environments_steps(name):
             assert float(temperature) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.xdist_group("scheduled")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_schedule_is_resumed(name, tmp_path):
-    whole = trained(name, SCHEDULED)
-    first = trained(name, SCHEDULED, total_steps=60)
+def test_a_schedule_is_resumed(scheduled, name):
+    first, whole = scheduled(name, 45), scheduled(name, 90)
     again = make_trainer(agent=name, settings={**UNITS.get(name, {}), **SCHEDULED}, **RUN)
     again.restore(first.state())
     again.run()
