@@ -423,7 +423,7 @@ def test_metrics_of_an_agent_with_a_critic(tmp_path):
     """V of the first observations, and discounted returns, of the evaluations' own seeds."""
     folders = tmp_path / "with", tmp_path / "without"
     for folder, critic in zip(folders, (Known(1.0, 2.0, 3.0), None), strict=True):
-        trainer = make_trainer("Pendulum-v1", folder=folder, settings={"gamma": GAMMA})
+        trainer = make_trainer("Pendulum-v1", "sac", folder=folder, settings={"gamma": GAMMA})
         trainer.agent.critic = critic
         trainer.run()
     rows, others = map(metrics, folders)

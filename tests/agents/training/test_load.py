@@ -19,7 +19,7 @@ from ..common import differences, make_trainer, resumed
 @pytest.fixture
 def run(tmp_path):
     """The folder of a small run, and its trainer."""
-    trainer = make_trainer(folder=tmp_path / "run")
+    trainer = make_trainer(folder=tmp_path / "run", total_steps=50, eval_every=0)
     trainer.run()
     return tmp_path / "run", trainer
 
@@ -91,7 +91,7 @@ def test_samples_differ_and_the_mode_does_not():
 
 def test_the_best_policy_is_kept(tmp_path):
     """An evaluation that is better replaces it, one that is worse does not."""
-    trainer = make_trainer(folder=tmp_path / "run", eval_every=20)
+    trainer = make_trainer(folder=tmp_path / "run", total_steps=100, eval_every=20)
     returns = chain([1.0, 3.0, 2.0, 3.0], repeat(-1.0))
     kept = []
 
@@ -115,6 +115,7 @@ def test_the_best_policy_is_kept(tmp_path):
 
 def test_the_best_counts_on_after_a_resume(tmp_path):
     lengths = {"total_steps": 60, "warmup_steps": 20, "eval_every": 20, "checkpoint_every": 30}
+    lengths |= {"agent": "sac"}
     whole = make_trainer(folder=tmp_path / "whole", **lengths)
     whole.run()
     cut = make_trainer(folder=tmp_path / "cut", **lengths, callbacks=[StopAtReturn(-1e9)])
@@ -127,7 +128,7 @@ def test_the_best_counts_on_after_a_resume(tmp_path):
 def test_refusals(tmp_path):
     with pytest.raises(ValueError, match=r"is not a run folder: it has no config\.yaml"):
         agents.load(tmp_path)
-    trainer = make_trainer(folder=tmp_path / "run", eval_every=0)
+    trainer = make_trainer(folder=tmp_path / "run", total_steps=50, eval_every=0)
     trainer.run()
     with pytest.raises(ValueError, match="has no best policy yet: it has not been evaluated"):
         agents.load(tmp_path / "run", best=True)

@@ -213,7 +213,9 @@ def test_a_learner_brings_agents_up_to_date_before_they_are_read(count, spoilt, 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_a_signal_stops_all_runs_after_the_same_step(tmp_path, index):
     """Whichever of them is stepping when it comes."""
-    together = [make_trainer(seed=seed, folder=tmp_path / str(seed)) for seed in SEEDS]
+    together = [
+        make_trainer(agent="td3", seed=seed, folder=tmp_path / str(seed)) for seed in SEEDS
+    ]
     run = together[index]
     step = run.env.step
 
