@@ -30,6 +30,8 @@ BASES: dict[str, Callable[[int], Base]] = {
     "Uniform": lambda dim: Uniform(dim, bound=1.5),
 }
 MIXTURES = ("GaussianMixture", "GaussianMixture-unconditional")
+# To compile, and hardly other code than with a context.
+LONG = {("GaussianMixture-unconditional", method) for method in ("rsample", "mode")}
 
 over_bases = pytest.mark.parametrize("name", BASES)
 over_mixtures = pytest.mark.parametrize("name", MIXTURES)
@@ -330,8 +332,14 @@ def test_a_saved_state_dict_restores_the_base(name: str) -> None:
     assert torch.equal(other.log_prob(z, context), base.log_prob(z, context))
 
 
-@over_bases
-@pytest.mark.parametrize("method", ["log_prob", "rsample", "mode"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        pytest.param(name, method, marks=[pytest.mark.slow] if (name, method) in LONG else [])
+        for name in BASES
+        for method in ("log_prob", "rsample", "mode")
+    ],
+)
 def test_compiled_bases_are_eager_ones(name: str, method: str) -> None:
     torch.compiler.reset()
     base, context = make(name, 2), contexts(5)
