@@ -39,7 +39,7 @@ SHORTER = (
     (r"\bwarmup_steps=\d[\d_]{3,}", "warmup_steps=20"),
     (r"\brange\(\d{3,}\)", "range(3)"),
     (r"\bcompile=True\b", "compile=False"),  # half a minute of a C++ compiler
-    (r'agents.make\("meow", env\), env', 'agents.make("meow", env, twin=False), env'),
+    (r'agents.make\("meow", env\)', 'agents.make("meow", env, twin=False)'),
 )
 """What is changed in Python before it runs."""
 LONGEST = 120
@@ -173,8 +173,8 @@ def _maxentflow(words: list[str]) -> None:
         words += ["--total-steps", str(next(MORE))]
     elif command == "train":
         words += f"{TRAIN} {PPO if words[1] == 'ppo' else ''}".split()
-        if words[1] == "meow" and "--seeds" in words:
-            words += ["--no-twin"]  # half as much to trace
+        if words[1] == "meow":
+            words += ["--no-twin"]  # half as much to trace, to export and to compute
     elif command == "evaluate":
         words += EVALUATE.split()
     _run(words)

@@ -18,7 +18,7 @@ from maxentflow.agents.training.replay import read_files
 from .tiny import PROBE, contents
 
 GUIDE = Path(__file__).parents[3] / "docs" / "howto" / "diagnose.md"
-SETTINGS = {"meow": {"flow_options": {"blocks": 1}}, "soft-q": {"hidden": (8,)}}
+SETTINGS = {"meow": {"flow_options": {"blocks": 1}, "twin": False}, "soft-q": {"hidden": (8,)}}
 
 
 @pytest.fixture
