@@ -17,7 +17,7 @@ from maxentflow.agents.cli.dispatch import _COMMANDS
 from .tiny import PROBE, without_progress
 
 CASES = int(os.environ.get("MAXENTFLOW_CASES", "1000"))
-"""How many of make test-all, where 20,000 take six minutes; make test has a fifth."""
+"""How many; 20,000 take six minutes."""
 
 COSTLY = {"num_envs", "hidden", "mean_hidden", "threads", "flow_options", "workers"}
 """Settings of which a large value takes the memory or the time that it asks for."""
@@ -71,20 +71,13 @@ def cases(count):
     )
 
 
-@cases(CASES // 5)
+@cases(CASES)
 @example(["train", "sac", "--env", PROBE, "--replay-size", "1e14"])
 @example(["train", "sac", "--env", PROBE, "--seed", str(2**70)])
 @example(["train", "sac", "--env", PROBE, "--device", "privateuseone"])
 @example(["train", "sac", "--env", PROBE, "--num-envs", str(10**30)])
 @given(lines())
 def test_training(tmp_path_factory, words):
-    check(words, tmp_path_factory)
-
-
-@pytest.mark.slow
-@cases(CASES)
-@given(lines())
-def test_training_with_more_words(tmp_path_factory, words):
     check(words, tmp_path_factory)
 
 
