@@ -179,6 +179,7 @@ class _Actor:
         self._agent, env = make()
         torch.manual_seed(seed)
         self._steps = config.actor_steps
+        self._kept = "observation", "action", *self._agent.stored, "next"
         self._simulator = simulator(env, "cpu", config.max_episode_steps)
         self._statistics = EpisodeStatistics(config.num_envs)
         self._observation = self._simulator.reset(seed)
@@ -201,7 +202,7 @@ class _Actor:
             self._simulator.send(acted)
             transitions, self._observation = self._simulator.receive()
             self._statistics.add(transitions)
-            taken.append(transitions)
+            taken.append(transitions.select(*self._kept, strict=False))
         steps = torch.stack(taken).contiguous().flatten_keys(".")
         arrays = {name: entry.numpy() for name, entry in steps.items()}
         return arrays, self._statistics.finished(), self._statistics.largest_reward

@@ -15,7 +15,7 @@ from maxentflow.agents import compiled
 from maxentflow.agents.cluster.connection import connected, ray
 from maxentflow.agents.cluster.spec import Spec
 from maxentflow.agents.training import Callback, RunFolder, train
-from maxentflow.agents.training.description import create, make_trainer, restored
+from maxentflow.agents.training.description import create, make_parts, make_trainer, restored
 from maxentflow.agents.training.run_folder import read_metrics
 
 __all__ = ["Trial", "sweep"]
@@ -78,8 +78,9 @@ def sweep(
             if resume
             else f"{out} holds a sweep already; go on with it, or choose another folder."
         )
-    out.mkdir(parents=True, exist_ok=True)
     first = spec.description(next(spec.grid()))
+    make_parts(first)[1].close()  # what cannot be made is refused before anything begins
+    out.mkdir(parents=True, exist_ok=True)
     threads = first.trainer_config.threads
     trial = partial(
         _train, spec=spec, out=out.resolve(), imports=list(imports), path=list(sys.path)
