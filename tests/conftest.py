@@ -1,4 +1,5 @@
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,3 +50,12 @@ def bare_traces():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(proxy_tensor, "extract_val", leave_out)
         yield
+
+
+@pytest.fixture
+def no_collections(monkeypatch):
+    """A run begins with a full garbage collection, which takes longer than a small one trains."""
+    from maxentflow.agents.training import session
+
+    idle = SimpleNamespace(**dict.fromkeys(("collect", "freeze", "unfreeze"), lambda: None))
+    monkeypatch.setattr(session, "gc", idle)

@@ -36,6 +36,7 @@ NAMES = {
 }
 
 
+@pytest.mark.usefixtures("no_collections")
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name: str) -> None:
     torch.manual_seed(0)

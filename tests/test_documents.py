@@ -106,7 +106,7 @@ def slow_of(pages: Sequence[str], slow: Set[str]) -> list[object]:
 
 
 @pytest.fixture(autouse=True)
-def ends() -> Iterator[None]:
+def ends(no_collections: None) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TimeoutError(f"not done after {LONGEST} seconds")
 

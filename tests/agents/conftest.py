@@ -1,19 +1,13 @@
-from types import SimpleNamespace
-
 import gymnasium as gym
 import pytest
 import torch._inductor
-
-from maxentflow.agents.training import session
 
 from .common import COUNT, Count
 
 
 @pytest.fixture(autouse=True)
-def no_collections(monkeypatch):
-    """A run begins with a full garbage collection, which takes longer than a small one trains."""
-    idle = SimpleNamespace(**dict.fromkeys(("collect", "freeze", "unfreeze"), lambda: None))
-    monkeypatch.setattr(session, "gc", idle)
+def of_every_run(no_collections):
+    """Runs of these tests are small."""
 
 
 @pytest.fixture
