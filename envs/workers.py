@@ -15,7 +15,7 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv
-from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 __all__ = ["WorkerVectorEnv", "in_worker", "start_method"]
 
@@ -71,7 +71,7 @@ class WorkerVectorEnv(AsyncVectorEnv):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         with self._watched():
-            super().__init__(*arguments, **options)
+            super().__init__(*arguments, worker=_work, **options)
         # multiprocessing would end them by SIGTERM, and wait.
         Finalize(self, _kill, args=[self.processes], exitpriority=0)
 
@@ -119,6 +119,12 @@ class WorkerVectorEnv(AsyncVectorEnv):
             code = codes[0] if codes else 0
             how = f"was killed by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
             raise ConnectionError(f"A worker process of the environment {how}") from error
+
+
+def _work(*arguments: Any) -> None:
+    """Do what gymnasium's workers do, and end in silence where the main process is gone."""
+    with suppress(EOFError, ConnectionError):
+        _async_worker(*arguments)
 
 
 def _kill(processes: Sequence[Any]) -> None:

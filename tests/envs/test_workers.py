@@ -182,7 +182,7 @@ def test_signals_to_the_group_pass_by_and_workers_end_with_the_main_process(tmp_
         [sys.executable, script],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     ) as main:
@@ -194,7 +194,9 @@ def test_signals_to_the_group_pass_by_and_workers_end_with_the_main_process(tmp_
             assert all(Path(f"/proc/{pid}").exists() for pid in workers)
         finally:
             main.kill()
+        said = main.stderr.read()
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline, "workers outlive the main process"
         time.sleep(0.05)
+    assert "Traceback" not in said
