@@ -5,8 +5,8 @@
 SAC on Pendulum-v1, each step of which waits, as for a robot or a large simulation; one update in
 ten steps, so that the learner is not the limit. 0 actors is the ordinary loop. Writes actors.csv:
 steps per second between a quarter of the run and its end, the speed relative to the ordinary loop,
-the most updates that a policy was behind, the time that the learner takes for a step, and the
-bytes of a step and of the weights in the object store.
+the most updates that a policy was behind, the time that the learner takes to store a step and
+for an update, which is not compiled, and the bytes of a step and of the weights.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from speed import processor
 
 from maxentflow import agents, envs
 from maxentflow.agents import cluster
+from maxentflow.agents.cluster.actors import in_order
 
 RESULTS = Path(__file__).parent / "actors.csv"
 SECONDS = 30
@@ -49,16 +50,20 @@ def parts(milliseconds: float) -> tuple[agents.Agent, gym.vector.VectorEnv]:
 
 
 class Clock(agents.training.Callback):
-    """Notes when a quarter of the run is over, and its end."""
+    """Notes when a quarter of the run is over, its end, and the largest lag."""
 
     def __init__(self, first: int) -> None:
         self._first = first
+        self.lag = 0.0
         self.began: tuple[float, int] | None = None
 
     def on_step(self, trainer: agents.Trainer) -> None:
         if self.began is None and trainer.step >= self._first:
             self.began = time.perf_counter(), trainer.step
         self.ended = time.perf_counter(), trainer.step
+
+    def on_log(self, trainer: agents.Trainer, row: dict[str, float]) -> None:
+        self.lag = max(self.lag, row.get("weight_lag", 0.0))
 
     def steps_per_second(self) -> float:
         assert self.began is not None
@@ -75,6 +80,7 @@ def measure(actors: int, milliseconds: float) -> dict[str, float]:
         actors=actors,
     )
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     clock = Clock(steps // 4)
     trainer = agents.Trainer(*parts(milliseconds), config, callbacks=[clock], progress=False)
     if not actors:
@@ -86,24 +92,36 @@ def measure(actors: int, milliseconds: float) -> dict[str, float]:
     ):
         trainer.collector = collector
         trainer.run()
-        lag = collector.report()["weight_lag"]
     weights = {name: entry.numpy() for name, entry in trainer.agent.behavior.state_dict().items()}
     return {
         "steps_per_second": clock.steps_per_second(),
-        "weight_lag": lag,
-        "learner_ms_per_step": 1e3 * learning_seconds(trainer),
+        "weight_lag": clock.lag,
+        "store_ms_per_step": 1e3 * storing_seconds(trainer),
+        "update_ms": 1e3 * update_seconds(trainer),
         "bytes_per_step": bytes_per_step(trainer),
         "bytes_of_weights": len(pickle.dumps(weights)),
     }
 
 
-def learning_seconds(trainer: agents.Trainer) -> float:
-    """What the learner takes to store a step and to learn from it."""
+def storing_seconds(trainer: agents.Trainer, steps: int = 2_000) -> float:
+    """What the learner takes to store a step of an actor."""
+    batch = trainer.experience.buffer.sample(steps)
+    arrays = {name: entry.numpy() for name, entry in batch.flatten_keys(".").items()}
+    began = time.perf_counter()
+    for first in range(0, steps, trainer.config.actor_steps):
+        rows = slice(first, first + trainer.config.actor_steps)
+        for step in in_order({name: entry[rows, None] for name, entry in arrays.items()}):
+            trainer.experience.add(step)
+        trainer.experience.end_episodes()
+    return (time.perf_counter() - began) / steps
+
+
+def update_seconds(trainer: agents.Trainer, updates: int = 50) -> float:
     batch = trainer.experience.buffer.sample(trainer.config.batch_size)
     began = time.perf_counter()
-    for _ in range(50):
+    for _ in range(updates):
         trainer.agent.update(batch)
-    return (time.perf_counter() - began) / 50 * trainer.config.utd_ratio
+    return (time.perf_counter() - began) / updates
 
 
 def bytes_per_step(trainer: agents.Trainer) -> int:
@@ -131,7 +149,8 @@ def main() -> None:
             "steps_per_second": f"{figures['steps_per_second']:.1f}",
             "speedup": f"{figures['steps_per_second'] / alone:.2f}",
             "weight_lag": int(figures["weight_lag"]),
-            "learner_ms_per_step": f"{figures.get('learner_ms_per_step', float('nan')):.2f}",
+            "store_ms_per_step": f"{figures.get('store_ms_per_step', float('nan')):.3f}",
+            "update_ms": f"{figures.get('update_ms', float('nan')):.2f}",
             "bytes_per_step": figures.get("bytes_per_step", ""),
             "bytes_of_weights": figures.get("bytes_of_weights", ""),
             "processor": processor(),

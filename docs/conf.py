@@ -39,7 +39,8 @@ nitpick_ignore_regex = [  # what others document, and no network is used to look
         "py:.*",
         r"(DQN|DDPG|SAC|REDQ|TD3)Loss|EnvBase|GymWrapper|BatchNorm|Module",
     ),  # torch's, TorchRL's
-    ("py:.*", r"\w+Error|Mapping|NDArray|Sequence|Any|VectorEnv"),
+    ("py:.*", r"\w+Error|Mapping|NDArray|Sequence|Any|VectorEnv|TensorDictBase"),
+    ("py:class", r".*\.description\.Description"),  # agent, task and settings of a run
     ("py:class", r".*\._AcceptedKeys"),  # TorchRL's name for the keys, listed in each loss
     ("py:attr", r"module|env|replay_path"),  # attributes without a docstring
     ("py:meth", "synchronize"),

@@ -108,7 +108,7 @@ class Actors:
             self._lag = max(self._lag, agent.updates - begun.version)
             self._lost_in_a_row = 0
             self._begin(begun.index, agent, random=random)
-            return Collected(_steps(steps), episodes, largest)
+            return Collected(in_order(steps), episodes, largest)
 
     def report(self) -> dict[str, float]:
         """The most updates that a policy was behind since the last call, and the actors lost so
@@ -208,8 +208,8 @@ class _Actor:
         return arrays, self._statistics.finished(), self._statistics.largest_reward
 
 
-def _steps(arrays: Arrays) -> Sequence[TensorDict]:
-    """One after the other."""
+def in_order(arrays: Arrays) -> Sequence[TensorDict]:
+    """The steps of a batch that an actor has sent, one after the other."""
     tables = {name: torch.tensor(entry) for name, entry in arrays.items()}
     count, num_envs = next(iter(tables.values())).shape[:2]
     return TensorDict(tables, [count, num_envs]).unflatten_keys(".").unbind(0)

@@ -59,7 +59,7 @@ def printed(words: Sequence[str]) -> str:
 
 def commands() -> Iterator[list[str]]:
     """The words of each command, an agent's own where a command takes an agent."""
-    named = re.findall(r"^  ([a-z-]+) ", printed([]), re.MULTILINE)
+    named = re.findall(r"^  (?!maxentflow )([a-z-]+) ", printed([]), re.MULTILINE)
     for command in dict.fromkeys(named):
         if command == "train":
             yield from (["train", agent] for agent in agents.registered())

@@ -58,14 +58,16 @@ def test_the_names_that_are_known_without_import_are_those_that_can_be_made():
     [
         (
             "trian",
-            "Unknown command 'trian'; known: train, evaluate, plot, compare, "
-            "robustness, diagnose, collect, export, watch, package, report, runs, show, agents. "
+            "Unknown command 'trian'; known: train, sweep, evaluate, plot, compare, "
+            "robustness, diagnose, collect, export, watch, package, report, runs, show, agents, "
+            "completion. "
             "Did you mean 'train'?",
         ),
         (
             "xyz",
-            "Unknown command 'xyz'; known: train, evaluate, plot, compare, "
-            "robustness, diagnose, collect, export, watch, package, report, runs, show, agents.",
+            "Unknown command 'xyz'; known: train, sweep, evaluate, plot, compare, "
+            "robustness, diagnose, collect, export, watch, package, report, runs, show, agents, "
+            "completion.",
         ),
     ],
 )

@@ -263,6 +263,7 @@ def test_damaged_runs_are_refused(run, refused, command, damage):
 MAY_BE_NONE = (
     "max_grad_norm",
     "max_episode_steps",
+    "max_lag",
     "target_entropy",
     "initial_log_sigma",
     "mean_hidden",
