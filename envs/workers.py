@@ -69,9 +69,9 @@ class WorkerVectorEnv(AsyncVectorEnv):
         ConnectionError: from any method, a worker has ended; the others are then ended too.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, makers: Sequence[Callable[[], gym.Env[Any, Any]]], **options: Any) -> None:
         with self._watched():
-            super().__init__(*arguments, worker=_work, **options)
+            super().__init__(makers, worker=_work, **options)
         # multiprocessing would end them by SIGTERM, and wait.
         Finalize(self, _kill, args=[self.processes], exitpriority=0)
 

@@ -59,9 +59,13 @@ def run(arguments: list[str]) -> None:
         raise ValueError("Give a specification, or --resume with the folder of a sweep.")
     if options.parallel is not None and options.parallel < 1:
         raise ValueError(f"parallel must be at least 1, got {options.parallel}.")
-    out = options.resume or options.out or Path("runs") / options.spec.stem
-    spec = Spec.read(options.spec or out / "sweep.yaml")
-    if options.spec is not None:
+    if options.spec is None:
+        assert options.resume is not None
+        out = options.resume
+        spec = Spec.read(out / "sweep.yaml")
+    else:
+        out = options.out or Path("runs") / options.spec.stem
+        spec = Spec.read(options.spec)
         try:
             out.mkdir(parents=True, exist_ok=True)
             if not (out / "sweep.yaml").exists():

@@ -61,7 +61,7 @@ class Actors:
             agents.Trainer(*make(), config, collector=actors).run()
     """
 
-    columns = ("weight_lag", "actors_lost")
+    columns: tuple[str, ...] = ("weight_lag", "actors_lost")
 
     def __init__(self, make: Parts, config: TrainerConfig, *, timeout: float = 300.0) -> None:
         if not config.actors:
@@ -103,11 +103,11 @@ class Actors:
                     raise FloatingPointError(str(error.cause)) from error
                 raise error.cause from error
             except self._ray.exceptions.RayError as error:
-                self._replace(begun.index, agent, random=random, reason=error)
+                self._replace(begun.actor, agent, random=random, reason=error)
                 continue
             self._lag = max(self._lag, agent.updates - begun.version)
             self._lost_in_a_row = 0
-            self._begin(begun.index, agent, random=random)
+            self._begin(begun.actor, agent, random=random)
             return Collected(in_order(steps), episodes, largest)
 
     def report(self) -> dict[str, float]:
@@ -130,7 +130,7 @@ class Actors:
     def _late(self, reference: Any, agent: Agent) -> None:
         begun = self._begun.pop(reference)
         reason = TimeoutError(f"no answer in {self._timeout:g} seconds")
-        self._replace(begun.index, agent, random=begun.random, reason=reason)
+        self._replace(begun.actor, agent, random=begun.random, reason=reason)
 
     def _replace(self, index: int, agent: Agent, *, random: bool, reason: Exception) -> None:
         self._lost += 1
@@ -164,7 +164,7 @@ class Actors:
 
 
 class _Begun(NamedTuple):
-    index: int
+    actor: int
     version: int  # updates of the policy
     random: bool
 
@@ -203,7 +203,7 @@ class _Actor:
             transitions, self._observation = self._simulator.receive()
             self._statistics.add(transitions)
             taken.append(transitions.select(*self._kept, strict=False))
-        steps = torch.stack(taken).contiguous().flatten_keys(".")
+        steps = TensorDict.stack(taken).contiguous().flatten_keys(".")
         arrays = {name: entry.numpy() for name, entry in steps.items()}
         return arrays, self._statistics.finished(), self._statistics.largest_reward
 

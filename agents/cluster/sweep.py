@@ -182,13 +182,25 @@ def _optuna(spec: Spec) -> Any:
 
 
 class _Report(Callback):
-    """Tells Tune of evaluations, after their rows are written."""
+    """Tells Tune of evaluations, after their rows are written; of the last one when everything is
+    saved, since Tune may end the process then."""
+
+    def __init__(self) -> None:
+        self._untold: dict[str, float] | None = None
 
     def on_log(self, trainer: Any, row: Mapping[str, float]) -> None:
         if "eval_return" in row:
-            importlib.import_module("ray.tune").report(
-                {"return": row["eval_return"], "step": trainer.step}
-            )
+            self._untold = {"return": row["eval_return"], "step": trainer.step}
+        if trainer.step < trainer.config.total_steps:
+            self._tell()
+
+    def on_end(self, trainer: Any) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._untold is not None:
+            importlib.import_module("ray.tune").report(self._untold)
+            self._untold = None
 
 
 def _train(

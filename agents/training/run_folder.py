@@ -208,7 +208,8 @@ class RunFolder:
         state = {**state, "settings": self._settings}
         if self._files is None and not self._distrusts_latest:  # the first of this process
             self._files = _files_of(self.checkpoint_path)
-        files_before, keep = self._files, self.previous_path
+        keep: Path | None = self.previous_path
+        files_before = self._files
         if files_before is None:  # the latest is missing or damaged
             files_before, keep = _files_of(self.previous_path) or [], None
         save = getattr(experience, "save", None)
