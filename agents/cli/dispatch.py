@@ -13,29 +13,12 @@ import sys
 from collections.abc import Sequence
 
 from maxentflow.agents.cli import imports
+from maxentflow.agents.cli.examples import EXAMPLES
 from maxentflow.agents.names import BUILT_IN
 
 __all__ = ["main"]
 
-# A module of this package each.
-_COMMANDS = (
-    "train",
-    "sweep",
-    "evaluate",
-    "plot",
-    "compare",
-    "robustness",
-    "diagnose",
-    "collect",
-    "export",
-    "watch",
-    "package",
-    "report",
-    "runs",
-    "show",
-    "agents",
-    "completion",
-)
+_COMMANDS = tuple(EXAMPLES)  # a module of this package each
 
 _USAGE = """\
 usage: maxentflow COMMAND ...
