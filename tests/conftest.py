@@ -18,10 +18,18 @@ FLAGS = [
 ]
 
 
+@pytest.hookimpl(tryfirst=True)  # before the markers of the command line select
+def pytest_collection_modifyitems(items):
+    for item in items:
+        quick = item.get_closest_marker("quick_for")
+        if quick and not any(word in item.callspec.id for word in quick.args):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def reproducible():
     """One seed for every test, so that a failure can be repeated, and one thread, as in a run."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed also formats a stack, for CUDA
     torch.set_num_threads(1)
 
 
@@ -40,7 +48,7 @@ def browser():
 
 @pytest.fixture(autouse=True, scope="session")
 def bare_traces():
-    """Half of the time to trace goes into a fake tensor beside every result, which none reads."""
+    """A fifth of the time to trace goes into a fake tensor beside every result, which none reads."""
     describe = proxy_tensor.extract_val
 
     def leave_out(value, **options):

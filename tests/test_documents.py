@@ -83,21 +83,35 @@ def names(has: Callable[[Path], Sequence[object]]) -> list[str]:
 
 
 SLOW_COMMANDS = {
+    "docs/algorithms/flow_sac.md",
+    "docs/concepts/deterministic_action.md",
+    "docs/howto/diagnose.md",
     "docs/howto/many_seeds.md",
     "docs/howto/compare.md",
     "docs/howto/many_environments.md",
+    "docs/howto/resume.md",
+    "docs/howto/video.md",
     "docs/measurements/untuned.md",
+    "docs/tasks/intersection.md",
     "docs/howto/export.md",
     "docs/howto/sharing.md",
     "docs/howto/cluster.md",
     "docs/howto/sweep.md",
 }
 SLOW_PYTHON = {
+    "docs/howto/cloning.md",
+    "docs/howto/compare.md",
+    "docs/howto/compile.md",
+    "docs/howto/export.md",
+    "docs/howto/many_environments.md",
     "docs/howto/many_seeds.md",
+    "docs/howto/own_architecture.md",
     "docs/howto/own_experience.md",
+    "docs/howto/own_logger.md",
+    "docs/howto/own_task.md",
     "docs/howto/resume.md",
 }
-"""Pages that train for ten seconds and more."""
+"""Pages that take several seconds."""
 
 
 def slow_of(pages: Sequence[str], slow: Set[str]) -> list[object]:

@@ -21,17 +21,23 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of an empty environment with the wheel; third-party packages are this one's."""
-    folder = tmp_path_factory.mktemp("wheel")
-    copy = folder / "source"
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a clean checkout has, but for benchmarks and tests."""
+    copy = tmp_path_factory.mktemp("source")
     tracked = run("git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
     for name in tracked:
         if (ROOT / name).is_file() and not name.startswith(("benchmarks/", "tests/")):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             (copy / name).write_bytes((ROOT / name).read_bytes())
     shutil.copytree(ROOT / "src", copy / "src", symlinks=True, dirs_exist_ok=True)
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def installed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of an empty environment with the wheel; third-party packages are this one's."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source)
     (wheel,) = folder.glob("*.whl")
     environment = folder / "environment"
     venv.create(environment, with_pip=False)
@@ -59,6 +65,15 @@ def test_wheel_brings_the_four_packages(installed: Path, tmp_path: Path) -> None
     run(installed, "-c", code, cwd=tmp_path)
     script = installed.with_name("maxentflow")
     assert "usage: maxentflow" in run(script, "--help", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_what_is_uploaded_passes_its_check(source: Path, tmp_path: Path) -> None:
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, source)
+    sdist, wheel = sorted(tmp_path.iterdir(), key=lambda path: path.suffix)
+    assert (sdist.suffix, wheel.suffix) == (".gz", ".whl")
+    checked = run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
+    assert checked.count("PASSED") == 2
 
 
 def test_tools_that_only_read_the_tree_find_the_packages(tmp_path: Path) -> None:

@@ -216,6 +216,7 @@ def test_settings_of_stepping_an_environment_are_refused(settings, says):
         Trainer(agent, env, config, progress=False)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(file, tmp_path, capsys):
     run = tmp_path / "run"
     words = ["--dataset", file, "--flow", "additive", "--hidden", "8"]

@@ -165,6 +165,7 @@ def test_it_trains_and_is_evaluated(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", OWN)
+@pytest.mark.quick_for("dqn")
 def test_it_resumes_exactly(tmp_path, name):
     """With its noise, normaliser and learning rate, which are all that it has beside weights."""
     whole, part = trainer(name, tmp_path / "whole"), trainer(name, tmp_path / "part", 100)

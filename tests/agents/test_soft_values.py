@@ -83,14 +83,9 @@ FORMS = {
 }
 
 
-CASES = [
-    pytest.param(form, alpha, marks=() if alpha == 0.3 and form != "lrs" else pytest.mark.slow)
-    for form in FORMS
-    for alpha in (0.05, 0.3, 1.0)
-]
-
-
-@pytest.mark.parametrize(("form", "alpha"), CASES)
+@pytest.mark.parametrize("alpha", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.quick_for("normalized-0.3")
 def test_soft_q_learning_finds_the_soft_values(alpha, form):
     value, q, policy = soft_values(alpha)
     agent = learned("soft-q", alpha, 1_500, **FORMS[form])

@@ -89,6 +89,7 @@ def test_resume_in_the_middle_of_an_episode():
             np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_the_figure(tmp_path, monkeypatch):
     monkeypatch.setattr("maxentflow.envs.intersection._EPISODES", 4)
     said = IntersectionEnv.summary(

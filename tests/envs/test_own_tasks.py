@@ -48,6 +48,7 @@ def test_training_defaults(task):
 
 
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.quick_for("MultiGoal", "Portfolio", "TwoPaths")
 def test_seeds_reproduce_to_the_bit(task):
     def episode():
         env = envs.make_single(task, seed=3)

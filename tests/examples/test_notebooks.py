@@ -13,19 +13,11 @@ sys.path.insert(0, str(EXAMPLES))  # the processes that run notebooks import fro
 
 import execute  # noqa: E402
 
-LONG = ("03_", "04_", "06_", "11_", "12_")  # to import and run even shortened
 NOTEBOOKS = [pytest.param(path, id=path.stem) for path in execute.notebooks()]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(*each.values, id=each.id, marks=pytest.mark.slow)
-        if str(each.id).startswith(LONG)
-        else each
-        for each in NOTEBOOKS
-    ],
-)
+@pytest.mark.parametrize("path", NOTEBOOKS)
+@pytest.mark.quick_for("02_", "05_")  # the others take longer to import and to run even shortened
 def test_short_form_runs(path):
     found, _ = execute.run_short(path)
     assert not found, found[0]

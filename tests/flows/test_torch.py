@@ -141,6 +141,7 @@ def test_a_functional_call_runs_on_the_parameters_it_is_given(
 
 
 @over_registered
+@pytest.mark.quick_for("additive", "spline]")
 def test_compiled_whole_it_gives_the_same(name: str, action: Tensor, observation: Tensor) -> None:
     torch.compiler.reset()
     flow = make(name)

@@ -52,6 +52,7 @@ def twin(name: str, dim: int = 2, obs_dim: int = 3, **options) -> TwinFlow:
 
 @pytest.mark.parametrize("squash", [False, True])
 @pytest.mark.parametrize("dim", [1, 3])
+@pytest.mark.quick_for("3-True")
 def test_the_mean_disagreement_is_the_divergence_of_gaussians(squash: bool, dim: int) -> None:
     """A squash changes both densities by the same factor, and the divergence not at all."""
     torch.manual_seed(dim)

@@ -520,6 +520,7 @@ def test_vmap_over_the_batch():
 
 
 @pytest.mark.filterwarnings("ignore:.*inline_inbuilt_nn_modules")  # tensordict's
+@pytest.mark.slow
 def test_compiled_whole():
     torch._dynamo.reset()
     flow, data = make_flow(), make_batch()

@@ -273,6 +273,7 @@ def quadratic_batch(k, offset):
 
 
 @pytest.mark.parametrize("alpha", [0.02, 2.0])
+@pytest.mark.quick_for("0.02")
 def test_the_policy_of_a_regression_arrives_at_its_target_entropy(alpha):
     r"""The best Gaussian has the variance :math:`\alpha / k`; of the target entropy that is
     :math:`e^{2 \bar H} / (2 \pi e)`.

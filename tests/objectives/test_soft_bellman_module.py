@@ -71,6 +71,7 @@ def test_no_parameters_are_installed_to_compute_a_loss(monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.quick_for("additive", "affine", "plain")
 def test_an_optimiser_on_the_loss_trains_the_acting_model(name):
     model, data = make_model(name), make_batch(32)
     loss = make_loss(model)
@@ -273,6 +274,7 @@ def test_reset_parameters(name):
 
 
 @pytest.mark.filterwarnings("ignore:.*inline_inbuilt_nn_modules")  # tensordict's
+@pytest.mark.slow
 def test_compiled_whole():
     torch._dynamo.reset()
     model, loss, _ = moved_apart()

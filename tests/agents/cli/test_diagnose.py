@@ -48,6 +48,7 @@ def test_the_numbers_are_those_of_python(run, capsys):
     assert imageio.imread(run / "diagnose.png").shape == (1350, 2400, 4)
 
 
+@pytest.mark.slow
 def test_nothing_else_of_the_run_is_changed(run, tmp_path):
     before = contents(run)
     main(["diagnose", str(run), "--episodes", "1"])

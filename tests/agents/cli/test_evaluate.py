@@ -25,6 +25,7 @@ def multigoal(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("flags", "deterministic"), [([], True), (["--stochastic"], False)])
+@pytest.mark.quick_for("flags0")
 def test_the_numbers_are_those_of_python(multigoal, capsys, flags, deterministic):
     main(["evaluate", str(multigoal), "--episodes", "2", "--seed", "5", *flags])
     agent = agents.make("meow", envs.make(MULTIGOAL), flow_options={"blocks": 1}, twin=False)

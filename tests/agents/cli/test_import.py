@@ -25,12 +25,17 @@ gym.register("Mine-v0", PendulumEnv, max_episode_steps=20)
 FLAGS = ["--import", "my_parts"]
 
 
+@pytest.fixture(autouse=True)
+def same_path(monkeypatch):
+    """The present folder, which a command adds to what Python imports from, leaves again."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """The folder of a run of a flow and a task that a module registers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_RECIPES", dict(registry._RECIPES))
-    monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "my_parts.py").write_text(MODULE)
     main([*words(tmp_path / "run", env="Mine-v0"), "--flow", "mine", *FLAGS])
     yield tmp_path / "run"
@@ -82,7 +87,6 @@ def test_refusals(flags, sentence, refused):
 
 def test_a_module_that_fails(tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "broken.py").write_text("raise RuntimeError('of its own.\\nand more')")
     assert refused("runs", "--import", "broken") == (
         "Module 'broken' cannot be imported: of its own."

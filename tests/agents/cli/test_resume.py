@@ -108,6 +108,7 @@ def test_a_flow_of_ones_own_is_refused(tmp_path, refused, command):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.quick_for("evaluate")
 def test_a_run_of_a_script_goes_on(tmp_path, command):
     env = envs.make(MULTIGOAL)
     agent = agents.make("meow", env, flow_options={"blocks": 1})

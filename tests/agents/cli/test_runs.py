@@ -92,6 +92,7 @@ def test_a_run_with_parts_of_ones_own(mine, capsys):
 
 
 @pytest.mark.parametrize("content", ["seconds\n1.0\n", "step,eval_return\n1,abc\n", "step\nx\n"])
+@pytest.mark.quick_for("abc")
 def test_damaged_metrics_are_named(mine, capsys, content):
     (mine / "metrics.csv").write_text(content)
     with pytest.raises(SystemExit, match="2"):

@@ -117,6 +117,7 @@ def test_from_beginning_to_end(tmp_path, monkeypatch, capsys):
         *((name, "CartPole-v1") for name in ("ppo", "soft-q", "discrete-sac", "dqn")),
     ],
 )
+@pytest.mark.quick_for("sql", "ddpg", "ppo", "soft-q")
 def test_every_agent(tmp_path, capsys, agent, env):
     run = tmp_path / "run"
     main(words(run, agent, env=env))
@@ -236,6 +237,7 @@ def learner_of(monkeypatch):
 
 
 @pytest.mark.parametrize(("choice", "compiles"), [("on", True), ("off", False), ("auto", False)])
+@pytest.mark.quick_for("on-True")
 def test_whether_a_run_is_compiled_is_kept(
     tmp_path, learner_of, without_conclusion, choice, compiles
 ):
@@ -374,6 +376,7 @@ def test_a_disk_that_is_full_when_going_on(run, capsys, options):
     ("number", "code", "says"),
     [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")],
 )
+@pytest.mark.quick_for("15-143")
 def test_a_signal_ends_the_run_with_its_state_saved(
     tmp_path, monkeypatch, capsys, finished, without_conclusion, number, code, says
 ):

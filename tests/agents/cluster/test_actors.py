@@ -114,6 +114,7 @@ def fake(monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.quick_for("1")
 def test_a_run_is_of_steps_of_the_task(fake, seed):
     ray = fake(seed)
     config = configuration(seed=seed, utd_ratio=0.5)
@@ -127,6 +128,7 @@ def test_a_run_is_of_steps_of_the_task(fake, seed):
 
 
 @pytest.mark.parametrize("max_lag", [30, 45, 200])
+@pytest.mark.quick_for("200")
 def test_no_policy_is_further_behind_than_allowed(fake, max_lag):
     fake(1)
     config = configuration(max_lag=max_lag, utd_ratio=1.0)

@@ -408,6 +408,7 @@ USUAL = {"bounds", "closure", "steps of groups"}
         for name, case in DIFFERENT.items()
     ],
 )
+@pytest.mark.quick_for("closure")
 def test_agents_that_differ_in_more_than_their_weights_are_refused(make, message):
     pair = make()
     before = [snapshot(agent) for agent in pair]

@@ -50,16 +50,8 @@ def assert_same_run(ours, theirs, tolerance=1e-3):
         )
 
 
-QUICK = {"sac", "dqn", "ppo", "meow twin"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name in [*agents.registered(), "meow twin"]
-    ],
-)
+@pytest.mark.parametrize("name", [*agents.registered(), "meow twin"])
+@pytest.mark.quick_for("sac", "dqn", "ppo")
 def test_every_agent_trains_by_one_graph(traced_only, capsys, name):
     ours, theirs = trainer(name), trainer(name)
     ours.run(compiled.learner([ours.agent], compile=True))

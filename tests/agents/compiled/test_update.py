@@ -104,6 +104,7 @@ def assert_updates_agree(prepared, plain, given, tolerance=1e-10):
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.quick_for("clipping")
 def test_updates_agree(name, settings):
     """To double precision's rounding, also in Adam's first steps, whose bias corrections are small
     differences from one."""

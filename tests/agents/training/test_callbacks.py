@@ -111,6 +111,7 @@ def test_true_of_numpy_ends_a_run():
     assert trainer.step == 33
 
 
+@pytest.mark.slow
 def test_weights_are_the_newest_with_several_seeds_too():
     """What a callback reads and writes is what a single run has."""
 

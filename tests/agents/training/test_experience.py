@@ -302,6 +302,7 @@ def test_n_steps_elsewhere_are_refused():
         ("meow", "prioritized"),
     ],
 )
+@pytest.mark.quick_for("td3-n steps", "td3-prioritized")
 def test_a_buffer_of_torchrl_resumes_exactly(tmp_path, trees, agent, form):
     """From a checkpoint within an episode; the last two are kept."""
     buffers = {**BUFFERS, "prioritized": prioritized}
@@ -324,6 +325,7 @@ def test_a_buffer_of_torchrl_resumes_exactly(tmp_path, trees, agent, form):
 
 
 @pytest.mark.parametrize("form", ["uniform", "on disk", "prioritized", "n steps"])
+@pytest.mark.quick_for("prioritized", "disk")
 def test_a_state_with_a_buffer_of_torchrl_is_gone_back_to(trees, form):
     buffers = {**BUFFERS, "prioritized": prioritized}
     make = n_step if form == "n steps" else lambda: over(buffers[form]())

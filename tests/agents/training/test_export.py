@@ -29,7 +29,6 @@ DISCRETE = {name: {"hidden": (8,)} for name in ("soft-q", "discrete-sac", "dqn",
 CASES = [("Pendulum-v1", *case) for case in CONTINUOUS.items()] + [
     ("CartPole-v1", *case) for case in DISCRETE.items()
 ]
-QUICK = {"meow", "sac", "discrete-sac", "dqn"}  # whose samples every test run looks at
 FORMATS = {  # each format with and without noise, continuous and discrete
     ("meow", "torchscript", True),
     ("sac", "torchscript", False),
@@ -59,6 +58,7 @@ def native(task, actions):
 
 
 @pytest.mark.parametrize(("task", "name", "options"), CASES)
+@pytest.mark.quick_for("meow", "td3", "ppo", "soft-q")
 def test_the_mode_is_that_of_the_policy_in_the_tasks_units(task, name, options, tmp_path):
     agent, env = make(task, name, options)
     assert export(agent, env, tmp_path / "policy.pt2") == []
@@ -69,10 +69,8 @@ def test_the_mode_is_that_of_the_policy_in_the_tasks_units(task, name, options, 
         np.testing.assert_allclose(policy(observation).numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("task", "name", "options"),
-    [pytest.param(*c, marks=[] if c[1] in QUICK else pytest.mark.slow) for c in CASES],
-)
+@pytest.mark.parametrize(("task", "name", "options"), CASES)
+@pytest.mark.quick_for("meow", "discrete-sac", "dqn")
 def test_samples_have_the_policys_distribution(task, name, options, tmp_path):
     agent, env = make(task, name, options)
     noise = export(agent, env, tmp_path / "policy.pt2", stochastic=True)
@@ -118,6 +116,7 @@ def test_other_formats(task, name, stochastic, format, tmp_path):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_file_runs_where_this_package_is_not(tmp_path):
     agent, env = make("Pendulum-v1", "meow", CONTINUOUS["meow"])
     export(agent, env, tmp_path / "policy.pt2")
@@ -145,6 +144,7 @@ def test_what_lies_beside_it_names_inputs_and_output(tmp_path):
     assert about["noise"] == [{"name": "noise", "distribution": "normal", "shape": [1]}]
 
 
+@pytest.mark.slow
 def test_actions_that_mean_something_as_they_are_stay_as_they_are(tmp_path):
     env = envs.make("maxentflow/Portfolio-v0")
     agent = agents.make("meow", env, flow_options={"blocks": 1})
@@ -170,6 +170,7 @@ def test_refusals(path, format, message, tmp_path):
         export(agent, env, tmp_path / path, format=format)
 
 
+@pytest.mark.slow
 def test_what_onnx_does_not_take_is_refused(tmp_path):
     agent, env = make(
         "Pendulum-v1",

@@ -48,6 +48,7 @@ def test_films_at_intervals_change_nothing(tmp_path):
     assert 2 <= sum(1 for _ in film) <= 101
 
 
+@pytest.mark.slow
 def test_a_resumed_run_films_when_the_first_would_have(tmp_path):
     made(tmp_path, total_steps=40, eval_video_every=30).run()
     again = made(tmp_path, eval_video_every=30)

@@ -1,5 +1,7 @@
 """The buffer against a list of whole transitions, and against its own account of its size."""
 
+import resource
+import signal
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from maxentflow.agents.training import Replay
 from maxentflow.agents.training.simulator import Entry
 
 from ..common import differences
+from .children import in_child
 
 KEYS = (
     "observation",
@@ -321,21 +324,21 @@ def test_a_replay_on_disk_is_the_one_in_memory(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def refusal_of_a_small_disk(folder):
+    """Of a replay that is too large, by a limit of the size of files."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    entry = Entry(torch.Size([3]), torch.float32)
+    with pytest.raises(ValueError) as refused:
+        Replay(10_000, 1, entry, entry, folder=folder)
+    return str(refused.value)
+
+
 def test_a_replay_that_the_disk_has_no_room_for_is_refused(tmp_path):
-    """By a limit of the size of files, as a full disk would; writing to it through a map would
-    kill the process."""
-    script = (
-        "import resource, pathlib; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000,) * 2)\n"
-        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from maxentflow.agents.training import Replay\n"
-        "from maxentflow.agents.training.simulator import Entry\n"
-        "import torch\n"
-        "entry = Entry(torch.Size([3]), torch.float32)\n"
-        f"Replay(10_000, 1, entry, entry, folder=pathlib.Path({str(tmp_path)!r}))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "ValueError: A replay of 10000 transitions cannot be made in" in done.stderr
-    assert done.stderr.rstrip().endswith(": File too large.")
+    """Writing to it through a map would kill the process."""
+    said = in_child(refusal_of_a_small_disk, tmp_path)
+    assert said.startswith("A replay of 10000 transitions cannot be made in")
+    assert said.endswith(": File too large.")
 
 
 def test_a_replay_on_disk_is_on_the_cpu(tmp_path):

@@ -145,26 +145,9 @@ def assert_same_run(folder, reference, run):
     assert not differences(final_state(folder, run), final_state(reference, run))
 
 
-QUICK = {  # what is left to the slow tests is of the same kinds
-    ("meow", "update", 15, 40),
-    ("meow", "half a checkpoint", 1, 40),
-    ("meow", "half a chunk", 1, 40),
-    ("meow", "half a row", 3, 40),
-    ("replay wraps around", "chunk", 1, 40),
-    ("two environments", "update", 56, 80),
-    ("td3", "update", 16, 40),
-    ("soft-q", "update", 15, 40),
-    ("ppo", "update", 6, 40),
-    ("Hopper", "update", 55, 80),
-}
-
-
-@pytest.mark.parametrize(
-    ("run", "what", "passing", "step"),
-    [
-        pytest.param(*moment, marks=[] if moment in QUICK else pytest.mark.slow)
-        for moment in MOMENTS
-    ],
+@pytest.mark.parametrize(("run", "what", "passing", "step"), MOMENTS)
+@pytest.mark.quick_for(
+    "soft-q-update-15", "td3-update-16", "ppo-update-6", "wraps around-chunk-1", "checkpoint-1"
 )
 def test_killed_and_resumed(tmp_path, dies, uninterrupted, run, what, passing, step):
     folder = tmp_path / "run"
@@ -175,6 +158,7 @@ def test_killed_and_resumed(tmp_path, dies, uninterrupted, run, what, passing, s
     assert_same_run(folder, uninterrupted(run), run)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(tmp_path, dies, uninterrupted):
     folder = tmp_path / "run"
     assert dies(folder, "meow", ("update", 15)) == KILLED
@@ -200,6 +184,7 @@ def test_killed_again_and_again(tmp_path, dies, uninterrupted):
         ("Ctrl-C, then SIGTERM", 55, TERMINATED, 80),
     ],
 )
+@pytest.mark.quick_for("Ctrl-C in a log", "SIGTERM-55", "Ctrl-C, then SIGTERM")
 def test_stopped_by_a_signal_and_resumed(tmp_path, dies, uninterrupted, what, passing, code, step):
     folder = tmp_path / "run"
     assert dies(folder, "meow", (what, passing)) == code

@@ -37,6 +37,7 @@ SHORT = {"total_steps": 50, "warmup_steps": 30, **QUIET}
     ],
     ids=str,
 )
+@pytest.mark.quick_for("meow", "td3", "workers", "replay_size", "'ppo', 'num")
 def test_together_as_alone(run):
     """Bit for bit, evaluations and random numbers included."""
     run = {**SHORT, "warmup_steps": 0 if run.get("agent") in NO_WARMUP else 30, **run}
@@ -55,6 +56,7 @@ def test_together_as_alone(run):
     assert differences(states[0], states[1])
 
 
+@pytest.mark.slow
 def test_metrics_and_checkpoints_together_as_alone(tmp_path):
     run = {"total_steps": 60, "eval_every": 30, "checkpoint_every": 25, "warmup_steps": 30}
     train([make_trainer(seed=s, folder=tmp_path / f"{s}", **run) for s in (0, 1)])
@@ -82,6 +84,7 @@ def test_one_goes_on_alone_where_several_stopped():
     assert not differences(*ends)
 
 
+@pytest.mark.slow
 def test_going_on_together_is_as_never_having_stopped(tmp_path):
     run = {"total_steps": 60, "warmup_steps": 30, "eval_every": 30, "checkpoint_every": 45}
     train([make_trainer(seed=s, folder=tmp_path / f"whole-{s}", **run) for s in (0, 1)])
@@ -99,6 +102,7 @@ def test_going_on_together_is_as_never_having_stopped(tmp_path):
 
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("where", ["observation", "loss"])
+@pytest.mark.quick_for("observation-1", "loss-0")
 def test_one_that_is_not_finite_stops_all_and_loses_nothing(tmp_path, where, index):
     """Also those whose step was to be stored after that one's; counts and optimisers agree."""
     run = {"settings": {"paper": True}, "total_steps": 90, "eval_every": 0}
@@ -211,6 +215,7 @@ def test_a_learner_brings_agents_up_to_date_before_they_are_read(count, spoilt, 
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.quick_for("1")
 def test_a_signal_stops_all_runs_after_the_same_step(tmp_path, index):
     """Whichever of them is stepping when it comes."""
     together = [

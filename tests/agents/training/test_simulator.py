@@ -204,6 +204,7 @@ def test_a_rollout_in_torchrl_is_cut_where_it_is_resumed(tmp_path):
     assert trainer.step == 62
 
 
+@pytest.mark.slow
 def test_evaluations_in_torchrl_agree_with_gymnasiums():
     torch.manual_seed(0)
     env = envs.make_batched("torchrl:Gym/CartPole-v1", 3)
@@ -220,6 +221,7 @@ def test_evaluations_in_torchrl_agree_with_gymnasiums():
 
 
 @pytest.mark.parametrize("form", ["id", "function", "keyword arguments"])
+@pytest.mark.quick_for("id")
 def test_evaluation_is_in_the_environment_that_was_given(form):
     """With its keyword arguments, which are what its returns depend on."""
     task, options = {
@@ -241,6 +243,7 @@ def test_evaluation_is_in_the_environment_that_was_given(form):
     assert found.tolist() == expected.returns.tolist()
 
 
+@pytest.mark.slow
 def test_one_environment_is_taken_with_another_to_evaluate_in():
     env = envs.make(gym.make("Pendulum-v1"))
     with pytest.raises(ValueError, match=r"More of this environment cannot be made.*eval_env"):
@@ -290,6 +293,7 @@ def torchrl_env():
         *(("soft-q", "CartPole-v1", copies) for copies in (1, 2)),
     ],
 )
+@pytest.mark.quick_for("td3", "soft-q")
 def test_a_torchrl_environment_is_trained_in(torchrl_env, agent, task, copies):
     """What is stored is what gymnasium's task does from where each episode begins."""
     env = torchrl_env(copies, task)

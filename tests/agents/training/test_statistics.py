@@ -35,6 +35,7 @@ def test_iqm_forgets_the_best_and_the_worst_quarter():
 
 @pytest.mark.parametrize("count", [3, 5, 12])
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
+@pytest.mark.quick_for("0.95-5", "0.8-12")
 def test_the_bootstrap_of_one_task_is_scipys(count, confidence):
     scores = np.random.default_rng(count).normal(size=count)
     theirs = stats.bootstrap(
@@ -57,6 +58,7 @@ def test_seeds_are_drawn_within_their_task():
     assert low == high == pytest.approx(500_000.5)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_nearly_as_often_as_they_say():
     """Of 20 seeds, in 400 experiments; the percentile bootstrap is a little too narrow."""
     chance, hits = np.random.default_rng(3), 0

@@ -311,6 +311,7 @@ def unevaluated():
 
 @pytest.mark.xdist_group("trained")
 @pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.quick_for("td3", "soft-q", "ppo")
 def test_evaluation_leaves_the_run_as_it_is(unevaluated, agent):
     found = differences(unevaluated(agent), trained(agent, eval_every=24))
     assert found == ["state/best_return"]
