@@ -34,14 +34,14 @@ def attempt(python: str, resolution: str, options: argparse.Namespace, folder: P
     chosen = RESOLUTIONS[resolution]
     torch = [f"torch=={options.torch}"] if options.torch else ["torch"]
     steps = {
-        "no such Python": [options.uv, "venv", "--quiet", "--python", python, str(place)],
+        "no such Python": [options.uv, "venv", "--quiet", "--seed", "--python", python, str(place)],
         "torch cannot be installed": [
             *(options.uv, "pip", "install", "--quiet", "--python", interpreter),
             *(torch if options.torch else [*torch, *chosen]),
         ],
         "cannot be installed": [
             *(options.uv, "pip", "install", "--quiet", "--python", interpreter),
-            *(*chosen, *torch, "--editable", ".[all,dev]"),
+            *(*chosen, *torch, "--editable", ".[all,dev,docs,notebooks]"),
         ],
         "tests fail": [
             *(interpreter, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup"),
