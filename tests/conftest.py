@@ -48,7 +48,7 @@ def browser():
 
 @pytest.fixture(autouse=True, scope="session")
 def bare_traces():
-    """A fifth of the time to trace goes into a fake tensor beside every result, which none reads."""
+    """A fifth of the time to trace goes into a fake tensor of every result, which none reads."""
     describe = proxy_tensor.extract_val
 
     def leave_out(value, **options):

@@ -34,7 +34,9 @@ def attempt(python: str, resolution: str, options: argparse.Namespace, folder: P
     chosen = RESOLUTIONS[resolution]
     torch = [f"torch=={options.torch}"] if options.torch else ["torch"]
     steps = {
-        "no such Python": [options.uv, "venv", "--quiet", "--seed", "--python", python, str(place)],
+        "no such Python": [
+            *(options.uv, "venv", "--quiet", "--seed", "--python", python, place),
+        ],
         "torch cannot be installed": [
             *(options.uv, "pip", "install", "--quiet", "--python", interpreter),
             *(torch if options.torch else [*torch, *chosen]),

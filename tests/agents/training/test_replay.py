@@ -325,11 +325,11 @@ def test_a_replay_on_disk_is_the_one_in_memory(tmp_path):
 
 
 def refusal_of_a_small_disk(folder):
-    """Of a replay that is too large, by a limit of the size of files."""
+    """What is said of a replay that is too large, by a limit of the size of files."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     entry = Entry(torch.Size([3]), torch.float32)
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match="cannot be made") as refused:
         Replay(10_000, 1, entry, entry, folder=folder)
     return str(refused.value)
 
