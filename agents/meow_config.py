@@ -108,7 +108,7 @@ class MeowConfig(TemperatureConfig, FlowConfig):
         policy is an average of weights all the same."""
         task = preset(env_id)
         return cls(
-            normalize_observations=False,
+            normalize_observations=task.num_envs > 1,
             normalize_rewards=False,
             temperature=task.temperature,
             target_entropy=None,

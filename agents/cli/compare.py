@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import tyro
 from maxentflow.agents.cli import figures
 from maxentflow.agents.cli.curves import Group, read_curves
 from maxentflow.agents.cli.parsing import parse
+from maxentflow.agents.cli.tables import write_table
 from maxentflow.agents.training import RunFolder
 from maxentflow.agents.training.statistics import (
     area_under_curve,
@@ -51,14 +51,7 @@ def run(arguments: list[str]) -> None:
     print(_as_text(table))
     for line in _improvements(tasks):
         print(line)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(table)
-    except OSError as error:
-        raise ValueError(f"Cannot write {out}: {error.strerror or error}.") from error
+    write_table(table, out)
     print(f"Numbers: {out}")
     if max(map(len, tasks.values())) > len(figures.STYLES):
         print(f"No figure: a task has more than {len(figures.STYLES)} curves.")

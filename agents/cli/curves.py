@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
 from maxentflow.agents.training.statistics import on_common_steps
 
-__all__ = ["Curve", "Group", "by_label", "group", "read_curves"]
+__all__ = ["Curve", "Group", "by_label", "group", "read_curves", "shortened"]
 
 # Settings of a trainer that change what is learned.
 _LEARNING = (
@@ -177,7 +177,7 @@ def _differing(tasks: Iterable[list[Curve]]) -> dict[str, list[str]]:
 
 def _labelled(curves: list[Curve], shown: dict[str, list[str]]) -> dict[str, list[Curve]]:
     whole = _with_settings(curves, shown, str)
-    short = _with_settings(curves, shown, _shortened)
+    short = _with_settings(curves, shown, shortened)
     return short if len(short) == len(whole) else whole
 
 
@@ -196,7 +196,7 @@ def _with_settings(
     return dict(found)
 
 
-def _shortened(value: str) -> str:
+def shortened(value: str) -> str:
     """A number of many digits, as a search draws them, with four."""
     try:
         return value if len(value) < 8 else f"{float(value):.4g}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tensordict import TensorDict
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.cli import figures
 from maxentflow.agents.cli.parsing import check_least, parse
+from maxentflow.agents.cli.tables import write_table
 from maxentflow.agents.training import RunFolder, diagnose
 from maxentflow.agents.training.description import make_env, read, trained
 from maxentflow.agents.training.evaluation import AT_ONCE
@@ -55,8 +55,8 @@ def run(arguments: list[str]) -> None:
         f"{description.env}, {len(result.value)} states of {options.episodes} episodes, samples:"
     )
     print(result)
-    with out.with_suffix(".csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("name", "value"), *result.numbers.items()])
+    rows = [{"name": name, "value": value} for name, value in result.numbers.items()]
+    write_table(rows, out.with_suffix(".csv"))
     figures.diagnosis(result, folder, out)
     print(f"Figure: {out}")
 

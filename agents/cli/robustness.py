@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import tyro
 from maxentflow.agents.cli import figures
 from maxentflow.agents.cli.curves import by_label
 from maxentflow.agents.cli.parsing import check_least, parse
+from maxentflow.agents.cli.tables import write_table
 from maxentflow.agents.training import RunFolder
 from maxentflow.agents.training.description import make_env, read, trained
 from maxentflow.agents.training.disturbances import Robustness, robustness
@@ -81,10 +81,7 @@ def run(arguments: list[str]) -> None:
         area = np.mean([each.relative_area for each in results])
         print(f"{label}: {line}  (area {area:.2f} of the undisturbed return)")
     table = options.out.with_suffix(".csv")
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(rows, table)
     figures.robustness(found, next(iter(tasks)), PERTURBATIONS[quantity].neutral, options.out)
     print(f"Numbers: {table}\nFigure: {options.out}")
 

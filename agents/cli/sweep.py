@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import shutil
@@ -16,7 +15,9 @@ import numpy as np
 import tyro
 
 from maxentflow.agents.cli import compare, figures, imports
+from maxentflow.agents.cli.curves import shortened
 from maxentflow.agents.cli.parsing import parse
+from maxentflow.agents.cli.tables import write_table
 from maxentflow.agents.cluster import Spec, Trial, sweep
 
 __all__ = ["run"]
@@ -82,7 +83,8 @@ def run(arguments: list[str]) -> None:
         imports=imports.named,
     )
     rows = _rows(trials)
-    _write(rows, out / "sweep.csv")
+    if rows:
+        write_table(rows, out / "sweep.csv")
     best = _best(trials)
     print(_table(best))
     print(f"Trials: {out / 'sweep.csv'}")
@@ -129,7 +131,9 @@ def _table(best: Sequence[tuple[float, list[Trial]]]) -> str:
     lines = []
     for value, group in best[:_SHOWN]:
         settings = [
-            f"{name} {_short(by)}" for name, by in group[0].settings.items() if name != "seed"
+            f"{name} {shortened(str(by))}"
+            for name, by in group[0].settings.items()
+            if name != "seed"
         ]
         seeds = f", {len(group)} seeds" if len(group) > 1 else ""
         steps = min(trial.steps for trial in group)
@@ -137,16 +141,3 @@ def _table(best: Sequence[tuple[float, list[Trial]]]) -> str:
     if len(best) > _SHOWN:
         lines.append(f"and {len(best) - _SHOWN} more")
     return "\n".join(["Return, best first:", *lines])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _write(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    if not rows:
-        return
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

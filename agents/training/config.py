@@ -126,6 +126,12 @@ class TrainerConfig:
             "eval_every": min(10_000, task.total_steps // 8),
             "log_every": min(1_000, task.total_steps // 40),
         }
+        if task.num_envs > 1:
+            chosen |= {
+                "num_envs": task.num_envs,
+                "replay_size": 15_000 * task.num_envs,
+                "utd_ratio": 1 / task.num_envs,
+            }
         if agent is not None:
             chosen |= registry.config_type(agent).training
         return cls(**chosen)

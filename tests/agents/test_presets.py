@@ -48,6 +48,27 @@ def test_what_all_tasks_share(env_id):
     assert trainer.eval_every == (500 if env_id.startswith("maxentflow/") else 10_000)
 
 
+# Chao et al. 2024, appendix, Isaac Gym: tau, alpha, log-sigma max and min, copies
+ROBOTS = {
+    "torchrl:Brax/ant": (0.0005, 0.075, 2.0, -5, 128),
+    "torchrl:Brax/humanoid": (0.00025, 0.25, -0.3, -5, 128),
+    "torchrl:MJLab/Mjlab-Velocity-Flat-Unitree-Go1": (0.025, 0.00075, -1.0, -5, 128),
+    "torchrl:MJLab/Mjlab-Velocity-Rough-Unitree-Go1": (0.025, 0.00075, -1.0, -5, 128),
+    "torchrl:MujocoPlayground/LeapCubeReorient": (0.001, 0.1, -0.3, -4, 512),
+    "torchrl:MujocoPlayground/PandaOpenCabinet": (0.01, 0.075, -0.3, -5, 512),
+}
+
+
+@pytest.mark.parametrize("env_id", ROBOTS)
+def test_the_table_of_robots(env_id):
+    tau, alpha, high, low, copies = ROBOTS[env_id]
+    config, trainer = MeowConfig.paper(env_id), TrainerConfig.for_task(env_id)
+    assert (config.tau, config.temperature, config.log_sigma) == (tau, alpha, (low, high))
+    assert config.normalize_observations
+    assert (trainer.num_envs, trainer.replay_size) == (copies, 15_000 * copies)
+    assert trainer.utd_ratio * copies == 1
+
+
 @pytest.mark.parametrize("env_id", [None, "", "Pendulum-v1", "Ant", "MultiGoal-v0", "my/Ant-v4"])
 def test_other_tasks_get_the_general_settings(env_id):
     assert preset(env_id) == GENERAL
