@@ -179,7 +179,7 @@ def write(options: argparse.Namespace, figures: dict[tuple[str, str], list[float
                 "processor": processor(),
             }
         )
-    tables.replace(RESULTS, rows, ("env", "threads", "who", "figure"))
+    tables.replace(RESULTS, rows, ("env", "threads", "who", "figure", "processor"))
 
 
 def processor() -> str:
