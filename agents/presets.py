@@ -63,7 +63,7 @@ def preset(env_id: str | None) -> Preset:
     """
     if env_id is None:
         return GENERAL
-    for name in (env_id, env_id.rpartition("-v")[0]):
-        if name in _PRESETS:
-            return _PRESETS[name]
+    name = env_id if ":" in env_id else env_id.rpartition("-v")[0]
+    if name in _PRESETS:
+        return _PRESETS[name]
     return Preset(**getattr(envs.task_class(env_id), "preset", {}))
