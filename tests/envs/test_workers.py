@@ -108,18 +108,12 @@ def test_they_live_on_at_a_signal(number):
 
 @pytest.mark.parametrize("moment", ["between steps", "in a step", "in a reset"])
 def test_one_that_is_killed_is_told_of_and_ends_the_others(moment):
-    class Dies(gym.Env):  # pickled by value: workers cannot import from these tests
-        observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
-        action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-        def reset(self, *, seed=None, options=None):
-            super().reset(seed=seed)
-            return np.zeros(1, np.float32), {}
-
+    class Dies(gym.Wrapper):  # pickled by value: workers cannot import from these tests
         def step(self, action):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    env = make(Dies if moment == "in a step" else "Pendulum-v1", 2, workers=True)
+    dying = lambda: Dies(gym.make("Pendulum-v1"))  # noqa: E731
+    env = make(dying if moment == "in a step" else "Pendulum-v1", 2, workers=True)
     env.reset(seed=0)
     if moment != "in a step":
         env.processes[1].kill()
