@@ -84,7 +84,9 @@ def make_batched(
         >>> env.reset()["observation"].shape, env.batch_size
         (torch.Size([2, 3]), torch.Size([2]))
     """
-    from torchrl.envs import ParallelEnv, SerialEnv, TransformedEnv
+    from torchrl.envs import TransformedEnv
+
+    from maxentflow.envs.torchrl_vectors import Parallel, Serial
 
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
@@ -103,7 +105,7 @@ def make_batched(
             one = make(**own)  # in this process, so that refusals are raised
             _standard(one, task)
             one.close()
-            vector: Any = ParallelEnv if workers else SerialEnv
+            vector: Any = Parallel if workers else Serial
             env = vector(num_envs, partial(make, **own))
             env.start()  # or else it cannot be closed
         env = TransformedEnv(env, _standard(env, task))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -273,8 +273,11 @@ def record_video(
             raise ValueError(f"Cannot write a video to {path}: {error}.") from error
         with writer:
             writer.append_data(first)
-            for _ in _steps(policy, made, observation, deterministic, seed, max_steps):
+
+            def film() -> None:
                 writer.append_data(made.render())
+
+            _act(policy, made, observation, deterministic, seed, max_steps, film)
 
 
 @torch.no_grad()
@@ -306,7 +309,7 @@ def watch(
     with closing(envs.make_single(env, render_mode="human", **options)) as made:
         observation, _ = made.reset(seed=seed)
         _picture(made, env)
-        return sum(_steps(policy, made, observation, deterministic, seed, max_steps))
+        return _act(policy, made, observation, deterministic, seed, max_steps, lambda: None)
 
 
 def _picture(made: gym.Env[Any, Any], env: Task) -> Any:
@@ -317,15 +320,17 @@ def _picture(made: gym.Env[Any, Any], env: Task) -> Any:
         raise ValueError(f"{env} cannot be drawn on this machine: {reason}.") from error
 
 
-def _steps(
+def _act(
     policy: TensorDictModuleBase,
     env: gym.Env[Any, Any],
     observation: NDArray[Any],
     deterministic: bool,
     seed: int,
     max_steps: int,
-) -> Iterator[float]:
-    """The rewards of an episode, step by step; torch's generators are as before at its end."""
+    after_step: Callable[[], None],
+) -> float:
+    """The return of an episode; torch's generators are as before at its end."""
+    total = 0.0
     exploration = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
     device = next((parameter.device for parameter in policy.parameters()), None)
     with torch.random.fork_rng(), set_exploration_type(exploration):
@@ -334,6 +339,8 @@ def _steps(
             seen = torch.from_numpy(observation)[None].to(device)
             action = policy(TensorDict({"observation": seen}, [1]))["action"][0].cpu().numpy()
             observation, reward, terminated, truncated, _ = env.step(action)
-            yield float(reward)
+            total += float(reward)
+            after_step()
             if terminated or truncated:
                 break
+    return total

@@ -1,9 +1,12 @@
 """Tasks of TorchRL by name: in the form that agents take, or refused in a sentence."""
 
+import gc
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import torchrl
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import check_env_specs
@@ -99,6 +102,21 @@ def test_a_seed_reproduces_and_copies_differ():
     assert torch.equal(first, again)
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("workers", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ends", ["closed", "forgotten"])
+def test_torch_keeps_its_number_of_threads(monkeypatch, workers, ends):
+    """TorchRL's own environments change it, to as many as there were when it was imported."""
+    monkeypatch.setattr(torchrl, "_THREAD_POOL_INIT", 4)
+    torch.set_num_threads(2)
+    env = make_batched(PENDULUM, 2, workers=workers)
+    assert torch.get_num_threads() == 2
+    if ends == "closed":
+        env.close()
+    del env
+    gc.collect()
+    assert torch.get_num_threads() == 2
 
 
 def test_discrete_actions_are_indices():
