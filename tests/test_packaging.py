@@ -49,6 +49,7 @@ def installed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+@pytest.mark.slow
 def test_wheel_brings_the_four_packages(installed: Path, tmp_path: Path) -> None:
     code = "\n".join(
         [

@@ -40,6 +40,7 @@ def data(**entries):
     return TensorDict(tensors, [len(tensors["action"])])
 
 
+@pytest.mark.slow
 def test_it_learns_both_ways_of_an_expert(env):
     """To within a tenth of a nat of the expert's own entropy, where one Gaussian is 1.5 away."""
     torch.manual_seed(0)

@@ -113,6 +113,7 @@ def test_discrete_sac_finds_the_same_policy(alpha):
     assert np.abs(soft - value).max() < 0.02
 
 
+@pytest.mark.slow
 def test_double_q_learning_finds_the_hard_values():
     """The limit of a temperature of zero."""
     value, _, policy = soft_values(1e-3)

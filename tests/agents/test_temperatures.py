@@ -79,6 +79,7 @@ def test_a_scheduled_temperature_follows_the_environments_steps(scheduled, name)
 
 @pytest.mark.xdist_group("scheduled")
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.quick_for("soft-q")
 def test_a_schedule_is_resumed(scheduled, name):
     first, whole = scheduled(name, 45), scheduled(name, 90)
     again = make_trainer(agent=name, settings={**UNITS.get(name, {}), **SCHEDULED}, **RUN)

@@ -15,10 +15,16 @@ _LOADED = re.compile(
 )
 
 
-def test_no_warnings(site):
+def test_no_warnings(reading):
+    assert reading.warnings == []
+
+
+@pytest.mark.slow
+def test_no_warnings_of_pages(site):
     assert site.warnings == []
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_from_elsewhere(site):
     loading = {
         path.name: found.group()
@@ -33,6 +39,7 @@ def test_nothing_is_loaded_from_elsewhere(site):
     assert loading == {}
 
 
+@pytest.mark.slow
 def test_every_notebook_is_a_page(site):
     names = {path.stem for path in (DOCS.parent / "examples").glob("*.ipynb")}
     assert {path.stem for path in (site.folder / "tutorials").glob("*.html")} == names
@@ -40,6 +47,7 @@ def test_every_notebook_is_a_page(site):
     assert all(f'href="tutorials/{name}.html"' in gallery for name in names)
 
 
+@pytest.mark.slow
 def test_pages_of_architectures_are_as_their_script_writes_them():
     script = DOCS / "architectures" / "figures.py"
     done = subprocess.run([sys.executable, script, "pages", "--check"], capture_output=True)

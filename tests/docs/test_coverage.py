@@ -74,8 +74,8 @@ def test_docstring(name):
 
 
 @pytest.mark.xdist_group("site")
-def test_reference_has_every_public_name(site):
-    documented = site.documented()
+def test_reference_has_every_public_name(reading):
+    documented = reading.documented
     names = public()
     places: dict[int, set[str]] = {}
     for name, entry in names.items():

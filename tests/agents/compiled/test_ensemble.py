@@ -150,6 +150,7 @@ def test_before_it_is_prepared_agents_go_on_one_by_one():
     pair.assert_same()
 
 
+@pytest.mark.slow
 def test_preparing_changes_nothing():
     agents = team("sac", average=0.5)
     for agent in agents:
@@ -165,6 +166,7 @@ def test_preparing_changes_nothing():
         assert not changes(state, agent.state_dict())
 
 
+@pytest.mark.slow
 def test_agents_are_as_they_were_until_they_are_synchronized():
     pair = Pair("meow")
     before = [snapshot(agent) for agent in pair.together]
@@ -193,6 +195,7 @@ def test_what_is_loaded_after_synchronizing_counts(name):
     pair.assert_same()
 
 
+@pytest.mark.slow
 def test_other_forms_go_on_one_by_one():
     pair = Pair("meow", average=0.5)
     pair.update()
@@ -203,6 +206,7 @@ def test_other_forms_go_on_one_by_one():
     pair.assert_same()
 
 
+@pytest.mark.slow
 def test_learning_rates_that_change_for_all_and_for_one():
     pair = Pair("meow")
     pair.update()
@@ -215,6 +219,7 @@ def test_learning_rates_that_change_for_all_and_for_one():
 
 
 @pytest.mark.parametrize("name", ["meow", pytest.param("td3", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_an_update_that_is_not_finite_counts_for_the_others(name):
     """A run that stops was saved with updates [5, 5] and Adam's counts [5, 6]; turns of TD3's
     agents then differ, and they go on one by one."""

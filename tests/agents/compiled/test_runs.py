@@ -61,6 +61,7 @@ def test_every_agent_trains_by_one_graph(traced_only, capsys, name):
 
 
 @pytest.mark.parametrize("name", ["meow", *others(*agents.registered()[1:], "meow twin")])
+@pytest.mark.slow
 def test_seeds_of_every_agent_train_as_one_program(capsys, name):
     together = [trainer(name, seed) for seed in (0, 1)]
     agents.train(together, compiled.learner([each.agent for each in together], compile=False))

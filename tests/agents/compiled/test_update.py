@@ -104,7 +104,7 @@ def assert_updates_agree(prepared, plain, given, tolerance=1e-10):
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.quick_for("clipping")
+@pytest.mark.quick_for("meow-clipping", "td3-clipping")
 def test_updates_agree(name, settings):
     """To double precision's rounding, also in Adam's first steps, whose bias corrections are small
     differences from one."""
@@ -193,6 +193,7 @@ def test_a_parameter_that_takes_no_part_stays():
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.quick_for("td3")
 def test_preparing_changes_nothing(name):
     agent = MAKERS[name](average=0.5)
     agent.update(random_batch())
@@ -209,6 +210,7 @@ def test_preparing_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.quick_for("td3")
 def test_compiled_and_uncompiled_updates_in_turn(name):
     prepared, plain = twins(name, average=0.5, max_grad_norm=0.1)
     assert_updates_agree(prepared, plain, batches(6, 4, 4, 6, 6, 5, 6))
@@ -216,6 +218,7 @@ def test_compiled_and_uncompiled_updates_in_turn(name):
 
 
 @pytest.mark.parametrize("name", ["sac", "td3"])
+@pytest.mark.quick_for("sac")
 def test_an_agent_that_has_learned_before(name):
     one, plain = (MAKERS[name](average=0.5) for _ in range(2))
     for batch in batches(6, 6, 6):
@@ -251,6 +254,7 @@ def weighted(batch):
 
 
 @pytest.mark.parametrize("name", ["meow", "sac"])
+@pytest.mark.quick_for("sac")
 def test_a_batch_of_another_form_is_not_given_to_compiled_code(name):
     prepared, plain = twins(name)
     for change in (turned, cast_in_part, weighted):
@@ -261,6 +265,7 @@ def test_a_batch_of_another_form_is_not_given_to_compiled_code(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.quick_for("td3")
 def test_what_an_update_noted_in_a_batch_does_not_change_its_form(name):
     prepared, _ = twins(name)
     (batch,) = batches(6)
@@ -274,6 +279,7 @@ def test_what_an_update_noted_in_a_batch_does_not_change_its_form(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.quick_for("td3")
 def test_a_learning_rate_that_is_changed(name):
     prepared, plain = twins(name)
     assert_updates_agree(prepared, plain, batches(6, 6))
@@ -303,6 +309,7 @@ def test_a_schedule():
     ("name", "part"),
     [*((name, "agent") for name in NAMES), ("sac", "optimizers"), ("sac", "loss")],
 )
+@pytest.mark.quick_for("td3-agent", "sac-optimizers")
 def test_states_that_are_loaded(name, part):
     prepared, plain = twins(name, average=0.5)
     assert_updates_agree(prepared, plain, batches(6, 6))
@@ -324,6 +331,7 @@ def test_states_that_are_loaded(name, part):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.quick_for("td3")
 def test_turns_that_were_not_foreseen_are_not_given_to_compiled_code(name):
     """Of the one count, where steps and updaters had the same turns."""
     prepared, plain = twins(name)
@@ -414,6 +422,7 @@ def test_settings_that_are_changed_are_not_left_to_compiled_code():
 @pytest.mark.parametrize(
     ("name", "value"), [("meow", float("nan")), ("sac", float("inf")), ("td3", float("nan"))]
 )
+@pytest.mark.quick_for("td3")
 def test_a_loss_that_is_not_finite_changes_nothing(name, value):
     prepared, plain = twins(name, average=0.5, max_grad_norm=0.5)
     assert_updates_agree(prepared, plain, batches(6, 6, 6))
@@ -449,6 +458,7 @@ class RootAtZero(nn.Module):
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+@pytest.mark.quick_for("None")
 def test_a_gradient_that_is_not_finite_changes_nothing(max_grad_norm):
     """Under a finite loss: observations whose first entry is zero."""
 

@@ -162,6 +162,7 @@ def test_the_buffers_that_vary_are_those_of_modules_in_the_agents_state():
     assert varying(meow()) == []
 
 
+@pytest.mark.slow
 def test_updates_and_actions_follow_the_scales(as_traced):
     """None goes on uncompiled, and none is of the scales that were traced."""
     agent, plain = (default(flow_options={"blocks": 1}) for _ in range(2))

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.xdist_group("resume")  # which has a server of children
 
 @pytest.mark.parametrize(
     ("count", "seed"),
-    [(4, 0), pytest.param(200, random.SystemRandom().randrange(10**6), marks=pytest.mark.slow)],
-    ids=["8", "200"],
+    [(2, 0), pytest.param(200, random.SystemRandom().randrange(10**6), marks=pytest.mark.slow)],
+    ids=["2", "200"],
 )
 def test_disturbed_runs_end_as_quiet_ones(count, seed):
     moments, reason = in_child(faults.disturb, count, seed)

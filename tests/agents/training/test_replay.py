@@ -334,6 +334,7 @@ def refusal_of_a_small_disk(folder):
     return str(refused.value)
 
 
+@pytest.mark.xdist_group("resume")  # which has a server of children
 def test_a_replay_that_the_disk_has_no_room_for_is_refused(tmp_path):
     """Writing to it through a map would kill the process."""
     said = in_child(refusal_of_a_small_disk, tmp_path)

@@ -146,9 +146,7 @@ def assert_same_run(folder, reference, run):
 
 
 @pytest.mark.parametrize(("run", "what", "passing", "step"), MOMENTS)
-@pytest.mark.quick_for(
-    "soft-q-update-15", "td3-update-16", "ppo-update-6", "wraps around-chunk-1", "checkpoint-1"
-)
+@pytest.mark.quick_for("half a checkpoint", "soft-q")
 def test_killed_and_resumed(tmp_path, dies, uninterrupted, run, what, passing, step):
     folder = tmp_path / "run"
     assert dies(folder, run, (what, passing)) == KILLED
@@ -184,7 +182,7 @@ def test_killed_again_and_again(tmp_path, dies, uninterrupted):
         ("Ctrl-C, then SIGTERM", 55, TERMINATED, 80),
     ],
 )
-@pytest.mark.quick_for("Ctrl-C in a log", "SIGTERM-55", "Ctrl-C, then SIGTERM")
+@pytest.mark.quick_for("SIGTERM-55-143-86")
 def test_stopped_by_a_signal_and_resumed(tmp_path, dies, uninterrupted, what, passing, code, step):
     folder = tmp_path / "run"
     assert dies(folder, "meow", (what, passing)) == code
@@ -208,6 +206,7 @@ def test_the_comparison_sees_one_bit(uninterrupted):
     assert differences(state, other) == ["state/random_state/0"]
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(tmp_path, uninterrupted):
     end(tmp_path / "run", "in workers", workers=False)
     assert_same_run(tmp_path / "run", uninterrupted("in workers"), "in workers")

@@ -319,6 +319,7 @@ def test_evaluation_leaves_the_run_as_it_is(unevaluated, agent):
 
 @pytest.mark.xdist_group("trained")
 @pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.quick_for("td3", "soft-q", "ppo")
 def test_a_run_is_a_function_of_its_seed(unevaluated, agent):
     first = unevaluated(agent)
     again, other = (trained(agent, eval_every=0, seed=seed) for seed in (0, 1))
