@@ -31,7 +31,8 @@ class MeowConfig(TemperatureConfig, FlowConfig):
     """Settings of MEow, the same for every task but for its discount."""
 
     normalize_observations: bool = True
-    """Standardise observations by their running mean and variance, but for images."""
+    """Standardise observations by the running mean and variance of what was seen, but for
+    images."""
     normalize_rewards: bool = True
     """Divide rewards by the running scale of discounted returns."""
     temperature: Temperature = 0.01

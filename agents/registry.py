@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
@@ -14,6 +15,7 @@ from maxentflow import envs
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.names import BUILT_IN, Summary
 from maxentflow.agents.settings import AgentConfig
+from maxentflow.agents.standardized import standardized
 
 if TYPE_CHECKING:
     from torchrl.envs import EnvBase
@@ -69,11 +71,20 @@ def register(
         package = __name__.rpartition(".")[0]
         if name in BUILT_IN and not build.__module__.startswith(f"{package}."):
             raise ValueError(f"An agent {name!r} comes with the package; choose another name.")
-        _AGENTS[name] = build, config_type
+
+        @functools.wraps(build)
+        def complete(env: Any, config: AgentConfig | None = None, **options: Any) -> Agent:
+            agent = build(env, config, **options)
+            settings = config if agent.config is None else agent.config
+            if settings is not None and settings.normalize_observations:
+                return standardized(agent, env.single_observation_space)
+            return agent
+
+        _AGENTS[name] = complete, config_type
         if name not in BUILT_IN:
             about = (build.__doc__ or "").strip().partition("\n")[0].removesuffix(".")
             _SUMMARIES[name] = Summary(actions, about)
-        return build
+        return complete
 
     return add
 

@@ -126,7 +126,7 @@ class AgentConfig:
         ... class MyConfig(AgentConfig):
         ...     tau: PositiveFraction = 0.005
         >>> MyConfig.for_task("maxentflow/MultiGoal-v0")
-        MyConfig(gamma=0.9, tau=0.005)
+        MyConfig(gamma=0.9, normalize_observations=False, tau=0.005)
     """
 
     training: ClassVar[Mapping[str, Any]] = {}
@@ -134,6 +134,8 @@ class AgentConfig:
 
     gamma: Fraction = field(default=0.99, kw_only=True)
     """Discount factor."""
+    normalize_observations: bool = field(default=False, kw_only=True)
+    """Standardise observations by the running mean and variance of what was seen."""
 
     def __post_init__(self) -> None:
         check(self)

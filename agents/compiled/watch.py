@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 from torch.nn import Module
-from torchrl.objectives import SoftUpdate
+from torchrl.objectives import LossModule, SoftUpdate
 from torchrl.objectives.utils import TargetNetUpdater
 
 from maxentflow.agents.agent import Agent
@@ -69,7 +69,8 @@ class Watch:
         self._buffers = watched(agent, layout)
         self._values = [buffer.clone() for buffer in self._buffers]
         self._versions = versions(self._buffers)
-        self._attributes = _plain_attributes(agent.loss)
+        self._losses = [each for each in agent.loss.modules() if isinstance(each, LossModule)]
+        self._attributes = [_plain_attributes(loss) for loss in self._losses]
         self._children = list(agent.loss.children())
 
     def is_current(self) -> bool:
@@ -80,11 +81,14 @@ class Watch:
             if not all(map(torch.equal, self._buffers, self._values)):
                 return False
             self._versions = now
-        attributes = vars(agent.loss)
         return (
             agent.target_updater is self._chain
             and [step.optimizer for step in agent.steps] == self._optimizers
-            and all(_same(attributes.get(name), value) for name, value in self._attributes)
+            and all(
+                _same(vars(loss).get(name), value)
+                for loss, attributes in zip(self._losses, self._attributes, strict=True)
+                for name, value in attributes
+            )
             and list(map(id, agent.loss.children())) == list(map(id, self._children))
             and Hyperparameters.of(agent, self._updaters) == self.hyperparameters
         )

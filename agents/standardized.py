@@ -1,0 +1,133 @@
+"""Standardised observations for any agent: a front before its policy, its loss and its critic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import nn
+from torchrl.objectives import LossModule
+
+from maxentflow import flows
+from maxentflow.agents.agent import Agent
+
+__all__ = ["StandardizedLoss", "StandardizedPolicy", "standardized"]
+
+
+class StandardizedPolicy(TensorDictModuleBase):
+    """A policy that sees standardised observations; the entries it is given stay as they are.
+
+    Args:
+        policy: reads ``"observation"``.
+        observations: how they are standardised.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import TensorDictModule
+        >>> norm = flows.ObservationNorm(1)
+        >>> norm.update(torch.tensor([[10.0], [30.0]]))
+        >>> inner = TensorDictModule(nn.Identity(), ["observation"], ["action"])
+        >>> seen = TensorDict(observation=torch.tensor([[30.0]]), batch_size=[1])
+        >>> StandardizedPolicy(inner, norm)(seen)["action"], seen["observation"]
+        (tensor([[1.]]), tensor([[30.]]))
+    """
+
+    def __init__(self, policy: TensorDictModuleBase, observations: flows.ObservationNorm) -> None:
+        super().__init__()
+        self.policy = policy
+        self.observations = observations
+        self.in_keys = list(policy.in_keys)
+        self.out_keys = list(policy.out_keys)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """What the policy writes, added to ``tensordict``."""
+        acted = self.policy(_standardize(tensordict, self.observations))
+        return tensordict.update(acted.exclude("observation"))
+
+
+class StandardizedLoss(LossModule):
+    """A loss that sees standardised observations; a batch that it is given keeps its own.
+
+    What the loss has can be read here too; change it in :attr:`loss`.
+
+    Args:
+        loss: reads ``"observation"`` and ``("next", "observation")``.
+        observations: how they are standardised.
+
+    Example:
+        >>> from maxentflow.objectives import SoftBellmanLoss
+        >>> inner = SoftBellmanLoss(flows.build("additive", 1, 3, temperature=0.2))
+        >>> StandardizedLoss(inner, flows.ObservationNorm(3)).temperature
+        0.2
+    """
+
+    def __init__(self, loss: LossModule, observations: flows.ObservationNorm) -> None:
+        super().__init__()
+        self.loss = loss
+        self.observations = observations
+        self.in_keys = list(loss.in_keys)
+        self.out_keys = list(loss.out_keys)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("loss"), name)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """What the loss reports; what it notes in its batch, such as errors, is in this one."""
+        seen = _standardize(tensordict, self.observations)
+        report = self.loss(seen)
+        tensordict.update(seen.exclude("observation", "next"))
+        return report
+
+
+def standardized(agent: Agent, space: gym.Space[Any]) -> Agent:
+    """An agent whose networks see observations standardised by their running mean and variance.
+
+    Args:
+        agent: with running statistics of its own it stays as it is.
+        space: of its observations.
+
+    Raises:
+        ValueError: observations are no vectors, or the agent learns from rollouts or from
+            demonstrations.
+    """
+    if "observations" in agent.state:
+        return agent
+    if space.shape is None or len(space.shape) != 1:
+        raise ValueError(f"normalize_observations needs vectors, the environment has {space}.")
+    if agent.rollout is not None or agent.demonstrations is not None:
+        source = "demonstrations" if agent.rollout is None else "what its own policy just saw"
+        raise ValueError(
+            f"normalize_observations needs an agent that learns from a replay; {agent.name!r} "
+            f"learns from {source}."
+        )
+    device = next(agent.loss.parameters()).device
+    observations = flows.ObservationNorm(space.shape[0]).to(device)
+    assert agent.behavior is not None
+    policy = StandardizedPolicy(agent.policy, observations)
+    same = agent.behavior is agent.policy
+    critic: nn.Module | None = agent.critic
+    return replace(
+        agent,
+        policy=policy,
+        behavior=policy if same else StandardizedPolicy(agent.behavior, observations),
+        loss=StandardizedLoss(agent.loss, observations),
+        state={**agent.state, "observations": observations},
+        critic=None if critic is None else flows.NormalizedModel(critic, observations),
+    )
+
+
+def _standardize(
+    tensordict: TensorDictBase, observations: flows.ObservationNorm
+) -> TensorDictBase:
+    seen = tensordict.copy()
+    seen["observation"] = observations(tensordict["observation"])
+    following = tensordict.get("next", None)
+    if following is not None and "observation" in following.keys():  # noqa: SIM118
+        seen["next"] = following.copy().set("observation", observations(following["observation"]))
+    return seen
