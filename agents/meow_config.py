@@ -30,6 +30,8 @@ __all__ = ["MeowConfig", "build_flow", "normalized", "policy_flow"]
 class MeowConfig(TemperatureConfig, FlowConfig):
     """Settings of MEow, the same for every task but for its discount."""
 
+    standardizes = True  # images and flows of the user's own stay as they are
+
     normalize_observations: bool = True
     """Standardise observations by the running mean and variance of what was seen, but for
     images."""

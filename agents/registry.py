@@ -76,7 +76,8 @@ def register(
         def complete(env: Any, config: AgentConfig | None = None, **options: Any) -> Agent:
             agent = build(env, config, **options)
             settings = config if agent.config is None else agent.config
-            if settings is not None and settings.normalize_observations:
+            wanted = settings is not None and settings.normalize_observations
+            if wanted and not config_type.standardizes:
                 return standardized(agent, env.single_observation_space)
             return agent
 

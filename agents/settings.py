@@ -132,6 +132,9 @@ class AgentConfig:
     training: ClassVar[Mapping[str, Any]] = {}
     """Fields of TrainerConfig whose defaults the algorithm chooses, such as num_envs."""
 
+    standardizes: ClassVar[bool] = False
+    """Whether the algorithm standardises observations itself, where the setting asks for it."""
+
     gamma: Fraction = field(default=0.99, kw_only=True)
     """Discount factor."""
     normalize_observations: bool = field(default=False, kw_only=True)

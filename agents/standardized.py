@@ -89,15 +89,13 @@ def standardized(agent: Agent, space: gym.Space[Any]) -> Agent:
     """An agent whose networks see observations standardised by their running mean and variance.
 
     Args:
-        agent: with running statistics of its own it stays as it is.
+        agent: without running statistics.
         space: of its observations.
 
     Raises:
         ValueError: observations are no vectors, or the agent learns from rollouts or from
             demonstrations.
     """
-    if "observations" in agent.state:
-        return agent
     if space.shape is None or len(space.shape) != 1:
         raise ValueError(f"normalize_observations needs vectors, the environment has {space}.")
     if agent.rollout is not None or agent.demonstrations is not None:

@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from maxentflow import agents, envs
+from maxentflow import agents, envs, flows
 from maxentflow.agents import compiled
 from maxentflow.agents.learner import RandomStreams
 from maxentflow.agents.training.export import export
@@ -159,10 +159,16 @@ def test_an_exported_policy_standardises(tmp_path, name):
     np.testing.assert_allclose(exported(observation).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_meow_keeps_its_own():
-    agent = make_trainer(settings=ON).agent
+@pytest.mark.parametrize("own_flow", [False, True])
+def test_meow_standardises_by_itself_but_for_flows_that_it_is_given(own_flow):
+    flow = flows.build("additive", 1, 3, temperature=0.2, blocks=1)
+    agent = agents.meow(envs.make("Pendulum-v1"), **({"flow": flow} if own_flow else {}))
     assert not hasattr(agent.policy, "policy")
-    assert agent.state["observations"] is agent.loss.observations
+    if own_flow:
+        assert agent.behavior.flow is flow
+        assert "observations" not in agent.state
+    else:
+        assert agent.state["observations"] is agent.loss.observations
 
 
 def test_agents_of_a_function_have_it_too():
