@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
@@ -32,7 +32,7 @@ class MeowConfig(TemperatureConfig, FlowConfig):
 
     standardizes = True  # images and flows of the user's own stay as they are
 
-    normalize_observations: bool = True
+    normalize_observations: bool = field(default=True, kw_only=True)
     """Standardise observations by the running mean and variance of what was seen, but for
     images."""
     normalize_rewards: bool = True

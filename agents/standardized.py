@@ -25,6 +25,7 @@ class StandardizedPolicy(TensorDictModuleBase):
         observations: how they are standardised.
 
     Example:
+        >>> import torch
         >>> from tensordict import TensorDict
         >>> from tensordict.nn import TensorDictModule
         >>> norm = flows.ObservationNorm(1)
@@ -32,7 +33,7 @@ class StandardizedPolicy(TensorDictModuleBase):
         >>> inner = TensorDictModule(nn.Identity(), ["observation"], ["action"])
         >>> seen = TensorDict(observation=torch.tensor([[30.0]]), batch_size=[1])
         >>> StandardizedPolicy(inner, norm)(seen)["action"], seen["observation"]
-        (tensor([[1.]]), tensor([[30.]]))
+        (tensor([[1.0000]]), tensor([[30.]]))
     """
 
     def __init__(self, policy: TensorDictModuleBase, observations: flows.ObservationNorm) -> None:

@@ -328,13 +328,16 @@ def test_an_agent_of_ones_own_by_name(env, monkeypatch):
         def for_task(cls, env_id):
             return cls(size=len(env_id))
 
+    given = []
+
     @agents.register("plain", PlainConfig)
     def plain(env, config, *, device):
-        return config, device
+        given.append((config, device))
+        return agents.make("sac", env, **SMALL["sac"])
 
     assert agents.registered() == (*NAMES, "plain")
-    config, device = agents.make("plain", env, device="meta", max_grad_norm=2.0)
-    assert (config, device) == (PlainConfig(2.0, len("Pendulum-v1")), "meta")
+    assert agents.make("plain", env, device="meta", max_grad_norm=2.0).name == "sac"
+    assert given == [(PlainConfig(2.0, len("Pendulum-v1")), "meta")]
 
 
 def test_the_name_of_a_built_in_agent_is_taken():

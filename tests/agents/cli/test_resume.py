@@ -222,7 +222,7 @@ DAMAGES = {
     ),
     "an unknown setting of the agent": (
         lambda run: rewrite(run, agent_config={"warmth": 1}),
-        "configuration: there is no setting 'warmth'; known: gamma, flow, flow_options",
+        "configuration: there is no setting 'warmth'; known: gamma, normalize_observations, flow",
     ),
     "an unknown setting of the trainer": (
         lambda run: rewrite(run, trainer_config={"warmth": 1}),
