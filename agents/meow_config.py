@@ -30,11 +30,11 @@ __all__ = ["MeowConfig", "build_flow", "normalized", "policy_flow"]
 class MeowConfig(TemperatureConfig, FlowConfig):
     """Settings of MEow, the same for every task but for its discount."""
 
-    standardizes = True  # images and flows of the user's own stay as they are
+    standardizes = True
 
     normalize_observations: bool = field(default=True, kw_only=True)
     """Standardise observations by the running mean and variance of what was seen, but for
-    images."""
+    images and for a flow that is given."""
     normalize_rewards: bool = True
     """Divide rewards by the running scale of discounted returns."""
     temperature: Temperature = 0.01

@@ -73,19 +73,16 @@ def register(
             raise ValueError(f"An agent {name!r} comes with the package; choose another name.")
 
         @functools.wraps(build)
-        def complete(env: Any, config: AgentConfig | None = None, **options: Any) -> Agent:
-            agent = build(env, config, **options)
-            settings = config if agent.config is None else agent.config
-            wanted = settings is not None and settings.normalize_observations
-            if wanted and not config_type.standardizes:
-                return standardized(agent, env.single_observation_space)
-            return agent
+        def complete(env: Any, *arguments: Any, **options: Any) -> Agent:
+            agent = build(env, *arguments, **options)
+            return _as_asked(agent, agent.config, env)
 
-        _AGENTS[name] = complete, config_type
+        own = name in BUILT_IN  # called by users as functions, without make
+        _AGENTS[name] = complete if own else build, config_type
         if name not in BUILT_IN:
             about = (build.__doc__ or "").strip().partition("\n")[0].removesuffix(".")
             _SUMMARIES[name] = Summary(actions, about)
-        return complete
+        return complete if own else build
 
     return add
 
@@ -182,7 +179,8 @@ def make(
     """
     resolved = config(name, envs.task_id(env), paper=paper, **overrides)
     known: Any = env if isinstance(env, gym.vector.VectorEnv) else envs.spaces(env)
-    return _registered(name)[0](known, resolved, device=device)
+    agent = _registered(name)[0](known, resolved, device=device)
+    return _as_asked(agent, resolved, known)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
@@ -191,6 +189,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(name, names, n=3)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return ValueError(f"Unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
+
+
+def _as_asked(agent: Agent, config: AgentConfig, env: Any) -> Agent:
+    """With observations standardised, where the settings ask for it and the algorithm does not."""
+    if config.normalize_observations and not config.standardizes:
+        return standardized(agent, env.single_observation_space)
+    return agent
 
 
 def _registered(name: str) -> tuple[Build, type[AgentConfig]]:

@@ -45,14 +45,16 @@ class StandardizedPolicy(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """What the policy writes, added to ``tensordict``."""
-        acted = self.policy(_standardize(tensordict, self.observations))
-        return tensordict.update(acted.exclude("observation"))
+        seen = tensordict.copy()
+        seen["observation"] = self.observations(tensordict["observation"])
+        return tensordict.update(self.policy(seen).exclude("observation"))
 
 
 class StandardizedLoss(LossModule):
     """A loss that sees standardised observations; a batch that it is given keeps its own.
 
-    What the loss has can be read here too; change it in :attr:`loss`.
+    Its keys and its value estimator are those of the loss, and other attributes of the loss can be
+    read here; change them, and follow its targets, in :attr:`loss`.
 
     Args:
         loss: reads ``"observation"`` and ``("next", "observation")``.
@@ -78,10 +80,25 @@ class StandardizedLoss(LossModule):
         except AttributeError:
             return getattr(super().__getattr__("loss"), name)
 
+    @property
+    def tensor_keys(self) -> Any:
+        """Those of the loss."""
+        return self.loss.tensor_keys
+
+    def set_keys(self, **keys: Any) -> None:
+        """Set those of the loss."""
+        self.loss.set_keys(**keys)
+
+    def make_value_estimator(self, *arguments: Any, **options: Any) -> Any:
+        """Make that of the loss."""
+        return self.loss.make_value_estimator(*arguments, **options)
+
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """What the loss reports; what it notes in its batch, such as errors, is in this one."""
-        seen = _standardize(tensordict, self.observations)
-        report = self.loss(seen)
+        seen, following = tensordict.copy(), tensordict["next"].copy()
+        for part in (seen, following):
+            part["observation"] = self.observations(part["observation"])
+        report = self.loss(seen.set("next", following))
         tensordict.update(seen.exclude("observation", "next"))
         return report
 
@@ -90,13 +107,21 @@ def standardized(agent: Agent, space: gym.Space[Any]) -> Agent:
     """An agent whose networks see observations standardised by their running mean and variance.
 
     Args:
-        agent: without running statistics.
+        agent: with running statistics of observations it stays as it is.
         space: of its observations.
 
     Raises:
-        ValueError: observations are no vectors, or the agent learns from rollouts or from
-            demonstrations.
+        ValueError: observations are no vectors, the agent learns from rollouts or from
+            demonstrations, or another part of its state has the name ``"observations"``.
     """
+    own = agent.state.get("observations")
+    if isinstance(own, flows.ObservationNorm):
+        return agent
+    if own is not None:
+        raise ValueError(
+            f"normalize_observations needs the name 'observations' in the state of {agent.name!r},"
+            f" which is {type(own).__name__}."
+        )
     if space.shape is None or len(space.shape) != 1:
         raise ValueError(f"normalize_observations needs vectors, the environment has {space}.")
     if agent.rollout is not None or agent.demonstrations is not None:
@@ -119,14 +144,3 @@ def standardized(agent: Agent, space: gym.Space[Any]) -> Agent:
         state={**agent.state, "observations": observations},
         critic=None if critic is None else flows.NormalizedModel(critic, observations),
     )
-
-
-def _standardize(
-    tensordict: TensorDictBase, observations: flows.ObservationNorm
-) -> TensorDictBase:
-    seen = tensordict.copy()
-    seen["observation"] = observations(tensordict["observation"])
-    following = tensordict.get("next", None)
-    if following is not None and "observation" in following.keys():  # noqa: SIM118
-        seen["next"] = following.copy().set("observation", observations(following["observation"]))
-    return seen

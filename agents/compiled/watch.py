@@ -71,7 +71,7 @@ class Watch:
         self._versions = versions(self._buffers)
         self._losses = [each for each in agent.loss.modules() if isinstance(each, LossModule)]
         self._attributes = [_plain_attributes(loss) for loss in self._losses]
-        self._children = list(agent.loss.children())
+        self._children = [list(loss.children()) for loss in self._losses]
 
     def is_current(self) -> bool:
         """Whether all is as it was; learning rates may differ."""
@@ -89,7 +89,10 @@ class Watch:
                 for loss, attributes in zip(self._losses, self._attributes, strict=True)
                 for name, value in attributes
             )
-            and list(map(id, agent.loss.children())) == list(map(id, self._children))
+            and all(
+                list(map(id, loss.children())) == list(map(id, children))
+                for loss, children in zip(self._losses, self._children, strict=True)
+            )
             and Hyperparameters.of(agent, self._updaters) == self.hyperparameters
         )
 

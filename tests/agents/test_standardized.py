@@ -1,16 +1,19 @@
 """Standardised observations before any agent that learns from a replay."""
 
 import copy
+from dataclasses import dataclass, replace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
+from torch import nn
 from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.objectives import SACLoss
 
 from maxentflow import agents, envs, flows
-from maxentflow.agents import compiled
+from maxentflow.agents import compiled, registry
 from maxentflow.agents.learner import RandomStreams
 from maxentflow.agents.training.export import export
 
@@ -70,12 +73,14 @@ def test_the_loss_sees_standardised_observations_and_the_batch_keeps_its_own(tra
 @pytest.mark.parametrize("which", ["policy", "behavior"])
 def test_what_acts_sees_them_too(trainer, which):
     acts = getattr(trainer.agent, which)
-    observation = sample(trainer)["observation"]
+    batch = sample(trainer)
+    observation = batch["observation"]
     with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-        acted = acts(TensorDict(observation=observation, batch_size=[16]))
+        acted = acts(batch.clone())
         standard = by_hand(observation.numpy(), all_seen(trainer))
         plain = acts.policy(TensorDict(observation=standard, batch_size=[16]))
     assert torch.equal(acted["observation"], observation)
+    assert torch.equal(acted["next", "observation"], batch["next", "observation"])
     torch.testing.assert_close(acted["action"], plain["action"], rtol=1e-3, atol=1e-4)
 
 
@@ -114,8 +119,17 @@ def test_compiled_updates_follow_the_statistics(traced_only, capsys, name):
         torch.testing.assert_close(dict(state[part]), dict(expected[part]), rtol=1e-3, atol=1e-3)
 
 
+def another_function(loss):
+    loss.loss_function = "l1"
+
+
+def another_discount(loss):
+    loss.make_value_estimator(gamma=0.1)
+
+
 @pytest.mark.xdist_group("compile")
-def test_a_setting_of_the_loss_that_changes_is_noticed(traced_only):
+@pytest.mark.parametrize("change", [another_function, another_discount])
+def test_a_setting_of_the_loss_that_changes_is_noticed(traced_only, change):
     """The loss is inside another, which has no settings."""
     ours, theirs = trainer_of("sac"), trainer_of("sac")
     learner = compiled.learner([ours.agent], compile=True)
@@ -123,7 +137,7 @@ def test_a_setting_of_the_loss_that_changes_is_noticed(traced_only):
     theirs.run()
     batch, streams = sample(theirs), RandomStreams(1)
     for each in (ours, theirs):
-        each.agent.loss.loss.loss_function = "l1"
+        change(each.agent.loss.loss)
     torch.manual_seed(0)
     (report,) = learner.update([batch.clone()], streams)
     torch.manual_seed(0)
@@ -176,6 +190,34 @@ def test_agents_of_a_function_have_it_too():
     assert "observations" in agents.make("sac", env, **ON, **SMALL["sac"]).state
     assert "observations" in agents.sac(env, **ON, **SMALL["sac"]).state
     assert "observations" not in agents.sac(env, **SMALL["sac"]).state
+
+
+@dataclass
+class OwnConfig(agents.AgentConfig):
+    width: int = 16
+
+
+@pytest.mark.parametrize("builder", ["without its config", "with it", "standardised", "refused"])
+def test_agents_that_are_registered_have_it(monkeypatch, builder):
+    monkeypatch.setattr(registry, "_AGENTS", dict(registry._AGENTS))
+    kind = agents.SacConfig if builder == "with it" else OwnConfig
+
+    @agents.register("own", kind)
+    def own(env, config, *, device):
+        if builder == "with it":
+            return agents.sac(env, config)
+        agent = agents.sac(env, hidden=(8,), normalize_observations=builder == "standardised")
+        state = {"observations": nn.Linear(1, 1)} if builder == "refused" else agent.state
+        return replace(agent, state=state, config={"width": config.width})
+
+    env = envs.make("Pendulum-v1")
+    if builder == "refused":
+        with pytest.raises(ValueError, match="in the state of 'sac', which is Linear"):
+            agents.make("own", env, **ON)
+        return
+    agent = agents.make("own", env, **ON)
+    assert isinstance(agent.state["observations"], flows.ObservationNorm)
+    assert isinstance(agent.loss.loss, SACLoss)  # one front, not two
 
 
 @pytest.mark.parametrize(
