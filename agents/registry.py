@@ -71,18 +71,13 @@ def register(
         package = __name__.rpartition(".")[0]
         if name in BUILT_IN and not build.__module__.startswith(f"{package}."):
             raise ValueError(f"An agent {name!r} comes with the package; choose another name.")
-
-        @functools.wraps(build)
-        def complete(env: Any, *arguments: Any, **options: Any) -> Agent:
-            agent = build(env, *arguments, **options)
-            return _as_asked(agent, agent.config, env)
-
-        own = name in BUILT_IN  # called by users as functions, without make
-        _AGENTS[name] = complete if own else build, config_type
+        if name in BUILT_IN:
+            build = _complete(build)
+        _AGENTS[name] = build, config_type
         if name not in BUILT_IN:
             about = (build.__doc__ or "").strip().partition("\n")[0].removesuffix(".")
             _SUMMARIES[name] = Summary(actions, about)
-        return complete if own else build
+        return build
 
     return add
 
@@ -189,6 +184,17 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(name, names, n=3)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return ValueError(f"Unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
+
+
+def _complete(build: Build) -> Build:
+    """A builder that users call as a function, without :func:`make`."""
+
+    @functools.wraps(build)
+    def complete(env: Any, *arguments: Any, **options: Any) -> Agent:
+        agent = build(env, *arguments, **options)
+        return _as_asked(agent, agent.config, env)
+
+    return complete
 
 
 def _as_asked(agent: Agent, config: AgentConfig, env: Any) -> Agent:

@@ -69,9 +69,11 @@ class Watch:
         self._buffers = watched(agent, layout)
         self._values = [buffer.clone() for buffer in self._buffers]
         self._versions = versions(self._buffers)
-        self._losses = [each for each in agent.loss.modules() if isinstance(each, LossModule)]
-        self._attributes = [_plain_attributes(loss) for loss in self._losses]
-        self._children = [list(loss.children()) for loss in self._losses]
+        self._losses = [  # one may be inside another
+            (loss, _plain_attributes(loss), list(loss.children()))
+            for loss in agent.loss.modules()
+            if isinstance(loss, LossModule)
+        ]
 
     def is_current(self) -> bool:
         """Whether all is as it was; learning rates may differ."""
@@ -85,13 +87,9 @@ class Watch:
             agent.target_updater is self._chain
             and [step.optimizer for step in agent.steps] == self._optimizers
             and all(
-                _same(vars(loss).get(name), value)
-                for loss, attributes in zip(self._losses, self._attributes, strict=True)
-                for name, value in attributes
-            )
-            and all(
-                list(map(id, loss.children())) == list(map(id, children))
-                for loss, children in zip(self._losses, self._children, strict=True)
+                all(_same(vars(loss).get(name), value) for name, value in attributes)
+                and list(map(id, loss.children())) == list(map(id, children))
+                for loss, attributes, children in self._losses
             )
             and Hyperparameters.of(agent, self._updaters) == self.hyperparameters
         )

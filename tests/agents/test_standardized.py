@@ -1,6 +1,5 @@
 """Standardised observations before any agent that learns from a replay."""
 
-import copy
 from dataclasses import dataclass, replace
 
 import gymnasium as gym
@@ -227,7 +226,7 @@ def test_agents_that_are_registered_have_it(monkeypatch, builder):
 def test_agents_without_a_replay_are_refused(name, message):
     env = envs.make(task(name))
     with pytest.raises(ValueError, match=f"'{name}' learns from {message}"):
-        agents.make(name, env, **ON, **copy.copy(SMALL[name]))
+        agents.make(name, env, **ON, **SMALL[name])
 
 
 def test_images_are_refused():
