@@ -36,8 +36,20 @@ NAMES = {
 }
 
 
+SLOW = {
+    "maxentflow.agents.compiled.ensemble",
+    "maxentflow.agents.training.callbacks",
+    "maxentflow.agents.training.collection",
+    "maxentflow.agents.training.statistics",
+    "maxentflow.agents.training.trainer",
+}
+
+
 @pytest.mark.usefixtures("no_collections")
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MODULES],
+)
 def test_examples(name: str) -> None:
     torch.manual_seed(0)
     module = importlib.import_module(name)

@@ -83,7 +83,13 @@ def names(has: Callable[[Path], Sequence[object]]) -> list[str]:
 
 
 SLOW_COMMANDS = {
+    "docs/howto/compile.md",
+    "docs/howto/robustness.md",
+    "docs/howto/simulators.md",
+    "docs/tasks/portfolio.md",
+    "docs/tasks/two_paths.md",
     "docs/algorithms/flow_sac.md",
+    "docs/algorithms/sac.md",
     "docs/concepts/deterministic_action.md",
     "docs/howto/diagnose.md",
     "docs/howto/many_seeds.md",
@@ -105,6 +111,7 @@ SLOW_PYTHON = {
     "docs/howto/export.md",
     "docs/howto/many_environments.md",
     "docs/howto/many_seeds.md",
+    "docs/howto/own_agent.md",
     "docs/howto/own_architecture.md",
     "docs/howto/own_experience.md",
     "docs/howto/own_logger.md",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import platform
@@ -443,6 +444,7 @@ def read_metrics(folder: RunFolder) -> list[dict[str, str]]:
     return [dict(zip(rows[0], row, strict=True)) for row in rows[1:] if len(row) == len(rows[0])]
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     versions = {}
     for name in _PACKAGES:

@@ -87,6 +87,7 @@ def test_what_follows_a_terminated_step_is_not_looked_at(name):
 
 
 @pytest.mark.parametrize("name", ["dqn", "ddpg"])
+@pytest.mark.quick_for("dqn")
 def test_exploration_goes_on_after_a_resume(name):
     """Returns that fall after one (stable-baselines3 #435): everything random comes back."""
     whole = make_trainer(agent=name, total_steps=120, eval_every=0)

@@ -160,6 +160,7 @@ def test_seeds_follow_each_its_own_statistics(capsys):
 
 
 @pytest.mark.parametrize("name", ["td3", "soft-q"])
+@pytest.mark.slow
 def test_an_exported_policy_standardises(tmp_path, name):
     trainer = trainer_of(name)
     trainer.run()

@@ -79,6 +79,7 @@ def by_torchrl(agent, collector, frames, updates=1):
 
 
 @pytest.mark.parametrize("name", agents.registered())
+@pytest.mark.quick_for("meow", "ppo", "td3")
 def test_the_same_weights_by_torchrls_trainer_and_by_ours(name):
     """From the same batches and random numbers, bit for bit; the policy that is used included."""
     steps = 100 if name == "ppo" else 60

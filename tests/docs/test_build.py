@@ -15,6 +15,7 @@ _LOADED = re.compile(
 )
 
 
+@pytest.mark.slow
 def test_no_warnings(reading):
     assert reading.warnings == []
 

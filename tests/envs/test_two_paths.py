@@ -72,6 +72,7 @@ def test_a_point_is_never_inside_and_never_faster(start, steps):
         position = moved
 
 
+@pytest.mark.slow
 def test_contact_against_tiny_steps():
     """A million times shorter steps, each undone along an axis that would lead into the wall."""
     chance = np.random.default_rng(0)

@@ -70,6 +70,7 @@ def keep_units(flow: EnergyBasedFlow) -> EnergyBasedFlow:
 @pytest.mark.parametrize("dim", [1, 2])
 @few
 @DATA
+@pytest.mark.quick_for("additive", "spline", "mixed")
 def test_the_policy_is_normalised_and_v_is_the_soft_maximum_of_q(
     name: str, dim: int, data: st.DataObject
 ) -> None:

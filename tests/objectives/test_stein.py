@@ -175,6 +175,7 @@ def test_the_actors_gradient_is_steins_direction():
     closely(out["loss_actor"], -(raw[3:] * direction).sum(-1).mean())
 
 
+@pytest.mark.slow
 def test_the_sampler_learns_the_boltzmann_policy():
     """Its mean and spread against quadrature of exp(Q / alpha)."""
     loss = make(particles=64, value_samples=1)

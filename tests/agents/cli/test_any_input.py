@@ -1,4 +1,4 @@
-"""Any words on the command line: done, or refused in one sentence, and never a traceback."""
+"""Any words and any settings: done, or refused in one sentence, and never a traceback."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from maxentflow.agents.cli.dispatch import _COMMANDS
 from .tiny import PROBE, without_progress
 
 CASES = int(os.environ.get("MAXENTFLOW_CASES", "1000"))
-"""How many; 20,000 take six minutes."""
+"""How many, most of them of settings in Python; 20,000 take two minutes."""
 
 COSTLY = {"num_envs", "hidden", "mean_hidden", "threads", "flow_options", "workers"}
 """Settings of which a large value takes the memory or the time that it asks for."""
@@ -71,7 +71,37 @@ def cases(count):
     )
 
 
-@cases(CASES)
+@st.composite
+def settings_of_an_agent(draw):
+    kind = draw(
+        st.sampled_from([*map(registry.config_type, registry.registered()), TrainerConfig])
+    )
+    chosen = st.lists(st.sampled_from(dataclasses.fields(kind)), min_size=1, max_size=3)
+    drawn = {}
+    for field in draw(chosen):
+        if "str" in field.type or "Literal" in field.type:
+            drawn[field.name] = draw(texts)
+        elif isinstance(field.default, tuple):
+            drawn[field.name] = tuple(draw(st.lists(numbers, max_size=3)))
+        else:
+            drawn[field.name] = draw(numbers)
+    return kind, drawn
+
+
+@cases(CASES * 3 // 4)
+@given(settings_of_an_agent())
+def test_settings(drawn):
+    kind, values = drawn
+    try:
+        kind(**values)
+    except ValueError as error:
+        said = str(error)
+        assert said.endswith("."), (kind, values, said)
+        assert "\n" not in said, (kind, values, said)
+        assert len(said) < 600, (kind, values, said)
+
+
+@cases(CASES // 4)
 @example(["train", "sac", "--env", PROBE, "--replay-size", "1e14"])
 @example(["train", "sac", "--env", PROBE, "--seed", str(2**70)])
 @example(["train", "sac", "--env", PROBE, "--device", "privateuseone"])

@@ -419,6 +419,7 @@ def test_first_observations_and_discounted_returns(count):
         evaluate(still, COUNT, gamma=1.5)
 
 
+@pytest.mark.slow
 def test_metrics_of_an_agent_with_a_critic(tmp_path):
     """V of the first observations, and discounted returns, of the evaluations' own seeds."""
     folders = tmp_path / "with", tmp_path / "without"

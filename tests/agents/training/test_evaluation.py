@@ -60,6 +60,7 @@ def test_a_flow_equals_a_loop_by_hand():
 
 
 @pytest.mark.parametrize("copies", [1, 3, 13, 20])
+@pytest.mark.quick_for("3")
 def test_the_number_of_environments_does_not_matter(copies):
     expected = evaluate(Scripted(lean), TASK, episodes=13, seed=7)
     result = evaluate(Scripted(lean), envs.make(TASK, copies), episodes=13, seed=7)
@@ -116,6 +117,7 @@ def frames(path):
         return [np.asarray(frame) for frame in reader]
 
 
+@pytest.mark.slow
 def test_a_video_has_a_frame_for_each_state(tmp_path):
     path = tmp_path / "hopper.mp4"
     options = {"deterministic": False, "seed": 7}

@@ -59,6 +59,7 @@ def native(task, actions):
 
 @pytest.mark.parametrize(("task", "name", "options"), CASES)
 @pytest.mark.quick_for("meow", "td3", "ppo", "soft-q")
+@pytest.mark.quick_for("meow-options0", "soft-q")
 def test_the_mode_is_that_of_the_policy_in_the_tasks_units(task, name, options, tmp_path):
     agent, env = make(task, name, options)
     assert export(agent, env, tmp_path / "policy.pt2") == []
@@ -98,6 +99,7 @@ def test_samples_have_the_policys_distribution(task, name, options, tmp_path):
         for quick in [(one[1], format, stochastic) in FORMATS]
     ],
 )
+@pytest.mark.quick_for("CartPole-v1-soft-q-onnx", "sac-torchscript")
 def test_other_formats(task, name, stochastic, format, tmp_path):
     agent, env = make(task, name, {**CONTINUOUS, **DISCRETE}[name])
     path = tmp_path / f"policy{SUFFIXES[format]}"

@@ -38,6 +38,7 @@ SHORT = {"total_steps": 50, "warmup_steps": 30, **QUIET}
     ids=str,
 )
 @pytest.mark.quick_for("meow", "td3", "workers", "replay_size", "'ppo', 'num")
+@pytest.mark.quick_for("td3", "replay_size")
 def test_together_as_alone(run):
     """Bit for bit, evaluations and random numbers included."""
     run = {**SHORT, "warmup_steps": 0 if run.get("agent") in NO_WARMUP else 30, **run}
