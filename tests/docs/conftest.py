@@ -1,7 +1,6 @@
 """The site, built once, and a browser to look at it."""
 
 import functools
-import pickle
 import subprocess
 import sys
 import threading
@@ -28,41 +27,17 @@ class Site:
         )
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What Sphinx makes of the pages before it writes any."""
-
-    warnings: list[str]
-    documented: set[str]
-    """Full names of what the reference has, aliases included."""
-
-
-def build(builder: str, folder: Path) -> list[str]:
-    """Build the site; give the lines of standard error."""
-    command = [sys.executable, "-m", "sphinx", "--quiet", "--fresh-env", "--keep-going"]
-    command += ["--tag", "without_code"]  # of the pages that hold nothing but source code
-    command += ["--builder", builder, "--doctree-dir", str(folder / "doctrees")]
-    built = subprocess.run(
-        [*command, str(DOCS), str(folder / builder)], capture_output=True, text=True, check=False
-    )
-    assert built.returncode == 0, built.stderr
-    return built.stderr.splitlines()
-
-
-@pytest.fixture(scope="session")
-def reading(tmp_path_factory: pytest.TempPathFactory) -> Reading:
-    """By the builder that resolves every reference and writes no page: half of the time."""
-    folder = tmp_path_factory.mktemp("reading")
-    warnings = build("dummy", folder)
-    environment = pickle.loads((folder / "doctrees" / "environment.pickle").read_bytes())
-    python = environment.domaindata["py"]
-    return Reading(warnings, {*python["objects"], *python["modules"]})
-
-
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder = tmp_path_factory.mktemp("site")
-    return Site(folder / "html", build("html", folder))
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fresh-env", "--keep-going"]
+    command += ["--tag", "without_code"]  # of the pages that hold nothing but source code
+    command += ["--builder", "html", "--doctree-dir", str(folder / "doctrees")]
+    built = subprocess.run(
+        [*command, str(DOCS), str(folder / "html")], capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    return Site(folder / "html", built.stderr.splitlines())
 
 
 @pytest.fixture(scope="session")

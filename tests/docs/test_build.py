@@ -16,12 +16,7 @@ _LOADED = re.compile(
 
 
 @pytest.mark.slow
-def test_no_warnings(reading):
-    assert reading.warnings == []
-
-
-@pytest.mark.slow
-def test_no_warnings_of_pages(site):
+def test_no_warnings(site):
     assert site.warnings == []
 
 
