@@ -212,8 +212,8 @@ def test_one_environment_and_one_without_end():
 # Going on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_envs", "at"), [(1, 50), (2, 20), (2, 50)])
-@pytest.mark.quick_for("2-50")
 def test_a_restored_run_goes_on_to_the_bit(num_envs, at):
     """In the warm-up and after it, within an episode, in another agent of another seed."""
     whole = run_of(num_envs=num_envs, max_episode_steps=7)

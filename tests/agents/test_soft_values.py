@@ -83,10 +83,9 @@ FORMS = {
 }
 
 
+@pytest.mark.quick_for("normalized-0.3")
 @pytest.mark.parametrize("alpha", [0.05, 0.3, 1.0])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.quick_for("normalized-0.3")
-@pytest.mark.slow
 def test_soft_q_learning_finds_the_soft_values(alpha, form):
     value, q, policy = soft_values(alpha)
     agent = learned("soft-q", alpha, 1_500, **FORMS[form])

@@ -51,6 +51,7 @@ def sample(trainer):
 
 
 @pytest.mark.xdist_group("standardized")
+@pytest.mark.quick_for("meow", "td3")
 def test_the_loss_sees_standardised_observations_and_the_batch_keeps_its_own(trainer):
     loss, batch, seen = trainer.agent.loss, sample(trainer), all_seen(trainer)
     given = batch.clone()
@@ -104,9 +105,9 @@ def test_a_resumed_run_goes_on_to_the_bit(tmp_path, name):
     assert not differences(comparable(whole.state()), comparable(again.state()))
 
 
+@pytest.mark.quick_for("td3")
 @pytest.mark.xdist_group("compile")
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.quick_for("td3")
 def test_compiled_updates_follow_the_statistics(traced_only, capsys, name):
     """They change with every step, and are no constants of the compiled code."""
     ours, theirs = trainer_of(name), trainer_of(name)
@@ -128,6 +129,7 @@ def another_discount(loss):
 
 @pytest.mark.xdist_group("compile")
 @pytest.mark.parametrize("change", [another_function, another_discount])
+@pytest.mark.quick_for("discount")
 def test_a_setting_of_the_loss_that_changes_is_noticed(traced_only, change):
     """The loss is inside another, which has no settings."""
     ours, theirs = trainer_of("sac"), trainer_of("sac")

@@ -76,6 +76,7 @@ def test_the_observation_is_of_the_cars_that_are_there():
             assert not car.any()
 
 
+@pytest.mark.slow
 def test_resume_in_the_middle_of_an_episode():
     env, other = (envs.make("maxentflow/Intersection-v0", seed=seed) for seed in (3, 4))
     env.reset()

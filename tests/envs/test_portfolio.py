@@ -249,6 +249,7 @@ def test_target_entropy_of_shares_can_be_reached():
 
 
 @pytest.mark.parametrize("name", ["meow", "flow-sac"])
+@pytest.mark.quick_for("flow-sac")
 def test_flows_act_on_shares(name):
     env = envs.make("maxentflow/Portfolio-v0", seed=0)
     agent = agents.make(name, env, **({"hidden": (16, 16)} if name == "flow-sac" else {}))
@@ -349,6 +350,7 @@ def test_a_missing_package(monkeypatch):
         Prices.of("historical")
 
 
+@pytest.mark.slow
 def test_figures(tmp_path):
     for kind in (PortfolioEnv, PortfolioScoresEnv):
         words = kind.summary(act_equally, tmp_path / "portfolio.png", days=30)

@@ -91,6 +91,7 @@ def test_steps_follow_the_model(slip):
 
 @pytest.mark.parametrize("alpha", [0.2, 0.5])
 @pytest.mark.parametrize("detour", [0, 1])
+@pytest.mark.quick_for("1-0.5")
 def test_soft_values_of_the_model_are_sums_over_paths(alpha, detour):
     """Without a discount, exp(V / alpha) is the sum over all action sequences to the goal of
     exp(-length / alpha), here added up by length."""

@@ -120,6 +120,7 @@ def test_log_prob_is_torchs(name: str, dim: int, batch: tuple[int, ...]) -> None
 
 
 @over_bases
+@pytest.mark.quick_for("unconditional")
 def test_the_normaliser_is_the_logarithm_of_the_integral(name: str) -> None:
     base, context = make(name, 1), contexts()
     end = base.bound if isinstance(base, Uniform) else math.inf

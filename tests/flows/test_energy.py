@@ -182,6 +182,7 @@ def test_samples_carry_gradients_to_every_parameter_of_the_policy(name: str) -> 
 @over_flows
 @pytest.mark.parametrize("squash", [True, False])
 @pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.quick_for("additive", "spline")
 def test_samples_follow_the_density(name: str, squash: bool, dim: int) -> None:
     torch.manual_seed(2)
     flow = perturb(make_flow(name, dim, 2, squash=squash), 0.1).double().eval()

@@ -72,6 +72,7 @@ def test_batch_dimensions_broadcast(name: str, data: st.DataObject) -> None:
 
 @quick
 @OVER_LAYERS
+@pytest.mark.quick_for("Scale", "Linear", "Lu", "Coupling")
 def test_linear_layers_have_a_log_det_of_the_context_alone(name: str, data: st.DataObject) -> None:
     layer, z, x, context = data.draw(layer_cases(name))
     change = largest(layer.inverse(x, context)[1] - layer.inverse(0.3 * x + 0.1, context)[1])

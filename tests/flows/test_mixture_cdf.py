@@ -138,6 +138,7 @@ def test_what_is_no_number_harms_its_own_row_alone(value: float) -> None:
     assert largest(log_slope[::2] - expected_log_slope) <= 1e-12
 
 
+@pytest.mark.slow
 def test_acting_compiles_whole_with_its_gradients() -> None:
     torch.manual_seed(0)
     torch.compiler.reset()

@@ -96,6 +96,7 @@ def test_single_precision_at_the_knots_and_the_ends(bins: int, inverse: bool) ->
 
 
 @pytest.mark.parametrize("squash", [True, False])
+@pytest.mark.quick_for("True")
 def test_a_density_of_splines_is_normalised(squash: bool) -> None:
     """Its slope has kinks, so the trapezoid rule needs many points."""
     torch.manual_seed(0)

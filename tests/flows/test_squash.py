@@ -274,6 +274,7 @@ class TestSimplex:
 
     @pytest.mark.parametrize("name", sorted(SMOOTH))
     @pytest.mark.parametrize("dim", [1, 2])
+    @pytest.mark.quick_for("additive")
     def test_densities_are_normalised_and_v_is_the_soft_maximum_of_q(
         self, name: str, dim: int
     ) -> None:

@@ -170,6 +170,7 @@ def test_without_a_target_entropy_the_temperature_stays():
 
 
 @pytest.mark.parametrize("name", flows.registered())
+@pytest.mark.quick_for("additive", "spline")
 def test_the_bonus_is_counted_from_the_target_entropy(name):
     """Where an episode goes on, the target has all but alpha times the target entropy."""
     model, data = learned_model(name), make_batch()

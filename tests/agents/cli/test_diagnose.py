@@ -61,6 +61,7 @@ def test_nothing_else_of_the_run_is_changed(run, tmp_path):
     assert (tmp_path / "other.csv").read_text() == (run / "diagnose.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_without_its_replay(run, capsys):
     shutil.rmtree(RunFolder(run).replay_path)
     main(["diagnose", str(run), "--episodes", "1"])

@@ -55,6 +55,7 @@ def test_a_run_that_was_not_evaluated(tmp_path, without_conclusion):
     assert "No run has been evaluated yet." in Page(out.read_text()).texts
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_looked_at_costs_the_others_nothing(run, tmp_path, finished):
     (run / "checkpoints" / "latest.pt").unlink()
     (run / "checkpoints" / "previous.pt").unlink()

@@ -133,6 +133,7 @@ def test_a_run_of_a_script_goes_on(tmp_path, command):
         ("meow", {"log_sigma": [-2.0, 0.0]}),
     ],
 )
+@pytest.mark.quick_for("resume-meow")
 def test_settings_that_a_checkpoint_brings_back_cannot_be_edited(
     tmp_path, finished, refused, command, agent, setting
 ):
@@ -438,6 +439,7 @@ def entries(state, path=()):
             yield from entries(state[key], (*path, key))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_lacks_an_entry(tmp_path, capsys):
     """Whichever it is, there is a sentence; an evaluation needs nothing of the loop."""
     run = tmp_path / "run"

@@ -54,6 +54,7 @@ def test_a_table_and_a_figure(trained, tmp_path, capsys):
     assert len(np.unique(imageio.imread(out).reshape(-1, 4), axis=0)) > 20
 
 
+@pytest.mark.slow
 def test_samples(trained, tmp_path, capsys):
     flags = ["--perturb", "mass", "1,2", "--episodes", "1", "--stochastic"]
     main(["robustness", trained[0], *flags, "--out", str(tmp_path / "figure.png")])

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import importlib.metadata
+import shutil
 import threading
 
 import pytest
@@ -14,12 +15,18 @@ from maxentflow.agents.cli.show import sparkline
 from .tiny import PROBE, words
 
 
-@pytest.fixture
-def mine(tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """A run of 60 steps with an evaluation every 30."""
-    path = tmp_path / "runs" / "of mine" / "probe"
+    path = tmp_path_factory.mktemp("trained") / "probe"
     main(words(path, env=PROBE, temperature=0.5))
     return path
+
+
+@pytest.fixture
+def mine(trained, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(trained, tmp_path / "runs" / "of mine" / "probe")
 
 
 def cells(line):

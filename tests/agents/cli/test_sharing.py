@@ -72,6 +72,7 @@ def test_without_a_screen_watch_films(run, tmp_path, capsys, monkeypatch):
     assert sum(1 for _ in imageio.get_reader("run-4.mp4")) == 21
 
 
+@pytest.mark.slow
 def test_with_a_screen_watch_shows_the_episode(run, capsys, monkeypatch):
     monkeypatch.setattr(watch, "has_screen", lambda: True)
     main(["watch", str(run), "--seed", "3"])

@@ -1,5 +1,7 @@
 """Tasks of TorchRL from the command line."""
 
+import pytest
+
 from maxentflow.agents import RunFolder
 from maxentflow.agents.cli import main
 from maxentflow.agents.training.run_folder import read_metrics
@@ -9,6 +11,7 @@ from .tiny import words
 TASK = "torchrl:Gym/Pendulum-v1"
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_resume(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = words(agent="td3", env=TASK, num_envs=2, max_episode_steps=None)

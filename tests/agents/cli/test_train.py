@@ -110,6 +110,7 @@ def test_from_beginning_to_end(tmp_path, monkeypatch, capsys):
         assert f"figures/{name}" in output.out
 
 
+@pytest.mark.quick_for("sql", "ppo")
 @pytest.mark.parametrize(
     ("agent", "env"),
     [
@@ -117,7 +118,6 @@ def test_from_beginning_to_end(tmp_path, monkeypatch, capsys):
         *((name, "CartPole-v1") for name in ("ppo", "soft-q", "discrete-sac", "dqn")),
     ],
 )
-@pytest.mark.quick_for("sql", "ddpg", "ppo", "soft-q")
 def test_every_agent(tmp_path, capsys, agent, env):
     run = tmp_path / "run"
     main(words(run, agent, env=env))
@@ -135,6 +135,7 @@ def test_every_agent_is_tried():
     assert set(SMALL) == set(agents.registered())
 
 
+@pytest.mark.slow
 def test_the_summary_of_a_task_sees_samples_and_values(tmp_path, monkeypatch, capsys):
     """Whatever task has one; the command line knows none by name."""
     seen = {}

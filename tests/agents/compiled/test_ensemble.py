@@ -119,6 +119,7 @@ class Pair:
         ),
     ],
 )
+@pytest.mark.quick_for("td3")
 def test_together_as_alone(name, settings, capfd):
     pair = Pair(name, **settings)
     for _ in range(4):
@@ -179,6 +180,7 @@ def test_agents_are_as_they_were_until_they_are_synchronized():
 
 
 @pytest.mark.parametrize("name", ["meow", pytest.param("td3", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_what_is_loaded_after_synchronizing_counts(name):
     pair = Pair(name)
     for _ in range(2):
@@ -406,6 +408,7 @@ def noisier(agent):
 USUAL = {"bounds", "closure", "steps of groups"}
 
 
+@pytest.mark.quick_for("closure")
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -413,7 +416,6 @@ USUAL = {"bounds", "closure", "steps of groups"}
         for name, case in DIFFERENT.items()
     ],
 )
-@pytest.mark.quick_for("closure")
 def test_agents_that_differ_in_more_than_their_weights_are_refused(make, message):
     pair = make()
     before = [snapshot(agent) for agent in pair]

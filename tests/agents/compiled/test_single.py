@@ -118,6 +118,7 @@ def test_observations_are_written_to(traced_only):
         pytest.param(lambda td: td[:3], id="fewer"),
     ],
 )
+@pytest.mark.quick_for("fewer")
 def test_observations_of_another_form_go_to_the_agent(traced_only, monkeypatch, change):
     agent = meow()
     learner = prepared(agent)
@@ -142,6 +143,7 @@ def with_noise(noise):
     return Agent("td3", agent.policy, agent.loss, agent.steps, behavior=behavior)
 
 
+@pytest.mark.slow
 def test_buffers_of_the_behaviour_count_as_they_are(traced_only):
     """Also changed behind autograd's back, as TorchRL's modules anneal their noise."""
     noise = Noise()
@@ -155,6 +157,7 @@ def test_buffers_of_the_behaviour_count_as_they_are(traced_only):
     assert (first["action"] - second["action"]).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_behaviour_that_cannot_be_traced_acts_as_it_is(traced_only):
     spec = Bounded(-1.0, 1.0, (ACTION_DIM,), dtype=torch.float64)
     agent = with_noise(AdditiveGaussianModule(spec, sigma_init=0.3, sigma_end=0.3))

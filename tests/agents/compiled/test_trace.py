@@ -427,6 +427,7 @@ def test_what_is_stored_is_the_same(shape):
 
 
 @pytest.mark.xdist_group("compile")
+@pytest.mark.slow
 def test_compiled_code_gives_and_writes_what_the_function_does():
     def step(total, x, scale):
         total.add_(x * stored(scale.exp()))

@@ -102,9 +102,9 @@ def assert_updates_agree(prepared, plain, given, tolerance=1e-10):
 # Numbers
 
 
+@pytest.mark.quick_for("meow-clipping", "td3-clipping")
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.quick_for("meow-clipping", "td3-clipping")
 def test_updates_agree(name, settings):
     """To double precision's rounding, also in Adam's first steps, whose bias corrections are small
     differences from one."""
@@ -119,6 +119,7 @@ def test_updates_agree(name, settings):
         assert part in changed
 
 
+@pytest.mark.slow
 def test_turns_that_do_not_fall_together():
     """The actor at every third update, an average at every second."""
 
@@ -144,6 +145,7 @@ def test_a_step_that_is_not_due_leaves_its_optimizer_alone():
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 1e-3])
+@pytest.mark.quick_for("None")
 def test_each_step_clips_its_own_gradient(max_grad_norm):
     """After one update the first moment is a tenth of the gradient."""
     prepared, _ = twins("sac", max_grad_norm=max_grad_norm)
@@ -192,8 +194,8 @@ def test_a_parameter_that_takes_no_part_stays():
     assert_close(dict(prepared.agent.loss.state_dict()), dict(plain.loss.state_dict()), 1e-10)
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.quick_for("td3")
+@pytest.mark.parametrize("name", NAMES)
 def test_preparing_changes_nothing(name):
     agent = MAKERS[name](average=0.5)
     agent.update(random_batch())
@@ -209,16 +211,16 @@ def test_preparing_changes_nothing(name):
     assert not changes(seen, observation.to_dict())
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.quick_for("td3")
+@pytest.mark.parametrize("name", NAMES)
 def test_compiled_and_uncompiled_updates_in_turn(name):
     prepared, plain = twins(name, average=0.5, max_grad_norm=0.1)
     assert_updates_agree(prepared, plain, batches(6, 4, 4, 6, 6, 5, 6))
     assert prepared.compiled == [True, False, False, True, True, False, True]
 
 
-@pytest.mark.parametrize("name", ["sac", "td3"])
 @pytest.mark.quick_for("sac")
+@pytest.mark.parametrize("name", ["sac", "td3"])
 def test_an_agent_that_has_learned_before(name):
     one, plain = (MAKERS[name](average=0.5) for _ in range(2))
     for batch in batches(6, 6, 6):
@@ -230,6 +232,7 @@ def test_an_agent_that_has_learned_before(name):
     assert all(prepared.compiled)
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_prepared_twice():
     one, plain = td3(average=0.5), td3(average=0.5)
     first, second = Prepared(one), Prepared(one)
@@ -264,8 +267,8 @@ def test_a_batch_of_another_form_is_not_given_to_compiled_code(name):
     assert prepared.compiled == [False] * 3
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.quick_for("td3")
+@pytest.mark.parametrize("name", NAMES)
 def test_what_an_update_noted_in_a_batch_does_not_change_its_form(name):
     prepared, _ = twins(name)
     (batch,) = batches(6)
@@ -278,8 +281,8 @@ def test_what_an_update_noted_in_a_batch_does_not_change_its_form(name):
 # What is changed afterwards
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.quick_for("td3")
+@pytest.mark.parametrize("name", NAMES)
 def test_a_learning_rate_that_is_changed(name):
     prepared, plain = twins(name)
     assert_updates_agree(prepared, plain, batches(6, 6))
@@ -305,11 +308,11 @@ def test_a_schedule():
     assert all(prepared.compiled)
 
 
+@pytest.mark.quick_for("td3-agent", "sac-optimizers")
 @pytest.mark.parametrize(
     ("name", "part"),
     [*((name, "agent") for name in NAMES), ("sac", "optimizers"), ("sac", "loss")],
 )
-@pytest.mark.quick_for("td3-agent", "sac-optimizers")
 def test_states_that_are_loaded(name, part):
     prepared, plain = twins(name, average=0.5)
     assert_updates_agree(prepared, plain, batches(6, 6))
@@ -330,8 +333,8 @@ def test_states_that_are_loaded(name, part):
         assert all(prepared.compiled)
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.quick_for("td3")
+@pytest.mark.parametrize("name", NAMES)
 def test_turns_that_were_not_foreseen_are_not_given_to_compiled_code(name):
     """Of the one count, where steps and updaters had the same turns."""
     prepared, plain = twins(name)
@@ -419,10 +422,10 @@ def test_settings_that_are_changed_are_not_left_to_compiled_code():
 # Losses and gradients that are not finite
 
 
+@pytest.mark.quick_for("td3-nan")
 @pytest.mark.parametrize(
     ("name", "value"), [("meow", float("nan")), ("sac", float("inf")), ("td3", float("nan"))]
 )
-@pytest.mark.quick_for("td3")
 def test_a_loss_that_is_not_finite_changes_nothing(name, value):
     prepared, plain = twins(name, average=0.5, max_grad_norm=0.5)
     assert_updates_agree(prepared, plain, batches(6, 6, 6))

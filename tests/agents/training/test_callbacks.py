@@ -60,6 +60,7 @@ def test_when_each_is_called():
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_ended_goes_on_as_if_it_had_not_been(tmp_path):
     whole = make_trainer(folder=tmp_path / "whole", **LENGTHS)
     whole.run()

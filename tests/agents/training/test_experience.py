@@ -193,6 +193,7 @@ def test_advantages_by_hand():
 @pytest.mark.parametrize(
     ("agent", "form"), [("meow", "uniform"), ("td3", "uniform"), ("td3", "on disk")]
 )
+@pytest.mark.slow
 def test_a_buffer_of_torchrl_is_as_good_as_ours(agent, form):
     """The same transitions, the same draws, the same weights."""
     run = {"agent": agent, "total_steps": 60, **QUIET}
@@ -247,6 +248,7 @@ def test_priorities_follow_the_errors_and_weights_reach_the_loss(trees, agent, n
 @pytest.mark.parametrize(
     ("agent", "num_envs"), [("meow", 1), ("td3", 1), ("td3", 2), ("soft-q", 2)]
 )
+@pytest.mark.quick_for("td3")
 def test_n_steps_by_hand(agent, num_envs):
     """Sums of three discounted rewards, up to an episode's end, with the observation after."""
     run = {"agent": agent, "num_envs": num_envs, "total_steps": 60, **QUIET}

@@ -57,9 +57,8 @@ def native(task, actions):
     return np.stack([wrapped.action(action) for action in actions])
 
 
-@pytest.mark.parametrize(("task", "name", "options"), CASES)
-@pytest.mark.quick_for("meow", "td3", "ppo", "soft-q")
 @pytest.mark.quick_for("meow-options0", "soft-q")
+@pytest.mark.parametrize(("task", "name", "options"), CASES)
 def test_the_mode_is_that_of_the_policy_in_the_tasks_units(task, name, options, tmp_path):
     agent, env = make(task, name, options)
     assert export(agent, env, tmp_path / "policy.pt2") == []

@@ -38,6 +38,7 @@ def films(path):
     return sorted(film.name for film in RunFolder(path).videos_path.glob("*"))
 
 
+@pytest.mark.slow
 def test_films_at_intervals_change_nothing(tmp_path):
     made(tmp_path / "with", eval_video_every=30).run()
     made(tmp_path / "without").run()

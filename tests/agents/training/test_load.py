@@ -113,6 +113,7 @@ def test_the_best_policy_is_kept(tmp_path):
     assert any(not torch.equal(newest[name], entry) for name, entry in kept[1].items())
 
 
+@pytest.mark.slow
 def test_the_best_counts_on_after_a_resume(tmp_path):
     lengths = {"total_steps": 60, "warmup_steps": 20, "eval_every": 20, "checkpoint_every": 30}
     lengths |= {"agent": "sac"}

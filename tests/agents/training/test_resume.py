@@ -191,6 +191,7 @@ def test_stopped_by_a_signal_and_resumed(tmp_path, dies, uninterrupted, what, pa
     assert_same_run(folder, uninterrupted("meow"), "meow")
 
 
+@pytest.mark.slow
 def test_a_run_made_longer(tmp_path, uninterrupted):
     """Most of a run, ending where an evaluation is due anyway, and the rest are the run."""
     folder = tmp_path / "run"

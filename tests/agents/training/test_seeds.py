@@ -27,6 +27,7 @@ QUIET = {"eval_every": 0, "checkpoint_every": 0}
 SHORT = {"total_steps": 50, "warmup_steps": 30, **QUIET}
 
 
+@pytest.mark.quick_for("td3", "replay_size")
 @pytest.mark.parametrize(
     "run",
     [
@@ -37,8 +38,6 @@ SHORT = {"total_steps": 50, "warmup_steps": 30, **QUIET}
     ],
     ids=str,
 )
-@pytest.mark.quick_for("meow", "td3", "workers", "replay_size", "'ppo', 'num")
-@pytest.mark.quick_for("td3", "replay_size")
 def test_together_as_alone(run):
     """Bit for bit, evaluations and random numbers included."""
     run = {**SHORT, "warmup_steps": 0 if run.get("agent") in NO_WARMUP else 30, **run}
@@ -70,6 +69,7 @@ def test_metrics_and_checkpoints_together_as_alone(tmp_path):
         assert not differences(one, other)
 
 
+@pytest.mark.slow
 def test_one_goes_on_alone_where_several_stopped():
     """With its own random numbers, whatever else drew since."""
     together = [make_trainer(seed=seed, **SHORT) for seed in SEEDS]
@@ -240,6 +240,7 @@ def test_a_signal_stops_all_runs_after_the_same_step(tmp_path, index):
         assert (saved["step"], saved["updates"]) == (trainer.step, trainer.updates)
 
 
+@pytest.mark.slow
 def test_an_action_that_is_not_finite_stops_runs_whose_workers_step(tmp_path):
     together = [
         make_trainer(seed=seed, folder=tmp_path / str(seed), num_envs=2, workers=True)

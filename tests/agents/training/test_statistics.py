@@ -107,6 +107,7 @@ def test_the_steps_to_a_threshold():
     assert steps_to([10, 20], [1.0, 1.5], 2.0) == float("inf")
 
 
+@pytest.mark.slow
 def test_the_band_of_a_curve_is_the_bootstrap_of_each_step():
     table = CHANCE.normal(size=(6, 3))
     low, high = mean_band(table, resamples=20_000)

@@ -330,6 +330,7 @@ def test_a_run_is_a_function_of_its_seed(unevaluated, agent):
 
 
 @pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.quick_for("meow", "soft-q")
 def test_every_agent_learns_through_the_same_loop(tmp_path, agent):
     trainer = make_trainer(
         agent=agent,
@@ -512,6 +513,7 @@ def test_a_second_call_of_run_has_nothing_to_do():
 
 
 @pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.quick_for("meow", "td3")
 def test_a_run_in_two_calls_is_one(agent):
     """Whatever draws random numbers in between."""
     whole = make_trainer(agent=agent, total_steps=70, **QUIET)
