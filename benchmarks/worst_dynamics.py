@@ -9,7 +9,7 @@ lower bound of Eysenbach and Levine 2022 (arXiv:2103.06257, theorem 4.2) on its 
 worst admissible dynamics is computed from its exact log-probabilities, and the return itself by
 dynamic programming over an adversary who chooses the direction of a wind in each state and step.
 States are a grid of 32 x 32, where means of smooth periodic functions are exact to many digits.
-Rows are written to worst_dynamics.csv.
+Rows are added to worst_dynamics.csv.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ RESULTS = HERE / "worst_dynamics.csv"
 REACH, NOISE, SHARPNESS = 0.5, 0.4, 2.0
 HORIZONS = (1, 3, 10)  # steps of an episode; agents learn with the longest
 AREA = 4.0  # of the torus, and of the actions
-TEMPERATURES = (0.1, 1.0, 10.0)  # in units of log r; the bound's own is the horizon
+TEMPERATURES = (0.01, 0.1, 1.0)  # in units of log r; the bound's own is the horizon
 SEEDS = range(3)
 STEPS, GAMMA = 4_000, 0.9
 CELLS, ACTIONS = 32, 256
+CERTAIN = 1e3  # log-density of the one action of a deterministic policy, where exp(-1000) is zero
 WAVES = np.arange(-12, 13)  # of the noise's density; the twelfth is below 1e-49 of the first
 WINDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -191,7 +192,14 @@ def of_agent(agent: agents.Agent, observation: Array) -> tuple[Array, Array]:
 
 def mode_of(agent: agents.Agent, observation: Array) -> tuple[Array, Array]:
     action = agent.predict(observation)[:, None].astype(np.float64)
-    return action, np.full(action.shape[:2], 1e3)  # a density as good as infinite
+    return action, np.full(action.shape[:2], CERTAIN)
+
+
+def straight(observation: Array) -> tuple[Array, Array]:
+    """To the origin by the shortest way, as fast as it goes."""
+    state = np.arctan2(observation[..., :2], observation[..., 2:]) / np.pi
+    action = np.clip(-state / REACH, -1.0, 1.0)[:, None]
+    return action, np.full(action.shape[:2], CERTAIN)
 
 
 def uniform(observation: Array) -> tuple[Array, Array]:
@@ -228,17 +236,21 @@ def rows(label: str, seed: int | str, policy: Policy) -> None:
 def run() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    RESULTS.unlink(missing_ok=True)
-    rows("uniform", "", uniform)
+    done = {row["policy"] for row in tables.read(RESULTS)}
+    for label, policy in (("uniform", uniform), ("straight", straight)):
+        if label not in done:
+            rows(label, "", policy)
     for temperature in TEMPERATURES:
+        label = f"MEow, {temperature:g}"
+        if label in done:
+            continue
         make = partial(
             agents.make, "meow", temperature=temperature, target_entropy=None, gamma=GAMMA
         )
-        for seed, agent in zip(
-            SEEDS, policies.learn(make, "NoisyTorus-v0", SEEDS, STEPS), strict=True
-        ):
-            rows(f"MEow, {temperature:g}", seed, partial(of_agent, agent))
-            rows(f"mode of MEow, {temperature:g}", seed, partial(mode_of, agent))
+        learned = policies.learn(make, "NoisyTorus-v0", SEEDS, STEPS)
+        for seed, agent in zip(SEEDS, learned, strict=True):
+            rows(label, seed, partial(of_agent, agent))
+            rows(f"mode of {label}", seed, partial(mode_of, agent))
 
 
 # The report
@@ -262,19 +274,26 @@ def report() -> None:
                 print(f"{horizon:3} {name:20} {column:22} {numbers}")
     for name in names:
         print(f"{name:20} entropy {means(name, 1, 'policy_entropy')[0]:.2f}")
-    shown = ["uniform", *(f"MEow, {TEMPERATURES[i]:g}" for i in (-1, 0))]
-    figure = Figure(figsize=(8.0, 3.4), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, horizon in zip(panels, (HORIZONS[0], HORIZONS[-1]), strict=True):
-        for name, style in zip(shown, STYLES, strict=False):
-            look = {"color": style.color, "marker": "ovs"[shown.index(name)], "markersize": 4}
-            for column, line in (("return", "-"), ("bound", ":")):
-                per_step = np.array(means(name, horizon, column)) / horizon
-                axes.plot(WINDS, per_step, line, label=f"{name}, {column}", **look)
-        steps = "one step" if horizon == 1 else f"{horizon} steps"
-        axes.set(title=steps, xlabel="strength of the wind", yscale="log")
-    panels[0].set_ylabel("worst return / steps")
-    panels[0].legend(fontsize=8)
+    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    cold, warm = (f"MEow, {alpha:g}" for alpha in TEMPERATURES[:2])
+    longest = HORIZONS[-1]
+    for name, style in zip(
+        ("straight", cold, warm, f"mode of {warm}", "uniform"), STYLES, strict=False
+    ):
+        look = {"color": style.color, "linestyle": style.line}
+        left.plot(WINDS, means(name, longest, "return"), label=name, **look)
+    curves = [(name, horizon) for name in ("uniform", warm) for horizon in (HORIZONS[0], longest)]
+    for (name, horizon), style in zip(curves, STYLES, strict=False):
+        share = np.divide(means(name, horizon, "bound"), means(name, horizon, "return"))
+        look = {"color": style.color, "linestyle": style.line}
+        right.plot(WINDS, share, label=f"{name}; {horizon} step{'s' * (horizon > 1)}", **look)
+    left.set(ylabel=f"worst return of {longest} steps", ylim=0.0)
+    right.set(ylabel="bound / worst return", yscale="log")
+    for axes in (left, right):
+        axes.set_xlabel("strength of the wind")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     figure.savefig(HERE / "worst_dynamics.png", dpi=100)
 
 
