@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from maxentflow.agents.cli.parsing import parse
-from maxentflow.agents.training import RunFolder
+from maxentflow.agents.training.archive import opened
 from maxentflow.agents.training.description import make_env, read, trained
 from maxentflow.agents.training.export import export
 from maxentflow.agents.training.formats import SUFFIXES, Format
@@ -23,11 +23,12 @@ class _Export:
     the same actions."""
 
     run: tyro.conf.Positional[Path]
-    """The run's folder."""
+    """The run's folder, or an archive of maxentflow package."""
     format: Format = "torch-export"
     """What reads it: torch.export.load, torch.jit.load, or a runtime for ONNX."""
     out: Path | None = None
-    """The file; policy.pt2, policy.pt or policy.onnx in the run's folder by default."""
+    """The file; policy.pt2, policy.pt or policy.onnx in the run's folder by default, of an archive
+    one of its name in the present folder."""
     stochastic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Sample actions instead of taking the mode; the file then takes the random numbers too."""
     best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -37,11 +38,12 @@ class _Export:
 def run(arguments: list[str]) -> None:
     """Write, and say what the file takes and gives."""
     options = parse(_Export, arguments, "export")
-    folder = RunFolder(options.run)
-    description = read(folder)
-    path = options.out or folder.path / f"policy{SUFFIXES[options.format]}"
-    env = make_env(description, 1)
-    agent = trained(description, folder, env, best=options.best)
+    with opened(options.run) as folder:
+        description = read(folder)
+        env = make_env(description, 1)
+        agent = trained(description, folder, env, best=options.best)
+    default = Path(options.run.stem) if options.run.is_file() else options.run / "policy"
+    path = options.out or default.with_name(default.name + SUFFIXES[options.format])
     noise = export(agent, env, path, format=options.format, stochastic=options.stochastic)
     env.close()
     inputs = "".join(

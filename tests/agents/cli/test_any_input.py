@@ -17,7 +17,7 @@ from maxentflow.agents.cli.dispatch import _COMMANDS
 from .tiny import PROBE, without_progress
 
 CASES = int(os.environ.get("MAXENTFLOW_CASES", "1000"))
-"""How many, most of them of settings in Python; 20,000 take two minutes."""
+"""How many, a quarter of them command lines."""
 
 COSTLY = {"num_envs", "hidden", "mean_hidden", "threads", "flow_options", "workers"}
 """Settings of which a large value takes the memory or the time that it asks for."""

@@ -29,6 +29,19 @@ def test_export_writes_the_policy_and_says_what_it_takes(run, tmp_path, capsys):
     torch.testing.assert_close(policy(observation), expected, rtol=0, atol=1e-5)
 
 
+def test_an_archive_is_exported_as_its_run_is(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["package", str(run), "--out", "shared.v1.zip", "--episodes", "1"])
+    main(["export", "shared.v1.zip"])
+    main(["export", str(run)])
+    observation = torch.randn(4, 2)
+    one, same = (
+        torch.export.load(path).module()(observation)
+        for path in ("shared.v1.pt2", run / "policy.pt2")
+    )
+    torch.testing.assert_close(one, same, rtol=0, atol=0)
+
+
 def test_export_refuses_other_suffixes(run, refused):
     assert "must end in .onnx" in refused("export", run, "--format", "onnx", "--out", "policy.pt")
 
