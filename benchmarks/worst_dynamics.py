@@ -8,7 +8,7 @@ are positive and greatest at the origin. MEow learns it at three temperatures, t
 lower bound of Eysenbach and Levine 2022 (arXiv:2103.06257, theorem 4.2) on its return under the
 worst admissible dynamics is computed from its exact log-probabilities, and the return itself by
 dynamic programming over an adversary who chooses the direction of a wind in each state and step.
-States are a grid of 32 x 32, where means of smooth periodic functions are exact to many digits.
+Sums over states are on a grid of 32 x 32.
 Rows are added to worst_dynamics.csv.
 """
 

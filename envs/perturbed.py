@@ -27,7 +27,7 @@ class _Kind(NamedTuple):
 
 PERTURBATIONS = {
     "friction": _Kind(1.0, 0.01, 10.0, "factor of the sliding friction of every surface"),
-    "mass": _Kind(1.0, 0.1, 10.0, "factor of the masses and inertias of the robot"),
+    "mass": _Kind(1.0, 0.1, 10.0, "factor of the masses and inertias of all bodies"),
     "gravity": _Kind(1.0, 0.0, 10.0, "factor of gravity"),
     "motor": _Kind(1.0, 0.0, 10.0, "factor of the strength of the motors"),
     "damping": _Kind(1.0, 0.0, 100.0, "factor of the damping of the joints"),
@@ -64,7 +64,8 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
     Every quantity is a number, or the two ends of an interval from which it is drawn uniformly
     for every episode, by the task's own generator and after the task's own draws: with a seed,
     episodes begin as they do in the task as it is. What an episode has is in
-    ``info["perturbation"]``, by name. Closing the wrapper gives the task its model back.
+    ``info["perturbation"]``, by name. Closing the wrapper gives the task its model back, and the
+    wrapper changes nothing from then on.
 
     Several wrappers compose, each with quantities of its own.
 
@@ -72,7 +73,8 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
     quantity               accepted, and neutral  meaning
     =====================  =====================  ================================================
     ``friction``           0.01 to 10, 1          factor of the sliding friction of every surface
-    ``mass``               0.1 to 10, 1           factor of the robot's masses and inertias
+    ``mass``               0.1 to 10, 1           factor of the masses and inertias of all bodies;
+                                                  the armature of joints stays
     ``gravity``            0 to 10, 1             factor of gravity
     ``motor``              0 to 10, 1             factor of the strength of the motors, where
                                                   actions are torques or forces
@@ -101,8 +103,9 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         amounts: quantities by name.
 
     Raises:
-        ValueError: the task is not one of MuJoCo, an unknown quantity or one out of range, or one
-            that a wrapper inside changes already.
+        ValueError: the task is not one of MuJoCo, an unknown quantity or one out of range, one
+            that a wrapper inside changes already, or one without effect: gravity where there is
+            none, friction where nothing touches.
 
     Example:
         >>> env = Perturbed(gym.make("Hopper-v5"), friction=(0.5, 1.5), mass=1.2)
@@ -120,8 +123,8 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         task: Any = env.unwrapped
         self._task = task
         _check_task(task)
-        if not 0 <= push_rate <= 1:
-            raise ValueError(f"push_rate must be in [0, 1], got {push_rate}.")
+        if not (isinstance(push_rate, (int, float)) and 0 <= push_rate <= 1):
+            raise ValueError(f"push_rate must be in [0, 1], got {push_rate!r}.")
         amounts = {name: _checked(name, amount) for name, amount in amounts.items()}
         self._amounts, self._push_rate = amounts, push_rate
         space = self.observation_space
@@ -129,7 +132,11 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
             isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)
         ):
             raise ValueError(f"observation_noise needs observations of real numbers, got {space}.")
-        needs_ground = bool({"ground", "obstacles"} & amounts.keys())
+        if "gravity" in amounts and not task.model.opt.gravity.any():
+            raise ValueError(f"{task} has no gravity to change.")
+        if "friction" in amounts and not _touches(task.model):
+            raise ValueError(f"{task} has no friction to change: nothing in it touches.")
+        needs_ground = any(amounts.get(name) for name in ("ground", "obstacles"))
         for inner in _wrappers(env):
             if isinstance(inner, Perturbed):
                 for name in amounts.keys() & inner._amounts.keys():
@@ -171,7 +178,10 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         return self._seen(observation), reward, terminated, truncated, self._told(info)
 
     def close(self) -> None:
-        self._restore()
+        for wrapper in _wrappers(self):  # outermost first, in the reverse order of their changes
+            if isinstance(wrapper, Perturbed):
+                wrapper._restore()
+        self._amounts, self._drawn = {}, {}
         if self._ground is not None:
             self._ground.close()
             self._ground = None
@@ -190,6 +200,7 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         model, drawn = self._task.model, self._drawn
         if self._ground is not None:
             self._ground.set(drawn.get("ground", 0.0), drawn.get("obstacles", 0.0))
+            mujoco.mj_kinematics(model, self._task.data)  # for a picture before the first step
         self._kept = {
             array: getattr(model, array).copy()
             for name in drawn
@@ -248,6 +259,14 @@ def _wrappers(env: Any) -> Iterator[gym.Wrapper[Any, Any, Any, Any]]:
         env = env.env
 
 
+def _touches(model: Any) -> bool:
+    """Whether two bodies, or a body and the world, can be in contact."""
+    asks, answers = model.geom_contype[:, None], model.geom_conaffinity[None, :]
+    meets = ((asks & answers) | (asks.T & answers.T)) != 0
+    body = model.geom_bodyid
+    return bool(model.npair or (meets & (body[:, None] != body[None, :])).any())
+
+
 def _moves_sideways(model: Any, body: int) -> bool:
     """Whether a body can be pushed along y."""
     import mujoco
@@ -265,12 +284,21 @@ def _check_task(task: Any) -> None:
         raise ValueError(f"Perturbed needs a task of MuJoCo, got {name}.")
 
 
-def _checked(name: str, amount: Any) -> Amount:
-    """An amount as it is used."""
+def check_known(name: str) -> None:
+    """Refuse what is no quantity.
+
+    Raises:
+        ValueError: it is none.
+    """
     if name not in PERTURBATIONS:
         raise ValueError(
             f"There is nothing called {name!r} to change; known: {', '.join(PERTURBATIONS)}."
         )
+
+
+def _checked(name: str, amount: Any) -> Amount:
+    """An amount as it is used."""
+    check_known(name)
     kind = PERTURBATIONS[name]
     is_whole = name == "action_delay"
     try:
@@ -279,7 +307,7 @@ def _checked(name: str, amount: Any) -> Amount:
             ends.shape in ((), (2,))
             and bool((kind.least <= ends).all() and (ends <= kind.most).all())
             and bool((np.diff(np.atleast_1d(ends)) >= 0).all())
-            and not isinstance(amount, str)
+            and np.asarray(amount).dtype.kind in "iuf"
             and (not is_whole or bool((ends == ends.round()).all()))
         )
     except (TypeError, ValueError):

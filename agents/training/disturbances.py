@@ -15,6 +15,7 @@ from tensordict.nn import TensorDictModuleBase
 from maxentflow.agents.training.evaluation import evaluate
 from maxentflow.agents.training.statistics import area_under_curve
 from maxentflow.envs import Perturbed
+from maxentflow.envs.perturbed import check_known
 from maxentflow.envs.tasks import create
 
 __all__ = ["Robustness", "robustness"]
@@ -84,6 +85,7 @@ def robustness(
         >>> result.returns.shape, result.undisturbed.shape
         ((2, 2), (2,))
     """
+    check_known(quantity)
     sizes = np.asarray(values, float)
     if not len(sizes) or (np.diff(sizes) <= 0).any():
         raise ValueError(f"Values must increase, got {list(values)}.")

@@ -195,11 +195,7 @@ def test_noise_is_seen_and_does_nothing_else():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_neutral_world_is_the_task_as_it_is(name):
-    neutral = {
-        name: kind.neutral
-        for name, kind in PERTURBATIONS.items()
-        if name not in ("ground", "obstacles", "mass")
-    }
+    neutral = {name: kind.neutral for name, kind in PERTURBATIONS.items() if name != "mass"}
     plain, env = gym.make(name), task(name, **neutral)
     actions = actions_for(plain)
     assert play(env, actions) == play(plain, actions)
@@ -240,6 +236,38 @@ def test_closing_gives_the_task_its_model_back():
     after = arrays(inner)
     for name, array in before.items():
         np.testing.assert_array_equal(after[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        ({"mass": 2.0, "gravity": 0.5}, {"ground": 0.2, "motor": 2.0}),
+        ({"ground": 0.2, "motor": 2.0}, {"mass": 2.0, "gravity": 0.5}),
+        ({"friction": 2.0}, {"obstacles": 0.2}),
+    ],
+)
+def test_a_closed_wrapper_changes_nothing(inside, outside):
+    inner = gym.make("Hopper-v5")
+    before = arrays(inner)
+    env = Perturbed(Perturbed(inner, **inside), **outside)
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    env.close()
+    after = arrays(inner)
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array, err_msg=name)
+    assert env.reset(seed=0)[1]["perturbation"] == {}
+    actions = actions_for(inner)
+    assert play(env, actions) == play(gym.make("Hopper-v5"), actions)
+
+
+def test_bars_stand_from_the_first_picture_on():
+    env = task("HalfCheetah-v5", obstacles=0.2)
+    inner = env.unwrapped
+    env.reset(seed=0)
+    seen = inner.data.geom_xpos.copy()
+    mujoco.mj_forward(inner.model, inner.data)
+    np.testing.assert_allclose(seen, inner.data.geom_xpos, atol=1e-12)
 
 
 def test_several_compose_and_may_not_meet():
@@ -437,7 +465,7 @@ def test_bars_stand_out_as_far_as_drawn():
 
 def test_level_ground_is_nearly_the_floor():
     """A height field of no height holds a robot as the plane does."""
-    plain, env = gym.make("HalfCheetah-v5"), task("HalfCheetah-v5", ground=0.0)
+    plain, env = gym.make("HalfCheetah-v5"), task("HalfCheetah-v5", ground=(0.0, 0.0))
     still = np.zeros((40, 6), np.float32)
     before, after = play(plain, still)[-1][0], play(env, still)[-1][0]
     np.testing.assert_allclose(before[0], after[0], atol=0.01)  # the height of the trunk
@@ -460,6 +488,9 @@ def test_level_ground_is_nearly_the_floor():
         ({"mass": "1"}, "mass must be .* got 1"),
         ({"mass": None}, "mass must be .* got None"),
         ({"action_delay": float("inf")}, "action_delay must be"),
+        ({"mass": True}, "mass must be .* got True"),
+        ({"mass": ("1", "2")}, "mass must be .* got"),
+        ({"push_rate": "a"}, r"push_rate must be in \[0, 1\], got 'a'"),
         ({"wind": 1.0}, "nothing called 'wind' to change; known: friction, mass, gravity"),
     ],
 )
@@ -472,6 +503,18 @@ def test_amounts_that_are_refused(amounts, says):
 def test_tasks_without_a_floor_to_stand_on_are_refused(name):
     with pytest.raises(ValueError, match="need a robot on a floor that is a plane at height 0"):
         task(name, obstacles=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantity", "says"),
+    [
+        ("maxentflow/TwoPathsMaze-v0", "gravity", "has no gravity to change"),
+        ("InvertedPendulum-v5", "friction", "has no friction to change: nothing in it touches"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(name, quantity, says):
+    with pytest.raises(ValueError, match=says):
+        task(name, **{quantity: 0.5})
 
 
 def test_one_wrapper_has_the_ground():

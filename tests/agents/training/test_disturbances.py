@@ -54,6 +54,8 @@ def test_the_relative_area_by_hand():
     ("task", "quantity", "values", "says"),
     [
         (TASK, "wind", [1.0], "nothing called 'wind' to change"),
+        (TASK, "push_rate", [0.0, 1.0], "nothing called 'push_rate' to change"),
+        (TASK, "env", [0.0, 1.0], "nothing called 'env' to change"),
         (TASK, "mass", [0.5, 99.0], "mass must be between 0.1 and 10"),
         (TASK, "mass", [2.0, 1.0], r"Values must increase, got \[2.0, 1.0\]"),
         (TASK, "mass", [], "Values must increase"),
