@@ -17,7 +17,7 @@ test: $(VENV)/installed
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
-# With what takes longest: the site, more cases of each kind, more compilations; two hours.
+# With what takes longest: the site, more cases of each kind, more compilations.
 test-all: test
 	$(BIN)/pytest -n 2 --dist loadgroup -m slow
 
