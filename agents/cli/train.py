@@ -54,6 +54,8 @@ class _New:
     """Begin from the settings of the algorithm's paper, tuned for its tasks."""
     address: str | None = None
     """The Ray cluster of --actors, auto for the one of this machine; by default one is started."""
+    progress: bool = True
+    """Show a bar on a terminal, and a line at each log step elsewhere."""
 
 
 @dataclass
@@ -68,6 +70,8 @@ class _Resume:
     """New length of the run; its own by default."""
     address: str | None = None
     """The Ray cluster of a run with actors; by default one is started."""
+    progress: bool = True
+    """Show a bar on a terminal, and a line at each log step elsewhere."""
 
 
 def run(arguments: list[str]) -> None:
@@ -107,7 +111,7 @@ def _begun(arguments: list[str]) -> list[_Run]:
         if options.run_dir is not None and options.seeds is not None:
             path = options.run_dir / f"seed-{seed}"
         folder = RunFolder(path)
-        trainer = make_trainer(description, folder)
+        trainer = make_trainer(description, folder, progress=options.progress)
         runs.append(_Run(description, trainer, folder, options.address))
     # A folder that is taken is refused before any is made.
     for each in sorted(runs, key=lambda run: not run.folder.config_path.exists()):
@@ -159,7 +163,7 @@ def _continued(arguments: list[str]) -> list[_Run]:
         if options.total_steps is not None:
             config = replace(description.trainer_config, total_steps=options.total_steps)
             description = replace(description, trainer_config=config)
-        trainer = restored(description, folder)
+        trainer = restored(description, folder, progress=options.progress)
         if trainer.step >= trainer.config.total_steps:
             more = "give a larger --total-steps to go on"
             raise ValueError(f"{folder} is complete at {trainer.step} steps; {more}.")

@@ -217,11 +217,16 @@ def make_parts(description: Description, *, device: str | None = None) -> tuple[
 
 
 def make_trainer(
-    description: Description, folder: RunFolder, callbacks: Sequence[Callback] = ()
+    description: Description,
+    folder: RunFolder,
+    callbacks: Sequence[Callback] = (),
+    *,
+    progress: bool = True,
 ) -> Trainer:
     """The trainer of a run from its start."""
     agent, env = make_parts(description)
-    return Trainer(agent, env, description.trainer_config, folder, callbacks=callbacks)
+    how: dict[str, Any] = {"callbacks": callbacks, "progress": progress}
+    return Trainer(agent, env, description.trainer_config, folder, **how)
 
 
 def create(
@@ -239,10 +244,14 @@ def create(
 
 
 def restored(
-    description: Description, folder: RunFolder, callbacks: Sequence[Callback] = ()
+    description: Description,
+    folder: RunFolder,
+    callbacks: Sequence[Callback] = (),
+    *,
+    progress: bool = True,
 ) -> Trainer:
     """The trainer of a run as it was at its last checkpoint, or from its start without one."""
-    trainer = make_trainer(description, folder, callbacks)
+    trainer = make_trainer(description, folder, callbacks, progress=progress)
     try:
         _use_newest(folder, trainer.restore)
     except ValueError as error:

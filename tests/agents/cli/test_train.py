@@ -88,6 +88,16 @@ def test_an_agent_registered_by_a_script(tmp_path, monkeypatch, without_conclusi
     assert checkpoint(tmp_path / "run")["step"] == 60
 
 
+def test_without_progress_nothing_is_written_to_standard_error(
+    tmp_path, capsys, without_conclusion
+):
+    run = tmp_path / "run"
+    main([*words(run, agent="td3"), "--no-progress"])
+    main(["train", "--resume", str(run), "--total-steps", "80", "--no-progress"])
+    assert capsys.readouterr().err == ""
+    assert checkpoint(run)["step"] == 80
+
+
 def test_from_beginning_to_end(tmp_path, monkeypatch, capsys):
     """Train, evaluate, plot; lines in place of a bar where standard error is no terminal."""
     monkeypatch.chdir(tmp_path)
