@@ -8,8 +8,7 @@ are positive and greatest at the origin. MEow learns it at three temperatures, t
 lower bound of Eysenbach and Levine 2022 (arXiv:2103.06257, theorem 4.2) on its return under the
 worst admissible dynamics is computed from its exact log-probabilities, and the return itself by
 dynamic programming over an adversary who chooses the direction of a wind in each state and step.
-Sums over states are on a grid of 32 x 32.
-Rows are added to worst_dynamics.csv.
+Sums over states are on a grid of 32 x 32. Rows are added to worst_dynamics.csv.
 """
 
 from __future__ import annotations
@@ -264,7 +263,7 @@ def report() -> None:
 
     def means(policy: str, horizon: int, column: str) -> list[float]:
         cells = [found[policy, horizon, wind] for wind in WINDS]
-        return [float(np.mean([float(row[column]) for row in rows])) for rows in cells]
+        return [float(np.mean([float(row[column]) for row in cell])) for cell in cells]
 
     names = list(dict.fromkeys(policy for policy, *_ in found))
     for horizon in HORIZONS:

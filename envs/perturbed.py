@@ -123,7 +123,7 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         task: Any = env.unwrapped
         self._task = task
         _check_task(task)
-        if not (isinstance(push_rate, (int, float)) and 0 <= push_rate <= 1):
+        if not (isinstance(push_rate, (int, float, np.number)) and 0 <= push_rate <= 1):
             raise ValueError(f"push_rate must be in [0, 1], got {push_rate!r}.")
         amounts = {name: _checked(name, amount) for name, amount in amounts.items()}
         self._amounts, self._push_rate = amounts, push_rate
@@ -133,9 +133,9 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         ):
             raise ValueError(f"observation_noise needs observations of real numbers, got {space}.")
         if "gravity" in amounts and not task.model.opt.gravity.any():
-            raise ValueError(f"{task} has no gravity to change.")
+            raise ValueError(f"{_name_of(task)} has no gravity to change.")
         if "friction" in amounts and not _touches(task.model):
-            raise ValueError(f"{task} has no friction to change: nothing in it touches.")
+            raise ValueError(f"{_name_of(task)} has no friction to change: nothing in it touches.")
         needs_ground = any(amounts.get(name) for name in ("ground", "obstacles"))
         for inner in _wrappers(env):
             if isinstance(inner, Perturbed):
@@ -280,8 +280,12 @@ def _moves_sideways(model: Any, body: int) -> bool:
 def _check_task(task: Any) -> None:
     model = getattr(task, "model", None)
     if not type(model).__module__.startswith("mujoco") or not hasattr(task, "data"):
-        name = type(task).__name__ if getattr(task, "spec", None) is None else task.spec.id
-        raise ValueError(f"Perturbed needs a task of MuJoCo, got {name}.")
+        raise ValueError(f"Perturbed needs a task of MuJoCo, got {_name_of(task)}.")
+
+
+def _name_of(task: Any) -> str:
+    spec = getattr(task, "spec", None)
+    return type(task).__name__ if spec is None else str(spec.id)
 
 
 def check_known(name: str) -> None:
@@ -302,12 +306,13 @@ def _checked(name: str, amount: Any) -> Amount:
     kind = PERTURBATIONS[name]
     is_whole = name == "action_delay"
     try:
-        ends = np.asarray(amount, float)
+        given = np.asarray(amount)
+        ends = given.astype(float)
         fits = (
-            ends.shape in ((), (2,))
+            given.dtype.kind in "iuf"
+            and ends.shape in ((), (2,))
             and bool((kind.least <= ends).all() and (ends <= kind.most).all())
             and bool((np.diff(np.atleast_1d(ends)) >= 0).all())
-            and np.asarray(amount).dtype.kind in "iuf"
             and (not is_whole or bool((ends == ends.round()).all()))
         )
     except (TypeError, ValueError):

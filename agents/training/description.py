@@ -225,8 +225,8 @@ def make_trainer(
 ) -> Trainer:
     """The trainer of a run from its start."""
     agent, env = make_parts(description)
-    how: dict[str, Any] = {"callbacks": callbacks, "progress": progress}
-    return Trainer(agent, env, description.trainer_config, folder, **how)
+    config = description.trainer_config
+    return Trainer(agent, env, config, folder, callbacks=callbacks, progress=progress)
 
 
 def create(
