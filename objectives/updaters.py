@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchrl.objectives import SoftUpdate
 from torchrl.objectives.utils import TargetNetUpdater
+
+from maxentflow.objectives.functional import copy_but_for
 
 __all__ = ["DelayedUpdate", "PolyakUpdate", "UpdaterChain", "WeightAverage", "target_pairs"]
 
@@ -88,8 +89,7 @@ class WeightAverage(TargetNetUpdater):
         # Not TorchRL's own constructor, which looks for the targets of a loss.
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
-        shared = {id(buffer): buffer for buffer in source.buffers()}
-        self.module = copy.deepcopy(source, shared).requires_grad_(False)
+        self.module = copy_but_for(source, source.buffers()).requires_grad_(False)
         self.decay = decay
         self._sources: list[Tensor] = list(source.parameters())
         self._averages: list[Tensor] = list(self.module.parameters())

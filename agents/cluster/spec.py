@@ -13,6 +13,7 @@ import yaml
 
 from maxentflow.agents.settings import Count, check
 from maxentflow.agents.training.description import Description, described, settings
+from maxentflow.agents.training.files import load_yaml
 
 __all__ = ["Range", "Spec"]
 
@@ -132,7 +133,7 @@ class Spec:
             ValueError: it cannot be read, or something in it does not fit.
         """
         try:
-            content = yaml.safe_load(path.read_text())
+            content = load_yaml(path)
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:

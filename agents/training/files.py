@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
-__all__ = ["load", "save_atomically", "write_atomically"]
+__all__ = ["load", "load_yaml", "save_atomically", "write_atomically"]
+
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -35,6 +38,17 @@ def load(path: Path) -> Any:
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch, pickle and zipfile each raise their own
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def load_yaml(path: Path) -> Any:
+    """What a YAML file holds, of numbers, strings, lists and dictionaries alone.
+
+    Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is no text.
+        yaml.YAMLError: it is no YAML.
+    """
+    return yaml.load(path.read_text(), _YAML_LOADER)
 
 
 def save_atomically(state: Any, path: Path, keep: Path | None = None) -> None:

@@ -20,7 +20,7 @@ import yaml
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.experience import Experience
-from maxentflow.agents.training.files import load, save_atomically, write_atomically
+from maxentflow.agents.training.files import load, load_yaml, save_atomically, write_atomically
 
 try:
     import fcntl
@@ -393,7 +393,7 @@ class RunFolder:
         if not self.config_path.exists():
             raise ValueError(f"{self.path} is not a run folder: it has no config.yaml.")
         try:
-            content = yaml.safe_load(self.config_path.read_text())
+            content = load_yaml(self.config_path)
         except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
             raise ValueError(f"{self.config_path} is not a run's configuration.") from error
         if not isinstance(content, dict):

@@ -12,6 +12,7 @@ from maxentflow.objectives import (
     UpdaterChain,
     WeightAverage,
 )
+from maxentflow.objectives.functional import copy_but_for
 
 from .common import MODELS, exactly, make_batch, make_model, perturb
 
@@ -231,3 +232,13 @@ def test_a_chain_is_its_updaters_in_their_order():
     chain.step()
     assert second.module.weight.item() == 7.0
     chain.load_state_dict(chain.state_dict())
+
+
+def test_a_copy_has_tables_of_hooks_of_its_own():
+    source = nn.Sequential(nn.Linear(2, 2))
+    copied = copy_but_for(source, [source[0].bias])
+    copied[0].register_forward_hook(lambda module, inputs, output: output + 1.0)
+    assert not source[0]._forward_hooks
+    assert copied[0].bias is source[0].bias
+    assert copied[0].weight is not source[0].weight
+    assert torch.equal(copied(torch.ones(2)), source(torch.ones(2)) + 1.0)
