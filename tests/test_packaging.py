@@ -77,6 +77,7 @@ def test_what_is_uploaded_passes_its_check(source: Path, tmp_path: Path) -> None
     assert checked.count("PASSED") == 2
 
 
+@pytest.mark.slow
 def test_tools_that_only_read_the_tree_find_the_packages(tmp_path: Path) -> None:
     """Mypy, from an environment without the package, as an IDE does."""
     script = tmp_path / "script.py"
@@ -97,6 +98,7 @@ def test_tools_that_only_read_the_tree_find_the_packages(tmp_path: Path) -> None
     assert 'Revealed type is "maxentflow.flows.mlp.MLP"' in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_only_flows_need_no_extra() -> None:
     """The base requirements are all that flows imports of what is not Python's own."""
     code = "; ".join(

@@ -43,7 +43,7 @@ def one(request):
     return request.param, trained(1.0, request.param)
 
 
-@pytest.mark.quick_for("10-1e-06")
+@pytest.mark.slow
 @pytest.mark.xdist_group("hard tasks")
 @pytest.mark.parametrize("reward", [1e-6, 1e6])
 def test_units_of_reward_do_not_matter(reward, one):

@@ -83,7 +83,7 @@ FORMS = {
 }
 
 
-@pytest.mark.quick_for("normalized-0.3")
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.05, 0.3, 1.0])
 @pytest.mark.parametrize("form", FORMS)
 def test_soft_q_learning_finds_the_soft_values(alpha, form):

@@ -71,6 +71,7 @@ def test_the_loss_sees_standardised_observations_and_the_batch_keeps_its_own(tra
 
 @pytest.mark.xdist_group("standardized")
 @pytest.mark.parametrize("which", ["policy", "behavior"])
+@pytest.mark.quick_for("td3-policy", "sql-policy", "soft-q-policy")
 def test_what_acts_sees_them_too(trainer, which):
     acts = getattr(trainer.agent, which)
     batch = sample(trainer)

@@ -37,7 +37,7 @@ def alpha(trainer):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.quick_for("meow", "sql", "soft-q")
+@pytest.mark.quick_for("soft-q")
 def test_a_fixed_temperature_stays(name):
     trainer = trained(name, FIXED)
     assert alpha(trainer) == pytest.approx(0.5, rel=1e-6)
@@ -46,7 +46,7 @@ def test_a_fixed_temperature_stays(name):
 
 
 @pytest.mark.parametrize("name", LEARNS)
-@pytest.mark.quick_for("meow", "soft-q")
+@pytest.mark.quick_for("meow")
 def test_a_learned_temperature_moves(name):
     rates = {"temperature_learning_rate": 0.01, "temperature": 0.5, "target_entropy": 0.2}
     trainer = trained(name, rates)
@@ -66,7 +66,7 @@ def scheduled():
 
 @pytest.mark.xdist_group("scheduled")
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.quick_for("meow", "sql", "soft-q")
+@pytest.mark.quick_for("meow")
 def test_a_scheduled_temperature_follows_the_environments_steps(scheduled, name):
     for steps, share in ((45, 0.9), (90, 1.0)):
         trainer = scheduled(name, steps)

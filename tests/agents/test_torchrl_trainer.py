@@ -121,6 +121,7 @@ def test_the_same_weights_by_torchrls_trainer_and_by_ours(name):
 
 
 @pytest.mark.parametrize("name", [n for n in agents.registered() if n not in ("ppo", "bc")])
+@pytest.mark.quick_for("meow", "td3", "dqn")
 def test_driven_by_torchrl_alone(name):
     """Its collector acts with the behaviour, its buffer keeps, its trainer learns."""
     agent = agents.make(name, envs.make(task(name)), **SMALL[name])

@@ -164,6 +164,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_signals_to_the_group_pass_by_and_workers_end_with_the_main_process(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

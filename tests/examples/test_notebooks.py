@@ -16,8 +16,8 @@ import execute  # noqa: E402
 NOTEBOOKS = [pytest.param(path, id=path.stem) for path in execute.notebooks()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS)
-@pytest.mark.quick_for("02_")  # the others take longer to import and to run even shortened
 def test_short_form_runs(path):
     found, _ = execute.run_short(path)
     assert not found, found[0]

@@ -43,8 +43,8 @@ from maxentflow.flows import (
 from . import normflows_cases
 from .normflows_cases import NORMFLOWS_LAYERS
 
-quick = settings(max_examples=6, deadline=None, derandomize=True)
-few = settings(max_examples=4, deadline=None, derandomize=True)
+quick = settings(max_examples=4, deadline=None, derandomize=True)
+few = settings(max_examples=3, deadline=None, derandomize=True)
 
 SEEDS = st.integers(0, 2**31 - 1)
 DIMS = st.integers(1, 4)

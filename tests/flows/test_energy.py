@@ -238,6 +238,7 @@ def test_the_mode_is_where_the_latent_is_zero(name: str, data: st.DataObject) ->
 @over_flows
 @pytest.mark.parametrize(("action_batch", "observation_batch"), BROADCASTS)
 @pytest.mark.parametrize("training", [False, True])
+@pytest.mark.quick_for("True")
 def test_batches_of_actions_and_observations_broadcast(
     name: str,
     action_batch: tuple[int, ...],
@@ -374,6 +375,7 @@ class TestSinglePrecision:
 
     @over_registered
     @pytest.mark.parametrize(("squash", "size"), [("tanh", 1.0), ("none", 50.0)])
+    @pytest.mark.quick_for("tanh")
     def test_actions_at_the_ends(self, name: str, squash: str, size: float) -> None:
         for dim, noise in itertools.product((1, 2, 3), (0.0, 0.3)):
             torch.manual_seed(dim)
@@ -382,6 +384,7 @@ class TestSinglePrecision:
             self.finite(flow, corners.reshape(-1, dim))
 
     @over_registered
+    @pytest.mark.quick_for("additive", "spline")
     def test_latents_of_fifty_under_the_squash(self, name: str) -> None:
         torch.manual_seed(0)
         flow = perturb(build(name, 2, 3, temperature=0.25, log_sigma=(3.9, 4.0)), 0.3)

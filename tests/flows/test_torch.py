@@ -156,7 +156,7 @@ def test_compiled_whole_it_gives_the_same(name: str, action: Tensor, observation
 
 
 @over_dropout
-@pytest.mark.quick_for("additive", "spline")
+@pytest.mark.quick_for("additive")
 def test_training_with_dropout_compiles_whole(
     name: str, action: Tensor, observation: Tensor
 ) -> None:

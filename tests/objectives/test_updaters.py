@@ -37,6 +37,7 @@ def apart(updater, name="additive", dtype=torch.float64, **options):
 @pytest.mark.parametrize("tau", [0.0005, 0.005, 0.5])
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("updater", [SoftUpdate, PolyakUpdate])
+@pytest.mark.quick_for("0.005")
 def test_the_target_moves_by_tau(updater, name, tau):
     _, loss, made = apart(updater, name, tau=tau)
     before = [(source.clone(), target.clone()) for source, target in source_and_target(loss)]

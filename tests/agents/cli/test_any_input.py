@@ -88,7 +88,7 @@ def settings_of_an_agent(draw):
     return kind, drawn
 
 
-@cases(CASES * 3 // 4)
+@cases(CASES * 7 // 8)
 @given(settings_of_an_agent())
 def test_settings(drawn):
     kind, values = drawn
@@ -101,7 +101,7 @@ def test_settings(drawn):
         assert len(said) < 600, (kind, values, said)
 
 
-@cases(CASES // 4)
+@cases(CASES // 8)
 @example(["train", "sac", "--env", PROBE, "--replay-size", "1e14"])
 @example(["train", "sac", "--env", PROBE, "--seed", str(2**70)])
 @example(["train", "sac", "--env", PROBE, "--device", "privateuseone"])
@@ -111,7 +111,7 @@ def test_training(tmp_path_factory, words):
     check(words, tmp_path_factory)
 
 
-@cases(CASES // 10)
+@cases(CASES // 20)
 @given(
     st.sampled_from(_COMMANDS),
     st.lists(st.one_of(places, numbers.map(str), st.sampled_from(FLAGS)), max_size=4),

@@ -319,6 +319,7 @@ def test_the_last_two_checkpoints_are_kept_with_their_replay(run):
     ],
     ids=["a bit", "cut short", "gone", "a bit of the newest part of the replay"],
 )
+@pytest.mark.quick_for("part of the replay", "cut short")
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     run, make_damage, told, without_conclusion, capsys
 ):
@@ -398,6 +399,7 @@ def test_both_checkpoints_damaged(run, refused, command):
 @pytest.mark.parametrize(
     "make_damage", [damage_replay, lambda run: shutil.rmtree(run / "checkpoints" / "replay")]
 )
+@pytest.mark.quick_for("damage_replay")
 def test_a_replay_that_is_damaged_or_gone(run, refused, make_damage):
     """Evaluation does without; a run cannot go on."""
     make_damage(run)
@@ -417,6 +419,7 @@ METRICS = {
 
 @pytest.mark.parametrize("content", METRICS.values(), ids=METRICS)
 @pytest.mark.parametrize("words", [["train", "--total-steps", "70", "--resume"], ["plot"]])
+@pytest.mark.quick_for("words1", "bytes")
 def test_metrics_that_are_damaged(run, refused, monkeypatch, words, content):
     monkeypatch.chdir(run.parent)
     path = RunFolder(run).metrics_path

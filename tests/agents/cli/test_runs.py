@@ -77,6 +77,7 @@ def test_a_run_is_shown(mine, capsys):
     assert "returns of 2 evaluations, 20 to 20\n  ▅▅\n" in text
 
 
+@pytest.mark.slow
 def test_returns_that_are_not_finite(mine, capsys):
     with (mine / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

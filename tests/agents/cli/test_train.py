@@ -315,6 +315,7 @@ def when_at(monkeypatch, method, step, happens):
 
 
 @pytest.mark.parametrize("method", ["_log", "save"])
+@pytest.mark.quick_for("save")
 def test_a_disk_that_is_full_during_a_run(tmp_path, monkeypatch, capsys, method):
     folder = tmp_path / "run"
     with disk() as fill:

@@ -102,7 +102,7 @@ def assert_updates_agree(prepared, plain, given, tolerance=1e-10):
 # Numbers
 
 
-@pytest.mark.quick_for("meow-clipping", "td3-clipping")
+@pytest.mark.quick_for("meow-clipping")
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("name", NAMES)
 def test_updates_agree(name, settings):
@@ -134,6 +134,7 @@ def test_turns_that_do_not_fall_together():
     assert all(prepared.compiled)
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_due_leaves_its_optimizer_alone():
     prepared, _ = twins("td3")
     before = copy.deepcopy(prepared.agent.steps[1].optimizer.state_dict())
@@ -160,6 +161,7 @@ def test_each_step_clips_its_own_gradient(max_grad_norm):
             assert norm < factor * max_grad_norm
 
 
+@pytest.mark.slow
 def test_decoupled_weight_decay():
     def make():
         agent = meow(dropout=0.0)
@@ -294,6 +296,7 @@ def test_a_learning_rate_that_is_changed(name):
     assert all(prepared.compiled)
 
 
+@pytest.mark.slow
 def test_a_schedule():
     prepared, plain = twins("sac")
     schedules = [
@@ -308,7 +311,7 @@ def test_a_schedule():
     assert all(prepared.compiled)
 
 
-@pytest.mark.quick_for("td3-agent", "sac-optimizers")
+@pytest.mark.quick_for("sac-optimizers")
 @pytest.mark.parametrize(
     ("name", "part"),
     [*((name, "agent") for name in NAMES), ("sac", "optimizers"), ("sac", "loss")],
@@ -354,6 +357,7 @@ def test_parameters_that_are_put_elsewhere_are_taken_back():
     assert all(prepared.compiled)
 
 
+@pytest.mark.slow
 def test_parameters_that_were_cast_are_refused():
     prepared, _ = twins("meow")
     prepared.agent.loss.float()
@@ -551,6 +555,7 @@ def test_a_learner_that_could_not_be_prepared_goes_on_without():
     assert not changes(agent.state_dict(), plain.state_dict())
 
 
+@pytest.mark.slow
 def test_a_value_estimator_that_the_first_call_makes():
     def make():
         agent = meow(dropout=0.0)
@@ -597,6 +602,7 @@ def test_td3_and_its_delays_are_counted():
     assert td3().target_updaters[0].calls == 0
 
 
+@pytest.mark.slow
 def test_changes_are_noticed_after_a_learner_is_synchronized():
     prepared, _ = twins("meow")
     (batch,) = batches(6)

@@ -136,6 +136,7 @@ def test_weights_are_the_newest_with_several_seeds_too():
     assert len(set(alone.seen)) > 20
 
 
+@pytest.mark.slow
 def test_an_end_that_raises_leaves_nothing_open(tmp_path):
     class Raises(Callback):
         def on_end(self, trainer):

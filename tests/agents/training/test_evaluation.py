@@ -49,6 +49,7 @@ def test_equals_a_loop_by_hand(episodes):
     assert len(set(returns)) == episodes
 
 
+@pytest.mark.slow
 def test_a_flow_equals_a_loop_by_hand():
     """At the time limit too, which ends every one of these episodes."""
     flow_policy = agents.make("meow", envs.make("Pendulum-v1")).policy

@@ -212,6 +212,7 @@ def test_a_buffer_of_torchrl_is_as_good_as_ours(agent, form):
 
 @pytest.mark.parametrize("num_envs", [1, 2])
 @pytest.mark.parametrize("agent", ["meow", "td3"])
+@pytest.mark.quick_for("td3-1", "meow-2")
 def test_priorities_follow_the_errors_and_weights_reach_the_loss(trees, agent, num_envs):
     run = {"agent": agent, "num_envs": num_envs, "total_steps": 60, **QUIET}
     trainer = make_trainer(**run, experience=over(prioritized()))
@@ -327,7 +328,7 @@ def test_a_buffer_of_torchrl_resumes_exactly(tmp_path, trees, agent, form):
 
 
 @pytest.mark.parametrize("form", ["uniform", "on disk", "prioritized", "n steps"])
-@pytest.mark.quick_for("prioritized", "disk")
+@pytest.mark.quick_for("on disk")
 def test_a_state_with_a_buffer_of_torchrl_is_gone_back_to(trees, form):
     buffers = {**BUFFERS, "prioritized": prioritized}
     make = n_step if form == "n steps" else lambda: over(buffers[form]())

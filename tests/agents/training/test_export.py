@@ -98,7 +98,7 @@ def test_samples_have_the_policys_distribution(task, name, options, tmp_path):
         for quick in [(one[1], format, stochastic) in FORMATS]
     ],
 )
-@pytest.mark.quick_for("CartPole-v1-soft-q-onnx", "sac-torchscript")
+@pytest.mark.quick_for("sac-torchscript")
 def test_other_formats(task, name, stochastic, format, tmp_path):
     agent, env = make(task, name, {**CONTINUOUS, **DISCRETE}[name])
     path = tmp_path / f"policy{SUFFIXES[format]}"

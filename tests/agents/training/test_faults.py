@@ -10,10 +10,9 @@ from .children import in_child
 pytestmark = pytest.mark.xdist_group("resume")  # which has a server of children
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("count", "seed"),
-    [(2, 0), pytest.param(200, random.SystemRandom().randrange(10**6), marks=pytest.mark.slow)],
-    ids=["2", "200"],
+    ("count", "seed"), [(2, 0), (200, random.SystemRandom().randrange(10**6))], ids=["2", "200"]
 )
 def test_disturbed_runs_end_as_quiet_ones(count, seed):
     moments, reason = in_child(faults.disturb, count, seed)

@@ -8,9 +8,8 @@ from .children import in_child
 pytestmark = pytest.mark.xdist_group("resume")  # which has a server of children
 
 
-@pytest.mark.parametrize(
-    ("steps", "rows"), [(10_000, 25), pytest.param(1_000_000, 200, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "rows"), [(10_000, 25), (1_000_000, 200)])
 def test_nothing_grows(steps, rows):
     watched = [row for row in in_child(leaking.watched, steps, rows) if row[0] > leaking.REPLAY]
     _, resident, handles, processes = zip(*watched, strict=True)

@@ -136,6 +136,7 @@ def test_a_state_goes_on_as_the_original(saved, steps, num_envs, form):
 
 @pytest.mark.parametrize("num_envs", [1, 2])
 @pytest.mark.parametrize("capacity", [5, 9, 30, 1_000])
+@pytest.mark.quick_for("30", "-1")
 def test_files_hold_each_transition_once(tmp_path, num_envs, capacity):
     """Saved every few steps, loaded at any time; also replays that wrap around meanwhile."""
     replay = Replay(capacity * num_envs, num_envs, VECTOR, ACTION)

@@ -146,7 +146,7 @@ def assert_same_run(folder, reference, run):
 
 
 @pytest.mark.parametrize(("run", "what", "passing", "step"), MOMENTS)
-@pytest.mark.quick_for("half a checkpoint", "soft-q")
+@pytest.mark.quick_for("half a checkpoint-1", "soft-q")
 def test_killed_and_resumed(tmp_path, dies, uninterrupted, run, what, passing, step):
     folder = tmp_path / "run"
     assert dies(folder, run, (what, passing)) == KILLED
@@ -214,6 +214,7 @@ def test_workers_change_nothing(tmp_path, uninterrupted):
 
 
 @pytest.mark.parametrize("run", ["meow", "in workers", "td3", "ppo in two"])
+@pytest.mark.quick_for("meow", "ppo")
 def test_a_state_in_memory_is_gone_back_to(run):
     """Also by a trainer that has gone on since, and without touching the state."""
     trainer = make_trainer(**{**RUNS[run], "total_steps": 66, "eval_every": 0})

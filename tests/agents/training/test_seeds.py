@@ -103,7 +103,7 @@ def test_going_on_together_is_as_never_having_stopped(tmp_path):
 
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("where", ["observation", "loss"])
-@pytest.mark.quick_for("observation-1", "loss-0")
+@pytest.mark.quick_for("observation-1")
 def test_one_that_is_not_finite_stops_all_and_loses_nothing(tmp_path, where, index):
     """Also those whose step was to be stored after that one's; counts and optimisers agree."""
     run = {"settings": {"paper": True}, "total_steps": 90, "eval_every": 0}

@@ -49,6 +49,7 @@ def stored(trainer):
         (MULTIGOAL, 160, 160, 12, "cut", 4),
     ],
 )
+@pytest.mark.quick_for("Hopper", "cut")
 def test_replay_holds_what_the_task_did(
     env_id, steps, warmup, limit, expected, at_least, num_envs
 ):
@@ -115,6 +116,7 @@ def test_the_true_last_observation_at_a_time_limit(count):
         ({"warmup_steps": 40}, 0, 40),
     ],
 )
+@pytest.mark.quick_for("changes3", "changes4", "changes5", "changes7")
 def test_number_of_updates(count, changes, updates, last):
     settings = {"total_steps": 40, "warmup_steps": 20, "batch_size": 8, **QUIET, **changes}
     trainer = make_trainer(count(), "sac", **settings)
@@ -193,6 +195,7 @@ def test_actions_after_the_warm_up_are_the_policys_samples():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("spoilt", ["observation", "reward"])
+@pytest.mark.quick_for("reward-nan", "observation-inf")
 def test_a_task_that_is_not_finite_stops_the_run(tmp_path, count, spoilt, value):
     trainer = make_trainer(
         count(spoilt=spoilt, value=value),
@@ -311,7 +314,7 @@ def unevaluated():
 
 @pytest.mark.xdist_group("trained")
 @pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.quick_for("td3", "soft-q", "ppo")
+@pytest.mark.quick_for("td3", "soft-q")
 def test_evaluation_leaves_the_run_as_it_is(unevaluated, agent):
     found = differences(unevaluated(agent), trained(agent, eval_every=24))
     assert found == ["state/best_return"]
@@ -465,7 +468,7 @@ def test_an_experience_of_ones_own(tmp_path):
     assert not differences(one, same)
 
 
-@pytest.mark.parametrize("replay_size", [10_000, 100])
+@pytest.mark.parametrize("replay_size", [pytest.param(10_000, marks=pytest.mark.slow), 100])
 def test_checkpoints_write_each_transition_once(tmp_path, monkeypatch, replay_size):
     """What a checkpoint costs does not grow with the replay."""
     written, replace = [], os.replace
@@ -590,6 +593,7 @@ def test_an_agent_elsewhere_than_the_configuration_is_refused():
         ({"settings": {"flow_options": {"blocks": 2}}}, "networks are not those of this run"),
     ],
 )
+@pytest.mark.quick_for("other0", "other1", "other5")
 def test_checkpoints_of_other_runs_are_refused(other, message):
     trainer = make_trainer(total_steps=50, **QUIET)
     trainer.run()
