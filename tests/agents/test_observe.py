@@ -232,6 +232,7 @@ def test_a_restored_run_goes_on_to_the_bit(num_envs, at):
     assert running.shape == (num_envs, 1)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_folder(tmp_path):
     run = {"checkpoint_every": 45, "max_episode_steps": 7}
     whole = run_of(folder=tmp_path / "whole", **run)

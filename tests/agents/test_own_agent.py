@@ -145,6 +145,7 @@ def trainer(name, folder=None, total_steps=120):
 
 
 @pytest.mark.parametrize("name", OWN)
+@pytest.mark.quick_for("ddpg")
 def test_it_trains_and_is_evaluated(tmp_path, name):
     run = trainer(name, tmp_path)
     before = copy.deepcopy(run.agent.state_dict())

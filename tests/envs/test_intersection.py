@@ -37,6 +37,7 @@ def test_alone_at_full_speed_the_car_arrives():
     assert (np.diff(seen[:, 2]) < 0).all()  # y points down
 
 
+@pytest.mark.slow
 def test_who_brakes_stands_and_runs_out_of_time():
     env = IntersectionEnv()
     for seed in range(3):

@@ -49,6 +49,7 @@ def test_more_of_them_and_back_to_their_states():
     env.close()
 
 
+@pytest.mark.slow
 def test_functions_and_tasks_that_only_this_process_knows():
     class Here(gym.Env):  # pickled by value, as a class of a notebook
         observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)

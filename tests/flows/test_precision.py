@@ -56,7 +56,7 @@ def check(leaves: dict[str, Tensor], losses: Callable[[], list[Tensor]]) -> None
 
 
 @over_registered
-@pytest.mark.quick_for("residual", "additive", "maf")
+@pytest.mark.quick_for("additive", "maf")
 def test_gradients_of_log_prob_and_q(name: str) -> None:
     flow, action, observation = make(name)
     leaves = {
@@ -73,7 +73,7 @@ def test_gradients_of_log_prob_and_q(name: str) -> None:
 
 
 @over_registered
-@pytest.mark.quick_for("residual", "additive", "maf")
+@pytest.mark.quick_for("additive", "maf")
 def test_gradients_of_samples(name: str) -> None:
     flow, _, observation = make(name)
     leaves = {**dict(flow.layers.named_parameters()), "observation": observation.requires_grad_()}

@@ -140,6 +140,7 @@ def test_the_jacobian_beside_g_is_autograds(dim: int, hidden: tuple[int, ...]) -
 @pytest.mark.parametrize("lipschitz", [0.1, 0.9, 0.99])
 @pytest.mark.parametrize("dim", [1, 2, 5])
 @pytest.mark.parametrize("noise", [0.3, 10.0])
+@pytest.mark.quick_for("10.0-2", "10.0-1")
 def test_the_root_is_exact_where_g_nearly_stretches(
     lipschitz: float, dim: int, noise: float
 ) -> None:
@@ -155,6 +156,7 @@ def test_the_root_is_exact_where_g_nearly_stretches(
 
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 @pytest.mark.parametrize("noise", [0.0, 2.0])
+@pytest.mark.quick_for("2.0-")
 def test_gradients_against_finite_differences(direction: str, noise: float) -> None:
     """Of every input and parameter, with weights within their bounds and beyond."""
     torch.manual_seed(0)

@@ -48,6 +48,7 @@ def test_a_page_of_two_runs(finished, tmp_path, capsys):
     assert page.texts.count("soft value") == 1  # td3 has none
 
 
+@pytest.mark.slow
 def test_a_run_that_was_not_evaluated(tmp_path, without_conclusion):
     run, out = tmp_path / "run", tmp_path / "report.html"
     main(words(run, "td3", eval_every=0))

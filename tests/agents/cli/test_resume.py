@@ -282,6 +282,7 @@ def fields(kind):
     [("agent_config", name) for name in fields(agents.MeowConfig)]
     + [("trainer_config", name) for name in fields(TrainerConfig)],
 )
+@pytest.mark.quick_for("trainer_config", "evaluate-agent_config-t")
 def test_a_null_is_refused_where_there_must_be_a_value(run, refused, command, part, name):
     if name in MAY_BE_NONE:
         return

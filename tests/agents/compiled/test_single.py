@@ -98,6 +98,7 @@ def test_all_that_the_behaviour_writes(traced_only, name):
     assert (first["action"] - second["action"]).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_observations_are_written_to(traced_only):
     learner = prepared(meow())
     observation = observed()

@@ -254,6 +254,7 @@ def test_a_loss_that_writes_into_them_is_refused():
 
 @pytest.mark.parametrize("make", [tiny, pytest.param(default, marks=pytest.mark.slow)])
 @pytest.mark.quick_for("tiny")
+@pytest.mark.slow
 def test_several_agents_follow_each_its_own_scales(make):
     """Which differ when they are prepared: they are not constants in which agents differ."""
     together, alone = ([make(seed) for seed in (0, 1)] for _ in range(2))

@@ -41,6 +41,7 @@ def by_hand(policy, env_id, episodes, seed):
 
 
 @pytest.mark.parametrize("episodes", [1, 4, 13])
+@pytest.mark.quick_for("4")
 def test_equals_a_loop_by_hand(episodes):
     result = evaluate(Scripted(lean), TASK, episodes=episodes, seed=7)
     returns, lengths = by_hand(Scripted(lean), TASK, episodes, seed=7)
@@ -60,8 +61,9 @@ def test_a_flow_equals_a_loop_by_hand():
     np.testing.assert_allclose(result.returns, returns, rtol=1e-3)
 
 
-@pytest.mark.parametrize("copies", [1, 3, 13, 20])
-@pytest.mark.quick_for("3")
+@pytest.mark.parametrize(
+    "copies", [3, *(pytest.param(copies, marks=pytest.mark.slow) for copies in (1, 13, 20))]
+)
 def test_the_number_of_environments_does_not_matter(copies):
     expected = evaluate(Scripted(lean), TASK, episodes=13, seed=7)
     result = evaluate(Scripted(lean), envs.make(TASK, copies), episodes=13, seed=7)

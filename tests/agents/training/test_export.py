@@ -57,7 +57,7 @@ def native(task, actions):
     return np.stack([wrapped.action(action) for action in actions])
 
 
-@pytest.mark.quick_for("meow-options0", "soft-q")
+@pytest.mark.quick_for("soft-q")
 @pytest.mark.parametrize(("task", "name", "options"), CASES)
 def test_the_mode_is_that_of_the_policy_in_the_tasks_units(task, name, options, tmp_path):
     agent, env = make(task, name, options)

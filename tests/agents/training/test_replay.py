@@ -93,6 +93,7 @@ def assert_holds(replay, transitions):
 @pytest.mark.parametrize("steps", [1, 6, 7, 8, 15, 100])
 @pytest.mark.parametrize("chance", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.quick_for("0.3-8", "0.3-100", "1.0-15")
 def test_holds_the_latest_transitions(num_envs, steps, chance, form):
     observation, action = FORMS[form]
     replay = Replay(7 * num_envs, num_envs, observation, action)
@@ -116,6 +117,7 @@ def test_room_for_last_observations_grows_and_is_used_again():
 @pytest.mark.parametrize("steps", [3, 9, 40])
 @pytest.mark.parametrize("num_envs", [1, 2])
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.quick_for("40")
 def test_a_state_goes_on_as_the_original(saved, steps, num_envs, form):
     forms = dict(zip(("observation", "action"), FORMS[form], strict=True))
     replay, other = (Replay(9 * num_envs, num_envs, **forms) for _ in range(2))

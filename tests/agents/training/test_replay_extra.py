@@ -115,6 +115,7 @@ def test_a_later_step_does_not_change_what_was_drawn():
 @pytest.mark.parametrize("steps", [0, 3, 9, 40])
 @pytest.mark.parametrize("num_envs", [1, 2])
 @pytest.mark.parametrize("before", [0, 30])
+@pytest.mark.quick_for("40")
 def test_a_state_goes_on_as_the_original(saved, steps, num_envs, before):
     """In a new replay, and in one that held something else; also before the first step."""
     replay, other = make(num_envs=num_envs), make(num_envs=num_envs)

@@ -146,7 +146,7 @@ def assert_same_run(folder, reference, run):
 
 
 @pytest.mark.parametrize(("run", "what", "passing", "step"), MOMENTS)
-@pytest.mark.quick_for("half a checkpoint-1", "soft-q")
+@pytest.mark.quick_for("soft-q")
 def test_killed_and_resumed(tmp_path, dies, uninterrupted, run, what, passing, step):
     folder = tmp_path / "run"
     assert dies(folder, run, (what, passing)) == KILLED

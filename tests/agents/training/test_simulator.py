@@ -293,7 +293,7 @@ def torchrl_env():
         *(("soft-q", "CartPole-v1", copies) for copies in (1, 2)),
     ],
 )
-@pytest.mark.quick_for("td3", "soft-q")
+@pytest.mark.quick_for("MultiGoal-v0-2", "CartPole-v1-1")
 def test_a_torchrl_environment_is_trained_in(torchrl_env, agent, task, copies):
     """What is stored is what gymnasium's task does from where each episode begins."""
     env = torchrl_env(copies, task)
