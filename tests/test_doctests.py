@@ -38,8 +38,11 @@ NAMES = {
 
 SLOW = {
     "maxentflow.agents.compiled.ensemble",
+    "maxentflow.agents.compiled.trace",
+    "maxentflow.agents.compiled.update",
     "maxentflow.agents.training.callbacks",
     "maxentflow.agents.training.collection",
+    "maxentflow.agents.training.export",
     "maxentflow.agents.training.statistics",
     "maxentflow.agents.training.trainer",
 }

@@ -89,6 +89,7 @@ SLOW_COMMANDS = {
     "docs/tasks/portfolio.md",
     "docs/tasks/two_paths.md",
     "docs/algorithms/flow_sac.md",
+    "docs/algorithms/meow.md",
     "docs/algorithms/sac.md",
     "docs/concepts/deterministic_action.md",
     "docs/howto/diagnose.md",
@@ -106,6 +107,9 @@ SLOW_COMMANDS = {
 }
 SLOW_PYTHON = {
     "docs/howto/cloning.md",
+    "docs/howto/diagnose.md",
+    "docs/howto/simulators.md",
+    "docs/howto/video.md",
     "docs/howto/compare.md",
     "docs/howto/compile.md",
     "docs/howto/export.md",

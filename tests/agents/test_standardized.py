@@ -130,7 +130,7 @@ def another_discount(loss):
 
 @pytest.mark.xdist_group("compile")
 @pytest.mark.parametrize("change", [another_function, another_discount])
-@pytest.mark.quick_for("discount")
+@pytest.mark.slow
 def test_a_setting_of_the_loss_that_changes_is_noticed(traced_only, change):
     """The loss is inside another, which has no settings."""
     ours, theirs = trainer_of("sac"), trainer_of("sac")

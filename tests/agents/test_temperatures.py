@@ -91,7 +91,7 @@ def test_a_schedule_is_resumed(scheduled, name):
 
 
 @pytest.mark.parametrize("name", ["sac", "soft-q"])
-@pytest.mark.quick_for("soft-q")
+@pytest.mark.slow
 def test_a_compiled_update_follows_the_schedule(traced_only, capsys, name):
     ours, theirs = (make_trainer(agent=name, settings=SCHEDULED, **RUN) for _ in range(2))
     ours.run(compiled.learner([ours.agent], compile=True))

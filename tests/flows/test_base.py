@@ -341,7 +341,7 @@ def test_a_saved_state_dict_restores_the_base(name: str) -> None:
         for method in ("log_prob", "rsample", "mode")
     ],
 )
-@pytest.mark.quick_for("StudentT-rsample", "StandardNormal")
+@pytest.mark.quick_for("StandardNormal")
 def test_compiled_bases_are_eager_ones(name: str, method: str) -> None:
     torch.compiler.reset()
     base, context = make(name, 2), contexts(5)

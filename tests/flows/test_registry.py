@@ -340,7 +340,7 @@ class TestUniformBase:
 
     @pytest.mark.parametrize("name", ["spline", "maf-spline"])
     @pytest.mark.parametrize("obs_dim", [None, 3])
-    @pytest.mark.quick_for("3-")
+    @pytest.mark.quick_for("3-spline")
     def test_it_integrates_to_one_on_the_box(self, name: str, obs_dim: int | None) -> None:
         flow = perturb(self.flow(name, 1, obs_dim), 0.1).double().eval()
         observation = None if obs_dim is None else uniform(obs_dim, bound=2)

@@ -31,6 +31,7 @@ def command(request):
 
 
 @pytest.mark.parametrize("agent", ["meow", "td3"])
+@pytest.mark.quick_for("meow")
 def test_going_on_is_as_never_having_stopped(tmp_path, finished, agent):
     parts = tmp_path / "parts"
     main(words(parts, agent, total_steps=45))
@@ -74,6 +75,7 @@ def test_several_go_on_together(tmp_path):
         assert (state["step"], state["updates"]) == (30, 10)
 
 
+@pytest.mark.slow
 def test_runs_at_different_steps_are_refused_together(tmp_path, refused):
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder, steps in zip(folders, (25, 30), strict=True):
@@ -108,7 +110,7 @@ def test_a_flow_of_ones_own_is_refused(tmp_path, refused, command):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.quick_for("evaluate")
+@pytest.mark.slow
 def test_a_run_of_a_script_goes_on(tmp_path, command):
     env = envs.make(MULTIGOAL)
     agent = agents.make("meow", env, flow_options={"blocks": 1})

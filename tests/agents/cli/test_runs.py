@@ -14,6 +14,8 @@ from maxentflow.agents.cli.show import sparkline
 
 from .tiny import PROBE, words
 
+pytestmark = pytest.mark.xdist_group("runs")  # whose runs are made once
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
@@ -90,6 +92,7 @@ def test_returns_that_are_not_finite(mine, capsys):
     assert "returns of 2 evaluations, 20 to 20\n  ▅\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_with_parts_of_ones_own(mine, capsys):
     config = mine / "config.yaml"
     config.write_text(config.read_text().replace("custom: []", "custom: [flow]"))

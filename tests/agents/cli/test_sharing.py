@@ -36,6 +36,7 @@ def test_export_writes_the_policy_and_says_what_it_takes(of_sac, tmp_path, capsy
     torch.testing.assert_close(policy(observation), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_archive_is_exported_as_its_run_is(of_sac, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main(["package", str(of_sac), "--out", "shared.v1.zip", "--episodes", "1"])

@@ -120,7 +120,7 @@ def test_from_beginning_to_end(tmp_path, monkeypatch, capsys):
         assert f"figures/{name}" in output.out
 
 
-@pytest.mark.quick_for("sql", "ppo")
+@pytest.mark.quick_for("ppo-CartPole")
 @pytest.mark.parametrize(
     ("agent", "env"),
     [
@@ -225,6 +225,7 @@ def test_a_task_given_twice_is_the_last_with_its_own_defaults(tmp_path, without_
     assert expected != agents.config("meow", "Pendulum-v1").gamma
 
 
+@pytest.mark.slow
 def test_keyword_arguments_of_a_task_reach_training_and_evaluation(tmp_path, capsys):
     run = tmp_path / "run"
     main([*words(run), "--env-options", "reward", "2.5"])
@@ -248,7 +249,7 @@ def learner_of(monkeypatch):
 
 
 @pytest.mark.parametrize(("choice", "compiles"), [("on", True), ("off", False), ("auto", False)])
-@pytest.mark.quick_for("on-True")
+@pytest.mark.slow
 def test_whether_a_run_is_compiled_is_kept(
     tmp_path, learner_of, without_conclusion, choice, compiles
 ):

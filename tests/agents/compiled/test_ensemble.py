@@ -109,17 +109,12 @@ class Pair:
     [
         ("meow", {}),
         ("td3", {}),
-        *(
-            pytest.param(name, settings, marks=pytest.mark.slow)
-            for name, settings in (
-                ("meow", {"average": 0.5, "max_grad_norm": 0.1}),
-                ("meow", {"flow": "affine"}),
-                ("sac", {"average": 0.5, "max_grad_norm": 0.1}),
-            )
-        ),
+        ("meow", {"average": 0.5, "max_grad_norm": 0.1}),
+        ("meow", {"flow": "affine"}),
+        ("sac", {"average": 0.5, "max_grad_norm": 0.1}),
     ],
 )
-@pytest.mark.quick_for("td3")
+@pytest.mark.slow
 def test_together_as_alone(name, settings, capfd):
     pair = Pair(name, **settings)
     for _ in range(4):
@@ -405,16 +400,10 @@ def noisier(agent):
     return agent
 
 
-USUAL = {"bounds", "closure", "steps of groups"}
-
-
-@pytest.mark.quick_for("closure")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "message"),
-    [
-        pytest.param(*case, id=name, marks=[] if name in USUAL else pytest.mark.slow)
-        for name, case in DIFFERENT.items()
-    ],
+    [pytest.param(*case, id=name) for name, case in DIFFERENT.items()],
 )
 def test_agents_that_differ_in_more_than_their_weights_are_refused(make, message):
     pair = make()

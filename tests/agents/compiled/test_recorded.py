@@ -28,7 +28,7 @@ class Recorded:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@pytest.mark.quick_for("sac", "td3")
+@pytest.mark.quick_for("td3")
 def test_launches_are_updates_and_actions(monkeypatch, as_traced, name):
     """The vectors stay where they are, whatever is loaded, so that one recording serves."""
     monkeypatch.setattr(update_module, "CudaGraphModule", Recorded)

@@ -146,7 +146,7 @@ def test_a_step_that_is_not_due_leaves_its_optimizer_alone():
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 1e-3])
-@pytest.mark.quick_for("None")
+@pytest.mark.slow
 def test_each_step_clips_its_own_gradient(max_grad_norm):
     """After one update the first moment is a tenth of the gradient."""
     prepared, _ = twins("sac", max_grad_norm=max_grad_norm)
@@ -221,7 +221,7 @@ def test_compiled_and_uncompiled_updates_in_turn(name):
     assert prepared.compiled == [True, False, False, True, True, False, True]
 
 
-@pytest.mark.quick_for("sac")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sac", "td3"])
 def test_an_agent_that_has_learned_before(name):
     one, plain = (MAKERS[name](average=0.5) for _ in range(2))
@@ -336,7 +336,7 @@ def test_states_that_are_loaded(name, part):
         assert all(prepared.compiled)
 
 
-@pytest.mark.quick_for("td3")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_turns_that_were_not_foreseen_are_not_given_to_compiled_code(name):
     """Of the one count, where steps and updaters had the same turns."""
@@ -347,6 +347,7 @@ def test_turns_that_were_not_foreseen_are_not_given_to_compiled_code(name):
     assert prepared.compiled == [name != "td3"] * 2
 
 
+@pytest.mark.slow
 def test_parameters_that_are_put_elsewhere_are_taken_back():
     prepared, plain = twins("sac", average=0.5)
     assert_updates_agree(prepared, plain, batches(6))

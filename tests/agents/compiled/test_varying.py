@@ -203,6 +203,7 @@ def test_preparing_and_updating_leave_the_scales_alone_and_what_is_loaded_counts
     assert all(prepared.traced)
 
 
+@pytest.mark.slow
 def test_other_buffers_of_the_loss_are_constants_as_ever(as_traced):
     """Scales that are not in the agent's state: where they move, updates go on uncompiled."""
 

@@ -10,6 +10,8 @@ from maxentflow import agents, envs
 from maxentflow.agents import RunFolder, Trainer, TrainerConfig
 from maxentflow.agents.training.archive import opened, pack
 
+pytestmark = pytest.mark.xdist_group("archive")  # whose runs are made once
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -44,6 +46,7 @@ def test_an_archive_holds_the_policy_and_its_course_and_no_replay(folder, tmp_pa
     assert (one == other).all()
 
 
+@pytest.mark.slow
 def test_a_folder_is_opened_as_it_is(folder):
     with opened(folder.path) as again:
         assert again.path == folder.path

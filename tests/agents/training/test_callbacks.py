@@ -159,6 +159,7 @@ def test_an_end_that_raises_leaves_nothing_open(tmp_path):
         assert trainer.step == 61
 
 
+@pytest.mark.slow
 def test_at_a_return():
     low, high = (make_trainer(callbacks=[StopAtReturn(value)], **LENGTHS) for value in (-1e9, 1e9))
     low.run()

@@ -213,6 +213,7 @@ def test_a_file_that_gives_other_actions_is_not_kept(tmp_path, monkeypatch):
     assert (tmp_path / "policy.pt2").read_text() == "of before"
 
 
+@pytest.mark.slow
 def test_nothing_of_the_agent_or_the_generators_changes(tmp_path):
     agent, env = make("Pendulum-v1", "sac", {"hidden": (8,)})
     state, modes = torch.get_rng_state(), [m.training for m in agent.policy.modules()]

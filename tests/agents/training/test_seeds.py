@@ -27,7 +27,7 @@ QUIET = {"eval_every": 0, "checkpoint_every": 0}
 SHORT = {"total_steps": 50, "warmup_steps": 30, **QUIET}
 
 
-@pytest.mark.quick_for("td3", "replay_size")
+@pytest.mark.quick_for("replay_size")
 @pytest.mark.parametrize(
     "run",
     [
