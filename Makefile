@@ -1,5 +1,5 @@
 # Every command builds .venv on first use.
-.PHONY: train test test-all coverage docs docs-serve notebooks bench install clean
+.PHONY: train test types quick test-all coverage docs docs-serve notebooks bench install clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,8 +13,13 @@ train: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES:%=-p maxentflow.%)
 	$(BIN)/lint-imports
+	$(MAKE) --jobs 2 types quick
+
+types: $(VENV)/installed
+	$(BIN)/mypy $(PACKAGES:%=-p maxentflow.%)
+
+quick: $(VENV)/installed
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
 # With what takes longest: the site, more cases of each kind, more compilations.

@@ -24,6 +24,8 @@ def pytest_collection_modifyitems(items):
         quick = item.get_closest_marker("quick_for")
         if quick and not any(word in item.callspec.id for word in quick.args):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("xdist_group") is None:  # by file, whose fixtures are made once
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,6 @@ def one(request):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("hard tasks")
 @pytest.mark.parametrize("reward", [1e-6, 1e6])
 def test_units_of_reward_do_not_matter(reward, one):
     """The same run but for the unit: the scaled loss and the policy agree to rounding."""

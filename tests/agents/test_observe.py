@@ -36,9 +36,6 @@ def run_of(env_id="Pendulum-v1", *, seed=0, folder=None, **changes):
     return Trainer(agent, env, config, folder, progress=False)
 
 
-pytestmark = pytest.mark.xdist_group("observe")  # whose runs are made once
-
-
 @pytest.fixture(scope="module")
 def trained():
     """A run of two environments whose episodes end after 7 steps."""

@@ -50,7 +50,6 @@ def sample(trainer):
     return trainer.experience.buffer[:][torch.randint(60, (16,))]
 
 
-@pytest.mark.xdist_group("standardized")
 @pytest.mark.quick_for("meow", "td3")
 def test_the_loss_sees_standardised_observations_and_the_batch_keeps_its_own(trainer):
     loss, batch, seen = trainer.agent.loss, sample(trainer), all_seen(trainer)
@@ -69,7 +68,6 @@ def test_the_loss_sees_standardised_observations_and_the_batch_keeps_its_own(tra
     assert set(given.keys()) == set(expected.keys())  # such as errors, for priorities
 
 
-@pytest.mark.xdist_group("standardized")
 @pytest.mark.parametrize("which", ["policy", "behavior"])
 @pytest.mark.quick_for("td3-policy", "sql-policy", "soft-q-policy")
 def test_what_acts_sees_them_too(trainer, which):

@@ -64,7 +64,6 @@ def scheduled():
     return cache(lambda name, steps: trained(name, SCHEDULED, total_steps=steps))
 
 
-@pytest.mark.xdist_group("scheduled")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.quick_for("meow")
 def test_a_scheduled_temperature_follows_the_environments_steps(scheduled, name):
@@ -77,7 +76,6 @@ def test_a_scheduled_temperature_follows_the_environments_steps(scheduled, name)
             assert float(temperature) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.xdist_group("scheduled")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.quick_for("soft-q")
 def test_a_schedule_is_resumed(scheduled, name):

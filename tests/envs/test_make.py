@@ -62,10 +62,11 @@ class Probe(gym.Env):
 
 @pytest.fixture(autouse=True)
 def probe():
+    before = {*gym.registry}
     gym.register(PROBE, entry_point=Probe)
     yield
-    for name in [name for name in gym.registry if name.startswith("probe/")]:
-        gym.registry.pop(name, None)
+    for name in {*gym.registry} - before:
+        del gym.registry[name]
 
 
 def plain(task):

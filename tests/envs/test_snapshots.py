@@ -54,6 +54,7 @@ def actions_for(env, count, seed=0):
 
 
 @pytest.mark.parametrize(("task", "options"), TASKS, ids=[task for task, _ in TASKS])
+@pytest.mark.quick_for("-v5")
 def test_an_episode_continues_exactly(task, options, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo logs deprecated model files where it runs
     env = short(task, {**options, "max_episode_steps": 95})

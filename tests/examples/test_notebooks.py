@@ -96,6 +96,7 @@ def test_conventions_are_refused_one_by_one():
         assert any(said in problem for problem in execute.problems(bad))
 
 
+@pytest.mark.slow
 def test_short_form_reports_errors_warnings_and_crashes(tmp_path):
     path = tmp_path / "bad.ipynb"
     for source, said in (

@@ -38,6 +38,7 @@ def actor(flow: EnergyBasedFlow) -> ProbabilisticActor:
 
 @over_registered
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
+@pytest.mark.quick_for("shape1")
 def test_samples_and_their_densities_are_the_flows(name: str, shape: tuple[int, ...]) -> None:
     flow, observation = make(name), uniform(5, 3, bound=2)
     policy = FlowDistribution(observation, flow)

@@ -111,6 +111,7 @@ def test_a_cast_reaches_every_output(name: str, action: Tensor, observation: Ten
 
 @over_registered
 @pytest.mark.parametrize("method", ["q_value", "log_prob", "value", "mode"])
+@pytest.mark.quick_for("log_prob", "mode")
 def test_stacked_flows_run_under_vmap(
     name: str, method: str, action: Tensor, observation: Tensor
 ) -> None:

@@ -88,7 +88,7 @@ def settings_of_an_agent(draw):
     return kind, drawn
 
 
-@cases(CASES * 7 // 8)
+@cases(CASES * 9 // 10)
 @given(settings_of_an_agent())
 def test_settings(drawn):
     kind, values = drawn
@@ -101,7 +101,7 @@ def test_settings(drawn):
         assert len(said) < 600, (kind, values, said)
 
 
-@cases(CASES // 8)
+@cases(CASES // 10)
 @example(["train", "sac", "--env", PROBE, "--replay-size", "1e14"])
 @example(["train", "sac", "--env", PROBE, "--seed", str(2**70)])
 @example(["train", "sac", "--env", PROBE, "--device", "privateuseone"])

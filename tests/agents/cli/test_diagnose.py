@@ -167,6 +167,7 @@ def test_wrong_words_are_refused_and_nothing_is_written(run, refused, words, say
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_what_is_no_run(run, refused, tmp_path):
     assert "The run's folder" in refused("diagnose")
     assert "nowhere is not a run folder" in refused("diagnose", tmp_path / "nowhere")

@@ -14,8 +14,6 @@ from maxentflow.agents.cli import main
 
 from .tiny import MULTIGOAL, PROBE, contents, words
 
-pytestmark = pytest.mark.xdist_group("evaluate")  # whose runs are made once
-
 
 @pytest.fixture(scope="module")
 def multigoal(tmp_path_factory):

@@ -13,8 +13,6 @@ from maxentflow.agents.cli.robustness import _numbers
 
 TASK = "InvertedPendulum-v5"
 
-pytestmark = pytest.mark.xdist_group("robustness")  # whose runs are made once
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

@@ -14,8 +14,6 @@ from maxentflow.agents.cli.show import sparkline
 
 from .tiny import PROBE, words
 
-pytestmark = pytest.mark.xdist_group("runs")  # whose runs are made once
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

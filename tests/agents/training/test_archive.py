@@ -10,8 +10,6 @@ from maxentflow import agents, envs
 from maxentflow.agents import RunFolder, Trainer, TrainerConfig
 from maxentflow.agents.training.archive import opened, pack
 
-pytestmark = pytest.mark.xdist_group("archive")  # whose runs are made once
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

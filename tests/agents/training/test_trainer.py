@@ -116,7 +116,7 @@ def test_the_true_last_observation_at_a_time_limit(count):
         ({"warmup_steps": 40}, 0, 40),
     ],
 )
-@pytest.mark.quick_for("changes3", "changes4", "changes5", "changes7")
+@pytest.mark.quick_for("changes3", "changes5", "changes7")
 def test_number_of_updates(count, changes, updates, last):
     settings = {"total_steps": 40, "warmup_steps": 20, "batch_size": 8, **QUIET, **changes}
     trainer = make_trainer(count(), "sac", **settings)
@@ -312,7 +312,6 @@ def unevaluated():
     return cache(partial(trained, eval_every=0))
 
 
-@pytest.mark.xdist_group("trained")
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.quick_for("td3", "soft-q")
 def test_evaluation_leaves_the_run_as_it_is(unevaluated, agent):
@@ -320,7 +319,6 @@ def test_evaluation_leaves_the_run_as_it_is(unevaluated, agent):
     assert found == ["state/best_return"]
 
 
-@pytest.mark.xdist_group("trained")
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.quick_for("td3", "soft-q", "ppo")
 def test_a_run_is_a_function_of_its_seed(unevaluated, agent):
