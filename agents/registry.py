@@ -7,7 +7,7 @@ import functools
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
 
@@ -33,8 +33,14 @@ __all__ = [
 
 Build = Callable[..., Agent]
 
-_AGENTS: dict[str, tuple[Build, type[AgentConfig]]] = {}
-_SUMMARIES: dict[str, Summary] = {}  # of those that users have registered
+
+class _Entry(NamedTuple):
+    build: Build
+    config_type: type[AgentConfig]
+    summary: Summary
+
+
+_AGENTS: dict[str, _Entry] = {}
 
 
 def register(
@@ -72,11 +78,11 @@ def register(
         if name in BUILT_IN and not build.__module__.startswith(f"{package}."):
             raise ValueError(f"An agent {name!r} comes with the package; choose another name.")
         if name in BUILT_IN:
-            build = _complete(build)
-        _AGENTS[name] = build, config_type
-        if name not in BUILT_IN:
+            build, summary = _complete(build), BUILT_IN[name]
+        else:
             about = (build.__doc__ or "").strip().partition("\n")[0].removesuffix(".")
-            _SUMMARIES[name] = Summary(actions, about)
+            summary = Summary(actions, about)
+        _AGENTS[name] = _Entry(build, config_type, summary)
         return build
 
     return add
@@ -100,7 +106,7 @@ def summaries() -> dict[str, Summary]:
         >>> summaries()["dqn"].actions
         ('discrete',)
     """
-    return {**BUILT_IN, **_SUMMARIES}
+    return {**BUILT_IN, **{name: entry.summary for name, entry in _AGENTS.items()}}
 
 
 def config(name: str, env_id: str | None = None, *, paper: bool = False, **overrides: Any) -> Any:
@@ -141,7 +147,7 @@ def config_type(name: str) -> type[AgentConfig]:
     Raises:
         ValueError: an unknown agent.
     """
-    return _registered(name)[1]
+    return _registered(name).config_type
 
 
 def make(
@@ -174,7 +180,7 @@ def make(
     """
     resolved = config(name, envs.task_id(env), paper=paper, **overrides)
     known: Any = env if isinstance(env, gym.vector.VectorEnv) else envs.spaces(env)
-    agent = _registered(name)[0](known, resolved, device=device)
+    agent = _registered(name).build(known, resolved, device=device)
     return _as_asked(agent, resolved, known)
 
 
@@ -204,7 +210,7 @@ def _as_asked(agent: Agent, config: AgentConfig, env: Any) -> Agent:
     return agent
 
 
-def _registered(name: str) -> tuple[Build, type[AgentConfig]]:
+def _registered(name: str) -> _Entry:
     if name in BUILT_IN and name not in _AGENTS:  # imported when it is asked for
         importlib.import_module(f"maxentflow.agents.{name.replace('-', '_')}")
     if name not in _AGENTS:
