@@ -94,7 +94,7 @@ def test_values_for_evaluations_are_of_standardised_observations():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.quick_for("td3", "soft-q")
+@pytest.mark.quick_for("soft-q")
 def test_a_resumed_run_goes_on_to_the_bit(tmp_path, name):
     whole = trainer_of(name)
     whole.run()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -20,7 +22,11 @@ from .cases import (
     uniform,
 )
 
-pytestmark = pytest.mark.parametrize("name", LAYERS)
+VARIANT = re.compile(r"normflows-(\w+-|Circular)")
+pytestmark = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * bool(VARIANT.match(name))) for name in LAYERS],
+)
 
 OVER_LAYERS = given(data=st.data())
 

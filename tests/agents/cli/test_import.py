@@ -60,6 +60,7 @@ def test_a_run_is_used_later(run, capsys):
     assert agents.load(run).config.flow == "mine"
 
 
+@pytest.mark.slow
 def test_without_its_module_it_is_refused(run, refused):
     forget()
     sentence = f"{run} needs the module 'my_parts', which registers parts of it: give --import "

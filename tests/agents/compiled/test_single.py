@@ -119,7 +119,7 @@ def test_observations_are_written_to(traced_only):
         pytest.param(lambda td: td[:3], id="fewer"),
     ],
 )
-@pytest.mark.quick_for("fewer")
+@pytest.mark.slow
 def test_observations_of_another_form_go_to_the_agent(traced_only, monkeypatch, change):
     agent = meow()
     learner = prepared(agent)

@@ -305,7 +305,7 @@ def test_n_steps_elsewhere_are_refused():
         ("meow", "prioritized"),
     ],
 )
-@pytest.mark.quick_for("prioritized")
+@pytest.mark.quick_for("td3-prioritized")
 def test_a_buffer_of_torchrl_resumes_exactly(tmp_path, trees, agent, form):
     """From a checkpoint within an episode; the last two are kept."""
     buffers = {**BUFFERS, "prioritized": prioritized}

@@ -155,7 +155,7 @@ OF_DISCRETE_ACTIONS = [
     ("agent", "place"),
     [*(("meow", place) for place in PLACES), *(("dqn", place) for place in OF_DISCRETE_ACTIONS)],
 )
-@pytest.mark.quick_for("-an observation", "-a gradient", "-an evaluation's reward")
+@pytest.mark.quick_for("-an observation", "-a gradient")
 def test_the_run_stops_and_says_where(tmp_path, agent, place):
     spoil, named, changes = PLACES[place]
     trainer = make_trainer(

@@ -514,7 +514,7 @@ def test_a_second_call_of_run_has_nothing_to_do():
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.quick_for("meow", "td3")
+@pytest.mark.quick_for("meow")
 def test_a_run_in_two_calls_is_one(agent):
     """Whatever draws random numbers in between."""
     whole = make_trainer(agent=agent, total_steps=70, **QUIET)
