@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ def create(task: Task, options: dict[str, Any]) -> gym.Env[Any, Any]:
         )
     if isinstance(task, str):
         _check_known(task)
+    _take_mujocos_warnings(task)
     with warnings.catch_warnings():
         # The v4 tasks are what the published curves were measured on.
         warnings.filterwarnings("ignore", message=".*out of date.*")
@@ -83,6 +85,24 @@ def create(task: Task, options: dict[str, Any]) -> gym.Env[Any, Any]:
         except (gym.error.Error, ImportError, TypeError) as error:
             name = task if isinstance(task, str) else task.id
             raise ValueError(f"Task {name!r} cannot be made: {error}") from error
+
+
+def _take_mujocos_warnings(task: str | EnvSpec) -> None:
+    """Make MuJoCo's warnings Python's. Else it writes each into a file in the present folder too,
+    and those of old models, which gymnasium's v4 tasks have, for every copy that is made."""
+    spec = gym.registry.get(task.rpartition(":")[2]) if isinstance(task, str) else task
+    if spec is None or not re.search("mujoco|robotics|maze", str(spec.entry_point), re.I):
+        return
+    try:
+        import mujoco
+    except ImportError:  # gymnasium says so
+        return
+    mujoco.set_mju_user_warning(_warn)
+
+
+def _warn(message: str) -> None:
+    if "is deprecated" not in message:
+        warnings.warn(f"MuJoCo: {message}", RuntimeWarning, stacklevel=2)
 
 
 def _check_known(env_id: str) -> None:

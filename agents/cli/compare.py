@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from maxentflow.agents.cli import figures
-from maxentflow.agents.cli.curves import Group, read_curves
+from maxentflow.agents.cli.curves import Group, evaluated, read_curves
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.cli.tables import write_table
 from maxentflow.agents.training import RunFolder
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> None:
     out = options.out if options.out.suffix else options.out.with_suffix(".csv")
     if out.suffix != ".csv":
         raise ValueError(f"--out must be a .csv file, got {options.out}.")
-    tasks = read_curves([RunFolder(path) for path in options.runs])
+    tasks = read_curves(evaluated([RunFolder(path) for path in options.runs]))
     table = rows(tasks, options.threshold)
     print(_as_text(table))
     for line in _improvements(tasks):

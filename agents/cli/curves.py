@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,20 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from maxentflow.agents.training.config import LEARNING_SETTINGS
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
 from maxentflow.agents.training.statistics import on_common_steps
 
-__all__ = ["Curve", "Group", "by_label", "group", "read_curves", "shortened"]
-
-# Settings of a trainer that change what is learned.
-_LEARNING = (
-    "warmup_steps",
-    "max_episode_steps",
-    "num_envs",
-    "utd_ratio",
-    "batch_size",
-    "replay_size",
-)
+__all__ = ["Curve", "Group", "by_label", "evaluated", "group", "read_curves", "shortened"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +81,26 @@ def group(label: str, curves: list[Curve]) -> Group:
     return Group(curves, steps, returns)
 
 
+def evaluated(folders: Sequence[RunFolder]) -> list[RunFolder]:
+    """The runs that have an evaluation; one line on standard error for each other.
+
+    Raises:
+        ValueError: none has, or one is no run.
+    """
+    having = []
+    for folder in folders:
+        folder.config()
+        # A table without the column is refused by who reads the numbers.
+        if any(row.get("eval_return", "none") for row in read_metrics(folder)):
+            having.append(folder)
+    if not having:
+        raise ValueError(f"{folders[0]} has no evaluation yet.")
+    for folder in folders:
+        if folder not in having:
+            print(f"{folder} has no evaluation yet, and is left out.", file=sys.stderr)
+    return having
+
+
 def read_curves(
     folders: Sequence[RunFolder], labels: Sequence[str] | None = None
 ) -> dict[str, dict[str, Group]]:
@@ -143,7 +155,7 @@ def by_label(
 def _read(folder: RunFolder, label: str | None) -> Curve:
     config = folder.config()
     try:
-        settings = {name: config["trainer_config"].get(name) for name in _LEARNING}
+        settings = {name: config["trainer_config"].get(name) for name in LEARNING_SETTINGS}
         settings |= config["agent_config"] | {"custom": config["custom"]}
         settings |= (settings.pop("flow_options", None) or {}) | config["env_options"]
         said = {str(name): str(value) for name, value in settings.items()}

@@ -27,7 +27,8 @@ class _Evaluate:
     """Run whole episodes with a trained policy."""
 
     run: tyro.conf.Positional[Path]
-    """The run's folder, or an archive of maxentflow package."""
+    """The run's folder, a file of its checkpoints such as stopped_N.pt, or an archive of
+    maxentflow package."""
     episodes: int = 10
     """How many."""
     stochastic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -84,3 +85,11 @@ def _check(options: _Evaluate) -> None:
         raise ValueError(f"A video must be an .mp4 file, got {video}.")
     if video is not None and not video.parent.is_dir():
         raise ValueError(f"Cannot write a video to {video}: {video.parent} is no folder.")
+    if video is not None:
+        is_new = not video.exists()
+        try:
+            video.open("ab").close()
+        except OSError as error:
+            raise ValueError(f"Cannot write a video to {video}: {error.strerror}.") from error
+        if is_new:
+            video.unlink()

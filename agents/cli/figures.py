@@ -113,7 +113,8 @@ def learning_curves(tasks: Mapping[str, Mapping[str, Group]], path: Path) -> Non
             if reference := published(env_id, agent):
                 steps, returns = (part[reference[0] <= 1.05 * last] for part in reference)
                 line = "k--" if agent == "meow" else "k:"
-                axes.plot(steps, returns, line, label=f"{agent}, published")
+                if len(steps) > 1:
+                    axes.plot(steps, returns, line, label=f"{agent}, published")
         # Vertical limits by the curves: the interval of few seeds would dwarf them.
         heights = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
         margin = 0.05 * (np.ptp(heights) or 1.0)
@@ -131,9 +132,11 @@ def _draw_lines(
     """The mean over seeds of returns ``(seeds, n)``, each seed, and the mean's interval."""
     count = len(returns)
     label = f"{label} ({count} seed{'s' * (count > 1)})"
-    axes.plot(x, returns.mean(0), color=style.color, linestyle=style.line, label=label)
+    marker = "o" if len(x) == 1 else ""  # a line of one point is not to be seen
+    look: dict[str, Any] = {"color": style.color, "marker": marker}
+    axes.plot(x, returns.mean(0), linestyle=style.line, label=label, **look)
     if count > 1:
-        axes.plot(x, returns.T, color=style.color, alpha=0.4, linewidth=0.7)
+        axes.plot(x, returns.T, alpha=0.4, linewidth=0.7, **look)
     if count > 2:
         axes.fill_between(x, *mean_band(returns), color=style.color, alpha=0.15, linewidth=0)
 

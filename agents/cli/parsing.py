@@ -49,7 +49,7 @@ def parse(
         SystemExit: with code 0, after the help that they ask for.
     """
     complaint = io.StringIO()
-    arguments = [os.path.expanduser(word) if word.startswith("~/") else word for word in arguments]
+    arguments = [_with_home(word) for word in arguments]
     prog, config = f"maxentflow {command}", (tyro.conf.OmitArgPrefixes,)
     shown = [f"  maxentflow {words}" for words in examples or EXAMPLES[command]]
     description = "\n".join([about or inspect.getdoc(kind) or "", "", "Examples:", *shown])
@@ -67,6 +67,14 @@ def parse(
         if not stop.code:
             raise
         raise ValueError(_one_sentence(complaint.getvalue())) from None
+
+
+def _with_home(word: str) -> str:
+    """A word, or what an option is set to by an equals sign, with the home folder for ``~``."""
+    option, equals, value = word.partition("=")
+    if option.startswith("--") and value.startswith("~/"):
+        return f"{option}{equals}{os.path.expanduser(value)}"
+    return os.path.expanduser(word) if word.startswith("~/") else word
 
 
 def check_least(options: Any, **least: int) -> None:

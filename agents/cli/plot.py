@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from maxentflow.agents.cli import figures
-from maxentflow.agents.cli.curves import read_curves
+from maxentflow.agents.cli.curves import evaluated, read_curves
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.training import RunFolder
 
@@ -30,5 +30,6 @@ def run(arguments: list[str]) -> None:
     options = parse(_Plot, arguments, "plot")
     if not options.runs:
         raise ValueError("plot needs at least one run folder.")
-    figures.learning_curves(read_curves([RunFolder(path) for path in options.runs]), options.out)
+    folders = evaluated([RunFolder(path) for path in options.runs])
+    figures.learning_curves(read_curves(folders), options.out)
     print(f"Figure: {options.out}")

@@ -154,9 +154,12 @@ def _film(
 
 def _rows(folder: RunFolder) -> list[dict[str, float]]:
     try:
-        return [
+        rows = [
             {name: float(text) for name, text in row.items() if text}
             for row in read_metrics(folder)
         ]
     except ValueError as error:
         raise ValueError(f"{folder.metrics_path} is not the metrics of a run.") from error
+    if not all("step" in row for row in rows):
+        raise ValueError(f"{folder.metrics_path} is not the metrics of a run.")
+    return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,7 @@ from maxentflow.agents.cli import imports
 from maxentflow.agents.cli.conclusion import conclude
 from maxentflow.agents.cli.parsing import parse, value_of
 from maxentflow.agents.learner import CompilationError
-from maxentflow.agents.training import RunFolder, Trainer, TrainerConfig, train
+from maxentflow.agents.training import RunFolder, TaskError, Trainer, TrainerConfig, train
 from maxentflow.agents.training.description import (
     Description,
     create,
@@ -204,7 +205,7 @@ def _train(runs: list[_Run]) -> None:
     for each in runs:
         print(f"Run folder: {each.folder}", flush=True)
     trainers = [each.trainer for each in runs]
-    folders = " ".join(str(each.folder) for each in runs)
+    folders = shlex.join(str(each.folder) for each in runs)
     go_on = f"continue from the last checkpoint with maxentflow train --resume {folders}"
     try:
         wanted = any(each.description.compiles(each.trainer.agent) for each in runs)
@@ -218,6 +219,8 @@ def _train(runs: list[_Run]) -> None:
     except SystemExit:  # of SIGTERM, with everything saved
         print(f"\nTerminated; {go_on}.", file=sys.stderr)
         raise
+    except TaskError as error:
+        raise ValueError(f"{str(error).removesuffix('.')}; {go_on}.") from error
     except RuntimeError as error:
         if not re.search("can't allocate|out of memory", str(error)):
             raise
@@ -233,11 +236,12 @@ def _train(runs: list[_Run]) -> None:
             print(f"Seed {each.trainer.config.seed}:")
         conclude(each.description, each.trainer, each.folder)
     first = runs[0]
+    folder, task = shlex.quote(str(first.folder)), shlex.quote(str(first.description.env))
     shown = first.trainer.config.logger == "tensorboard"
     print(
         "Next:\n"
-        f"  maxentflow evaluate {first.folder} --episodes 20 --stochastic\n"
+        f"  maxentflow evaluate {folder} --episodes 20 --stochastic\n"
         f"  maxentflow train --resume {folders} --total-steps {2 * first.trainer.step}\n"
-        f"  maxentflow train {first.description.agent} --env {first.description.env} --help\n"
-        f"  {'tensorboard --logdir' if shown else 'maxentflow show'} {first.folder}"
+        f"  maxentflow train {first.description.agent} --env {task} --help\n"
+        f"  {'tensorboard --logdir' if shown else 'maxentflow show'} {folder}"
     )

@@ -13,7 +13,7 @@ from maxentflow.agents.training.experience import (
     ReplayBuffer,
     RolloutBuffer,
 )
-from maxentflow.agents.training.loop import NonFiniteError
+from maxentflow.agents.training.loop import NonFiniteError, TaskError
 from maxentflow.agents.training.replay import Replay
 from maxentflow.agents.training.run_folder import RunFolder
 from maxentflow.agents.training.trainer import Trainer, train
@@ -32,6 +32,7 @@ __all__ = [
     "RunFolder",
     "Schedule",
     "StopAtReturn",
+    "TaskError",
     "Trainer",
     "TrainerConfig",
     "check_dataset",

@@ -80,7 +80,8 @@ def check_new(path: Path) -> None:
 
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[RunFolder]:
-    """A run folder, or an archive as one for as long as the context lasts.
+    """A run folder, one as it was at a checkpoint of it, or an archive as one for as long as the
+    context lasts.
 
     Nothing in an archive is executed, and nothing is written outside a temporary folder.
 
@@ -90,6 +91,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[RunFolder]:
     path = Path(path).expanduser()
     if not path.is_file():
         yield RunFolder(path)
+        return
+    if path.suffix == ".pt":
+        yield RunFolder.at(path)
         return
     with tempfile.TemporaryDirectory() as place:
         try:

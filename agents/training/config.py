@@ -10,7 +10,17 @@ from maxentflow.agents import registry
 from maxentflow.agents.presets import preset
 from maxentflow.agents.settings import Count, NotNegative, Positive, Threads, check
 
-__all__ = ["Logger", "TrainerConfig"]
+__all__ = ["LEARNING_SETTINGS", "Logger", "TrainerConfig"]
+
+LEARNING_SETTINGS = (
+    "warmup_steps",
+    "max_episode_steps",
+    "num_envs",
+    "utd_ratio",
+    "batch_size",
+    "replay_size",
+)
+"""Those that change what is learned; a run keeps them to its end."""
 
 Logger = Literal["tensorboard", "csv", "wandb", "mlflow", "trackio", "none"]
 """Where metrics go beside ``metrics.csv``."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,11 +29,39 @@ from maxentflow.agents.training.episodes import EpisodeStatistics
 from maxentflow.agents.training.experience import Experience, ReplayBuffer
 from maxentflow.agents.training.simulator import Simulator
 
-__all__ = ["Act", "NonFiniteError", "Run", "Synchronize", "Update", "drive", "training_loop"]
+__all__ = [
+    "Act",
+    "NonFiniteError",
+    "Run",
+    "Synchronize",
+    "TaskError",
+    "Update",
+    "drive",
+    "training_loop",
+]
 
 
 class NonFiniteError(FloatingPointError):
     """An observation, a reward, an action, a loss or a gradient was not finite."""
+
+
+class TaskError(RuntimeError):
+    """An environment raised an exception, which is the cause of this one."""
+
+
+@contextmanager
+def _of_the_task() -> Iterator[None]:
+    """Tell exceptions of an environment from those of an agent."""
+    try:
+        yield
+    except (FloatingPointError, ConnectionError):  # a number that is not finite, a worker's end
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise TaskError(
+            f"the environment raised {type(error).__name__}: {error} "
+            f"({place.filename}, line {place.lineno})"
+        ) from error
 
 
 class Act(NamedTuple):
@@ -104,7 +134,8 @@ def training_loop(run: Run) -> Loop:
     """
     config = run.config
     if run.observation is None:
-        run.observation = run.simulator.reset(config.seed)
+        with _of_the_task():
+            run.observation = run.simulator.reset(config.seed)
     stops = False
     while run.step < config.total_steps and not stops:
         if getattr(run.experience, "is_offline", False):
@@ -137,10 +168,12 @@ def _step(run: Run) -> Loop:
     else:
         acted = yield Act(run.observation)
 
-    run.simulator.send(acted)
+    with _of_the_task():
+        run.simulator.send(acted)
     if run.has_company:
         yield Wait()
-    transitions, run.observation = run.simulator.receive()
+    with _of_the_task():
+        transitions, run.observation = run.simulator.receive()
 
     run.statistics.add(transitions)
     run.agent.observe(transitions)
@@ -175,6 +208,7 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
 
     Raises:
         NonFiniteError: from one of the runs; the states of all are saved.
+        TaskError: likewise.
     """
     loops = [training_loop(run) for run in runs]
     streams = RandomStreams(len(runs))
@@ -212,12 +246,13 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
                 try:
                     run.simulator.settle()
                     paths.append(run.save_stopped())
-                except (OSError, ValueError) as error:  # the others are saved all the same
+                except Exception as error:  # the others are saved all the same
                     tqdm.write(f"A state was not saved: {error}", sys.stderr)
                     paths.append(None)
         run, path = runs[stopped.index], paths[stopped.index]
         saved = "" if path is None else f"; the state is in {path}"
-        raise NonFiniteError(f"Stopped after {run.step} steps: {stopped}{saved}.") from stopped
+        kind = TaskError if isinstance(stopped.reason, TaskError) else NonFiniteError
+        raise kind(f"Stopped after {run.step} steps: {stopped}{saved}.") from stopped
     finally:
         learner.synchronize()
         for index, run in enumerate(runs):
@@ -229,9 +264,9 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
 class _StoppedError(Exception):
     """One of several loops cannot go on."""
 
-    def __init__(self, index: int, reason: FloatingPointError) -> None:
+    def __init__(self, index: int, reason: FloatingPointError | TaskError) -> None:
         super().__init__(str(reason))
-        self.index = index
+        self.index, self.reason = index, reason
 
 
 def _ask(loops: Sequence[Loop], answers: Sequence[Any], streams: RandomStreams) -> list[Any]:
@@ -245,10 +280,10 @@ def _ask(loops: Sequence[Loop], answers: Sequence[Any], streams: RandomStreams) 
                 requests.append(loop.throw(answer) if failed else loop.send(answer))
             except StopIteration:
                 continue
-            except FloatingPointError as error:
+            except (FloatingPointError, TaskError) as error:
                 stopped.append(_StoppedError(index, error))
     if stopped:
-        raise stopped[0]
+        raise stopped[0] from stopped[0].reason
     return requests
 
 

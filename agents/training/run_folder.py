@@ -18,7 +18,7 @@ from typing import IO, Any
 import yaml
 
 from maxentflow.agents.agent import Agent
-from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.config import LEARNING_SETTINGS, TrainerConfig
 from maxentflow.agents.training.experience import Experience
 from maxentflow.agents.training.files import load, load_yaml, save_atomically, write_atomically
 
@@ -32,6 +32,9 @@ __all__ = ["RunFolder", "plain", "read_metrics"]
 _PACKAGES = ("maxentflow", "torch", "torchrl", "tensordict", "normflows", "gymnasium", "mujoco")
 _ENTRIES = ("agent", "env", "env_options", "agent_config", "custom", "trainer_config", "compile")
 _KINDS = {"env_options": dict, "agent_config": dict, "custom": list, "trainer_config": dict}
+
+
+_OF_THE_TRAINER = "seed", *LEARNING_SETTINGS
 
 
 class RunFolder:
@@ -80,6 +83,14 @@ class RunFolder:
         self._distrusts_latest = False  # it was found to be of no use; the one before is kept
         self._files: list[str] | None = None  # of the replay at the latest checkpoint
         self._lock: Any = None
+
+    @classmethod
+    def at(cls, checkpoint: Path) -> RunFolder:
+        """A run as it was at one of the files in its ``checkpoints``, such as ``stopped_N.pt``: to
+        use the policy, not to go on from there."""
+        folder = cls(checkpoint.parent.parent)
+        folder.checkpoint_path = folder.previous_path = checkpoint
+        return folder
 
     def __str__(self) -> str:
         return str(self.path)
@@ -260,7 +271,7 @@ class RunFolder:
 
     def save_stopped(self, state: dict[str, Any]) -> Path:
         """Write the whole state of a run that was stopped beside its latest checkpoint."""
-        return self._save(state, f"stopped_{state['step']}.pt")
+        return self._save({**state, "settings": self._settings}, f"stopped_{state['step']}.pt")
 
     def load_checkpoint(self, *, previous: bool = False) -> dict[str, Any] | None:
         """The state at the latest checkpoint, or ``None`` if the run has not come to one.
@@ -279,11 +290,14 @@ class RunFolder:
             return None
         try:
             state = load(path)
-            state = {"agent": state["agent"], **state}
+            state = {"agent": state["agent"], "step": state["step"], **state}
             saved = dict(state["settings"])
         except Exception as error:  # anything may be in it
             raise ValueError(f"{path} is not a readable checkpoint of maxentflow.") from error
         now = self._fixed()
+        for name in _OF_THE_TRAINER:
+            if name not in saved:  # by an earlier version
+                now.pop(name, None)
         changed = [name for name in saved | now if saved.get(name, ...) != now.get(name, ...)]
         if changed:
             raise ValueError(
@@ -381,6 +395,8 @@ class RunFolder:
             return {}
         content = self.config()
         fixed = {name: content[name] for name in ("agent", "env", "env_options")}
+        trainer_config = content["trainer_config"]
+        fixed |= {name: trainer_config.get(name) for name in _OF_THE_TRAINER}
         return content["agent_config"] | fixed
 
     def _save(self, state: dict[str, Any], name: str, keep: Path | None = None) -> Path:
@@ -438,6 +454,8 @@ def read_metrics(folder: RunFolder) -> list[dict[str, str]]:
         raise ValueError(f"{folder.metrics_path} cannot be read.") from error
     lines = text[: text.rfind("\n") + 1].splitlines()
     try:
+        if "\0" in text:
+            raise csv.Error("a character that no table has")
         rows = list(csv.reader(lines))
     except csv.Error as error:
         raise ValueError(f"{folder.metrics_path} is no table.") from error

@@ -239,13 +239,15 @@ class Trainer:
                 if end is not None:
                     end()
                 run.statistics.end_episodes()
-            run.step, self._seconds = state["step"], state["seconds"]
+            run.step = _number(state, "step", int, least=0)
+            self._seconds = _number(state, "seconds", (int, float), least=0)
             self._filmed = run.step
-            self._best = state.get("best_return", -math.inf)
+            self._best = _number({"best_return": -math.inf, **state}, "best_return", (int, float))
             report = state["report"]
             run.report = None if report is None else TensorDict(report)
             run.random_state = state["random_state"][0], list(state["random_state"][1])
-        except (KeyError, TypeError, AttributeError, OSError) as error:
+            torch.Generator().set_state(run.random_state[0])  # raises, if it is no state
+        except (LookupError, TypeError, AttributeError, OSError, RuntimeError) as error:
             raise ValueError(f"The checkpoint is not one of this run: {error!r}.") from error
 
     def _state(self) -> dict[str, Any]:
@@ -283,6 +285,8 @@ class Trainer:
                 )
             self.folder.begin()
             self._metrics = Metrics(self.folder, self._columns(), self.step, self.config.logger)
+        if reason := self._learns_nothing():
+            tqdm.write(f"Warning: nothing will be learned: {reason}.", file=sys.stderr)
         self._shown = Progress(
             f"seed {self.config.seed}",
             self.step,
@@ -294,6 +298,18 @@ class Trainer:
         self._run.after_step = (lambda: self._call("on_step")) if self._callbacks else None
         self._clock = _Clock(self.step)
         self._running = True
+
+    def _learns_nothing(self) -> str | None:
+        """Why a run from a replay ends before its first update, if it does."""
+        config = self.config
+        if not isinstance(self.experience, experiences.ReplayBuffer) or self.updates:
+            return None
+        for name in ("warmup_steps", "batch_size"):
+            if getattr(config, name) > config.total_steps:
+                return f"{name}={getattr(config, name)} is longer than the run"
+        if config.utd_ratio * config.total_steps < 1:
+            return f"utd_ratio={config.utd_ratio:g} gives no update in {config.total_steps} steps"
+        return None
 
     def _end(self) -> None:
         with ExitStack() as ends:  # in the opposite order
@@ -410,6 +426,13 @@ class Trainer:
         self._call("on_log", row)
 
 
+def _number(state: Mapping[str, Any], name: str, kind: Any, least: float = -math.inf) -> Any:
+    number: Any = state[name]
+    if not isinstance(number, kind) or not number >= least:
+        raise ValueError(f"The checkpoint's {name} is {number!r}.")
+    return number
+
+
 def _check_films(env: VectorEnv | EnvBase | None) -> None:
     """Refuse evaluations that cannot be filmed."""
     recipe = getattr(env, "recipe", None) if isinstance(env, VectorEnv) else None
@@ -456,6 +479,7 @@ def train(trainers: Sequence[Trainer], learner: Learner | None = None) -> None:
             saved; on a second Ctrl-C at once.
         SystemExit: on SIGTERM, with the states saved likewise; on a second one at once.
         NonFiniteError: from one of the runs; the states of the others are saved too.
+        TaskError: an environment raised an exception; the states are saved likewise.
         ValueError: there are no trainers, or they differ by more than the seed; nothing has been
             done then.
 

@@ -27,6 +27,7 @@ NO_EXAMPLE = {
     "historical": "needs skfolio",
     "CompilationError": "an exception",
     "NonFiniteError": "an exception",
+    "TaskError": "an exception",
     "MeowConfig": "settings: see meow",
     "SacConfig": "settings: see sac",
     "Td3Config": "settings: see td3",

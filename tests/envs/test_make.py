@@ -8,6 +8,7 @@ from functools import partial
 from typing import ClassVar
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -455,6 +456,19 @@ def test_importing_tasks_loads_no_simulator():
         "assert loaded() == {'matplotlib', 'mujoco'}, loaded()",
     ]
     subprocess.run([sys.executable, "-W", "ignore", "-c", "\n".join(lines)], check=True)
+
+
+def test_warnings_of_mujoco_are_pythons(tmp_path, monkeypatch, capfd):
+    """Its own go into a file in the present folder."""
+    monkeypatch.chdir(tmp_path)
+    env = make("HalfCheetah-v4", 2)  # whose model has an attribute of old
+    env.reset(seed=0)
+    task = env.envs[0].unwrapped
+    task.data.qvel[0] = np.nan
+    with pytest.warns(RuntimeWarning, match=r"MuJoCo: Nan, Inf or huge value in QVEL"):
+        mujoco.mj_step(task.model, task.data)
+    assert not list(tmp_path.iterdir())
+    assert "settotalmass" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("task", ["Hopper-v4", "Pendulum-v1", "maxentflow/MultiGoal-v0"])

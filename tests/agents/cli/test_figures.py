@@ -276,6 +276,29 @@ def test_a_run_without_evaluations(runs, tmp_path):
     assert not (tmp_path / "curves.png").exists()
 
 
+def test_runs_without_evaluations_are_left_out(runs, tmp_path, capsys):
+    out = tmp_path / "curves.png"
+    have, have_not = runs(1.0, 4.0), runs()
+    main(["plot", str(have), str(have_not), "--out", str(out)])
+    printed = capsys.readouterr()
+    assert printed.err == f"{have_not} has no evaluation yet, and is left out.\n"
+    assert out.exists()
+    with pytest.raises(SystemExit, match="2"):
+        main(["plot", str(have_not), "--out", str(out)])
+    assert "has no evaluation yet" in capsys.readouterr().err
+
+
+def test_a_single_evaluation_is_seen(runs, tmp_path, drawn):
+    draw([runs(2.0)], tmp_path / "curves.png")
+    (line, *_) = drawn[0].axes[0].lines
+    assert (line.get_marker(), line.get_ydata().tolist()) == ("o", [2.0])
+
+
+def test_a_published_curve_that_begins_later_is_not_in_the_legend(runs, tmp_path, drawn):
+    draw([runs(2.0, env="Hopper-v4", every=1)], tmp_path / "curves.png")
+    assert list(lines(drawn[0].axes[0])) == ["meow, additive (1 seed)"]
+
+
 def test_seeds_without_a_step_in_common(runs, tmp_path):
     with pytest.raises(ValueError, match=r"2 runs of meow.* no evaluation at the same step"):
         draw([runs(1.0), runs(2.0, every=150)], tmp_path / "curves.png")

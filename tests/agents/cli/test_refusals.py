@@ -104,6 +104,7 @@ REFUSED = [
     (("evaluate", RUN, "--seed", "99999999999999999999"), "seed must be below 2**32"),
     (("evaluate", RUN, "--speed", "3"), "--speed"),
     (("evaluate", RUN, "--video", f"{HERE}/nowhere/film.mp4"), "nowhere is no folder"),
+    (("evaluate", RUN, "--video", "/proc/film.mp4"), "Cannot write a video to /proc/film.mp4: No"),
     (("evaluate", RUN, "--video", f"{RUN}/config.yaml/film.mp4"), "config.yaml is no folder"),
     (("evaluate", RUN, "--video", f"{HERE}/film"), "A video must be an .mp4 file"),
     (("evaluate", RUN, "--video", HERE), "A video must be an .mp4 file"),

@@ -147,6 +147,25 @@ def test_settings_that_a_checkpoint_brings_back_cannot_be_edited(
     assert contents(run) == before
 
 
+@pytest.mark.parametrize("setting", [{"batch_size": 8}, {"seed": 3}, {"utd_ratio": 0.5}])
+def test_settings_that_change_what_is_learned_cannot_be_edited(run, refused, setting):
+    rewrite(run, trainer_config=setting)
+    before = contents(run)
+    message = f"config.yaml was changed: {next(iter(setting))} must be as in the checkpoint"
+    assert message in refused("train", "--resume", run, "--total-steps", "70")
+    assert contents(run) == before
+
+
+def test_a_checkpoint_that_does_not_note_them_is_of_use(run):
+    state = checkpoint(run)
+    for name in ("seed", "batch_size"):
+        del state["settings"][name]
+    torch.save(state, RunFolder(run).checkpoint_path)
+    main(["train", "--resume", str(run), "--total-steps", "70"])
+    assert checkpoint(run)["step"] == 70
+    assert checkpoint(run)["settings"]["batch_size"] == 16
+
+
 def test_python_too_is_refused_a_configuration_that_was_edited(run):
     rewrite(run, agent_config={"temperature": 0.7}, env_options={"reward": 2})
     with pytest.raises(ValueError, match=r"was changed: temperature, env_options must be as in"):
@@ -195,6 +214,13 @@ DAMAGES = {
     "a checkpoint without networks": (
         lambda run: torch.save({"agent": "meow"}, RunFolder(run).checkpoint_path),
         "latest.pt is not a readable checkpoint of maxentflow",
+    ),
+    "a checkpoint without a step": (
+        lambda run: torch.save(
+            {name: entry for name, entry in checkpoint(run).items() if name != "step"},
+            RunFolder(run).checkpoint_path,
+        ),
+        "is not a readable checkpoint",
     ),
     "a checkpoint that is a tensor": (
         lambda run: torch.save(torch.ones(3), RunFolder(run).checkpoint_path),
@@ -416,6 +442,8 @@ METRICS = {
     "another table": "a,b\n1,2\n",
     "no numbers": "step,eval_return\nmany,1\n",
     "bytes": b"\xff\xfe\x00\n",
+    "a byte-order mark": "\ufeffstep,eval_return\n30,1.0\n",
+    "a null": "step,eval_return\n30,1.0\n\0\n",
     "a cell without end": 'step,eval_return\n"' + "x" * 200_000 + "\n",
 }
 

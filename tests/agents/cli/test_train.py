@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import resource
+import shlex
 import signal
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from maxentflow import agents, envs, flows
-from maxentflow.agents import RunFolder, Trainer, compiled, registry
+from maxentflow.agents import RunFolder, Trainer, compiled, load, registry
 from maxentflow.agents.cli import main
 from maxentflow.agents.training.description import Description
 
@@ -336,6 +337,67 @@ def test_a_folder_below_home(tmp_path, monkeypatch, without_conclusion):
     monkeypatch.setenv("HOME", str(tmp_path))
     main(words("~/runs/one", total_steps=25))
     assert (tmp_path / "runs" / "one" / "config.yaml").exists()
+
+
+def test_a_folder_below_home_after_an_equals_sign(tmp_path, monkeypatch, without_conclusion):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    main([*words(total_steps=25), "--run-dir=~/runs/one"])
+    assert (tmp_path / "runs" / "one" / "config.yaml").exists()
+    assert not (tmp_path / "~").exists()
+
+
+def test_what_comes_next_can_be_pasted(tmp_path, capsys):
+    main(words(tmp_path / "a run", "sac", total_steps=25))
+    said = capsys.readouterr().out
+    hints = [shlex.split(line) for line in said.partition("Next:\n")[2].splitlines()]
+    assert len(hints) == 4
+    assert all(str(tmp_path / "a run") in hint for hint in hints if "--help" not in hint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"warmup_steps": 100}, "warmup_steps=100 is longer than the run"),
+        ({"batch_size": 100}, "batch_size=100 is longer than the run"),
+        ({"utd_ratio": 1e-9}, "utd_ratio=1e-09 gives no update in 30 steps"),
+        ({}, None),
+    ],
+)
+def test_a_run_that_learns_nothing_says_so(tmp_path, capsys, without_conclusion, changes, why):
+    main([*words(tmp_path / "run", "sac", total_steps=30, **changes), "--no-progress"])
+    said = capsys.readouterr().err
+    assert said == ("" if why is None else f"Warning: nothing will be learned: {why}.\n")
+    assert (checkpoint(tmp_path / "run")["updates"] == 0) == (why is not None)
+
+
+def test_an_environment_that_raises(tmp_path, refused, capsys, monkeypatch):
+    step = Line.step
+
+    def breaks(self, action):
+        if self.steps == 17:
+            raise RuntimeError("the motor broke")
+        return step(self, action)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Line, "step", breaks)
+        said = refused(*words(run, "sac", checkpoint_every=10))
+    stopped = run / "checkpoints" / "stopped_17.pt"
+    assert re.fullmatch(
+        r"Stopped after 17 steps: the environment raised RuntimeError: the motor broke "
+        rf"\(.*test_train\.py, line \d+\); the state is in {stopped}; continue from the last "
+        rf"checkpoint with maxentflow train --resume {run}\.",
+        said,
+    )
+    assert checkpoint(run)["step"] == 10
+    main(["evaluate", str(stopped), "--episodes", "1"])
+    assert capsys.readouterr().out.startswith(f"{PROBE}, mode: return 20.0")
+    agent = load(stopped)
+    saved = torch.load(stopped, weights_only=True)["policy"]
+    assert all(
+        torch.equal(entry, saved[name]) for name, entry in agent.policy.state_dict().items()
+    )
 
 
 def test_a_run_that_is_still_going_is_not_resumed(run, refused):

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from maxentflow.agents import RunFolder
 
@@ -272,6 +273,25 @@ def keys(state, path=()):
 
 
 NOT_NEEDED = ("report", "settings", "best_return")  # the last is missing in older checkpoints
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("step", "junk"),
+        ("step", -5),
+        ("seconds", "junk"),
+        ("best_return", "junk"),
+        ("random_state", ["junk", []]),
+        ("random_state", [torch.zeros(3, dtype=torch.uint8), []]),
+        ("random_state", []),
+    ],
+)
+def test_a_checkpoint_with_something_else_in_an_entry_is_refused(tmp_path, short, name, value):
+    trainer = make_trainer(folder=tmp_path / "other", **SHORT)
+    shutil.copytree(short / "checkpoints", tmp_path / "other" / "checkpoints", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match="checkpoint"):
+        trainer.restore({**checkpoint(short), name: value})
 
 
 def test_a_checkpoint_that_lacks_an_entry_is_refused(tmp_path, short):
