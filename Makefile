@@ -1,5 +1,5 @@
 # Every command builds .venv on first use.
-.PHONY: train test types quick test-all coverage docs docs-serve notebooks bench install clean
+.PHONY: train test types quick test-all coverage docs docs-serve notebooks help-texts bench install clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,6 +39,10 @@ docs-serve: docs
 
 notebooks: $(VENV)/installed
 	$(BIN)/python examples/execute.py
+
+# The texts that --help shows, after a change of an option.
+help-texts: $(VENV)/installed
+	$(BIN)/python -c "from maxentflow.agents.cli import help_texts; help_texts.write()"
 
 # REFERENCE=path of a checkout of the paper's public code measures that too.
 bench: $(VENV)/installed

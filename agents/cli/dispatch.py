@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from maxentflow.agents.cli import imports
+from maxentflow.agents.cli import help_texts, imports
 from maxentflow.agents.cli.examples import EXAMPLES
 from maxentflow.agents.names import BUILT_IN
 
@@ -72,7 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (ValueError, FloatingPointError, OSError) as error:
-        message = f"{error}." if isinstance(error, OSError) else str(error)
+        message = str(error)
+        if isinstance(error, OSError):
+            place = f"{error.filename}: " if error.filename else ""
+            message = f"{place}{error.strerror or error}."
         print(f"maxentflow: {' '.join(message.splitlines())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
@@ -90,6 +93,9 @@ def _run(words: list[str]) -> None:
     if arguments == ["--version"]:
         print(f"maxentflow {importlib.metadata.version('maxentflow')}")
         return
+    if (text := help_texts.written(words)) is not None:
+        print(text, end="")
+        sys.exit()
     command, *rest = arguments
     if command not in _COMMANDS:
         from maxentflow.agents.registry import unknown_name

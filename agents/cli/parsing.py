@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ def parse(
         SystemExit: with code 0, after the help that they ask for.
     """
     complaint = io.StringIO()
+    _check_none_is_empty(arguments)
     arguments = [_with_home(word) for word in arguments]
     prog, config = f"maxentflow {command}", (tyro.conf.OmitArgPrefixes,)
     shown = [f"  maxentflow {words}" for words in examples or EXAMPLES[command]]
@@ -67,6 +69,15 @@ def parse(
         if not stop.code:
             raise
         raise ValueError(_one_sentence(complaint.getvalue())) from None
+
+
+def _check_none_is_empty(words: Sequence[str]) -> None:
+    """Refuse empty words: an empty path would be the present folder."""
+    for before, word in itertools.pairwise(["", *words]):
+        option, equals, value = word.partition("=")
+        if not value and ((equals and option.startswith("--")) or not word):
+            option = option or before
+            raise ValueError(f"{option if option.startswith('--') else 'A word'} is empty.")
 
 
 def _with_home(word: str) -> str:
@@ -111,4 +122,6 @@ def _one_sentence(box: str) -> str:
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m|-{3,}|[╭╮╰╯─│┌┐└┘]", " ", box).split())
     text = re.split(r" For full helptext| Argument helptext", text)[0]
     text = re.sub(rf"^(({_TITLES})\s+)+", "", text)
+    text = text.replace("invalid literal for int() with base 10:", "a whole number is needed, got")
+    text = text.replace("could not convert string to float:", "a number is needed, got")
     return re.sub(r" Perhaps you meant: (--[\w-]+).*", r". Did you mean \1?", text)

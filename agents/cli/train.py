@@ -89,8 +89,6 @@ def _begun(arguments: list[str]) -> list[_Run]:
     trainer_config = TrainerConfig.for_task(env_id, name, paper=paper)
     agent_config = registry.config(name, env_id, paper=paper)
     new = Description(name, agent_config, tyro.MISSING, trainer_config)
-    if value_of("--run-dir", rest) == "":
-        raise ValueError("--run-dir must name a folder, got ''.")
     if env_id is None and not {"-h", "--help"} & set(rest):
         raise ValueError(f"A task is missing; give its id, as in train {name} --env Hopper-v4.")
     about = f"Train {name}; the defaults shown are those for {env_id or 'any task'}."

@@ -152,7 +152,7 @@ def test_agents_without_a_soft_value(finished, refused):
     ("words", "says"),
     [
         (("--episodes", "0"), "episodes must be at least 1, got 0"),
-        (("--episodes", "few"), "--episodes: invalid literal for int()"),
+        (("--episodes", "few"), "--episodes: a whole number is needed, got 'few'"),
         (("--seed", "-1"), "seed must be at least 0, got -1"),
         (("--seed", "99999999999999999999"), "seed must be below 2**32"),
         (("--out", "{run}/nowhere/x.png"), "nowhere is no folder"),

@@ -123,7 +123,7 @@ def test_a_film_that_cannot_be_drawn_comes_after_the_result(tmp_path, run, capsy
     output = capsys.readouterr()
     assert stop.value.code == 2
     assert output.out.startswith(f"{PROBE}, mode: return 20.0")
-    assert output.err == "maxentflow: [Errno 28] No space left on device.\n"
+    assert output.err == "maxentflow: No space left on device.\n"
 
 
 def test_a_run_on_another_device_is_evaluated_on_the_cpu(run, capsys):

@@ -5,11 +5,12 @@ import io
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 
 from maxentflow.agents import registry
-from maxentflow.agents.cli import dispatch, main
+from maxentflow.agents.cli import dispatch, help_texts, main
 from maxentflow.agents.cli.examples import EXAMPLES
 
 
@@ -88,3 +89,41 @@ def test_zsh_takes_the_script_of_bash(script, capsys):
     first, rest = capsys.readouterr().out.split("\n", 1)
     assert first == "autoload -U +X bashcompinit && bashcompinit"
     assert rest == script
+
+
+@pytest.mark.parametrize("command", help_texts.COMMANDS, ids=" ".join)
+@pytest.mark.quick_for("evaluate", "train meow", "train ppo", "sweep")
+def test_a_help_that_is_written_is_the_one_that_is_made(command):
+    """``make help-texts`` writes it."""
+    path = help_texts._FOLDER / f"{'_'.join(command)}.txt"
+    assert path.read_text().split() == help_texts.made(command).split()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train meow"])
+def test_a_help_is_shown_without_an_import_of_torch(command):
+    code = (
+        "import sys; from maxentflow.agents.cli import main\n"
+        f"try: main({[*command.split(), '--help']})\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: maxentflow {command} [-h]")
+
+
+def test_a_help_with_parts_of_ones_own_is_made(monkeypatch):
+    """As is one for a task, whose defaults it shows."""
+    monkeypatch.delitem(sys.modules, "torch")
+    assert help_texts.written(["evaluate", "-h"]).startswith("usage: maxentflow evaluate")
+    for words in (
+        ["--import", "mine", "evaluate", "--help"],
+        ["train", "meow", "--env", "Hopper-v4", "--help"],
+        ["train", "mine", "--help"],
+        ["evaluate", "run"],
+        ["--help"],
+        [],
+    ):
+        assert help_texts.written(words) is None
+    monkeypatch.undo()
+    assert help_texts.written(["evaluate", "-h"]) is None
