@@ -1,13 +1,14 @@
 """Each agent trained by TorchRL's own trainer and collector, from its public parts."""
 
 import copy
+from functools import partial
 from itertools import count
 
 import pytest
 import torch
 from tensordict import TensorDict
 from torch.nn.utils import clip_grad_norm_
-from torchrl.collectors import Collector
+from torchrl.collectors import Collector, MultiSyncCollector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.trainers import ReplayBufferTrainer, TargetNetUpdaterHook
 from torchrl.trainers import Trainer as TorchRLTrainer
@@ -184,3 +185,24 @@ def test_torchrls_collector_explores_with_the_behaviour(name):
     if name not in ("soft-q", "dqn", "discrete-sac"):  # of two actions, chance may be the same
         assert (again["action"] != data["action"]).any()
     collector.shutdown()
+
+
+@pytest.mark.slow  # each process imports torch
+def test_collectors_in_other_processes_act_with_the_weights_they_are_given():
+    torch.manual_seed(0)
+    agent = agents.make("meow", envs.make("Pendulum-v1"), twin=False, normalize_observations=False)
+    flow = agent.behavior.flow
+    tasks = [partial(envs.make_torchrl, "Pendulum-v1", seed=seed) for seed in (0, 1)]
+    collector = MultiSyncCollector(tasks, agent.behavior, frames_per_batch=20, total_frames=40)
+    try:
+        for batch in collector:
+            rows = batch.reshape(-1)
+            with torch.no_grad():
+                expected = flow.log_prob(rows["action"], rows["observation"])
+            torch.testing.assert_close(rows["action_log_prob"], expected, rtol=1e-3, atol=1e-3)
+            with torch.no_grad():
+                for parameter in flow.parameters():
+                    parameter.add_(0.05 * torch.randn_like(parameter))
+            collector.update_policy_weights_()
+    finally:
+        collector.shutdown()
