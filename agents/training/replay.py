@@ -101,8 +101,11 @@ class Replay:
                 f"A replay of {capacity} transitions cannot be made in {folder}: {error.strerror}."
             ) from error
         except (RuntimeError, TypeError, OverflowError) as error:  # the latter beyond 64 bits
+            tables = (observation, action)
+            each = sum(math.prod(table.shape) * table.dtype.itemsize for table in tables)
             raise ValueError(
-                f"There is not enough memory for a replay of {capacity} transitions."
+                f"There is not enough memory for a replay of {capacity} transitions, some "
+                f"{capacity * each / 1e9:.3g} GB; give a smaller replay_size, or replay_on=disk."
             ) from error
         self._extra: dict[str, Tensor | None] = dict.fromkeys(extra)
         self._final = torch.empty(
