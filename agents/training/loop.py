@@ -252,7 +252,8 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
         run, path = runs[stopped.index], paths[stopped.index]
         saved = "" if path is None else f"; the state is in {path}"
         kind = TaskError if isinstance(stopped.reason, TaskError) else NonFiniteError
-        raise kind(f"Stopped after {run.step} steps: {stopped}{saved}.") from stopped
+        cause = stopped.reason.__cause__ or stopped.reason
+        raise kind(f"Stopped after {run.step} steps: {stopped}{saved}.") from cause
     finally:
         learner.synchronize()
         for index, run in enumerate(runs):
@@ -283,7 +284,7 @@ def _ask(loops: Sequence[Loop], answers: Sequence[Any], streams: RandomStreams) 
             except (FloatingPointError, TaskError) as error:
                 stopped.append(_StoppedError(index, error))
     if stopped:
-        raise stopped[0] from stopped[0].reason
+        raise stopped[0]
     return requests
 
 

@@ -395,7 +395,7 @@ class RunFolder:
             return {}
         content = self.config()
         fixed = {name: content[name] for name in ("agent", "env", "env_options")}
-        trainer_config = content["trainer_config"]
+        trainer_config = content["trainer_config"] or {}
         fixed |= {name: trainer_config.get(name) for name in _OF_THE_TRAINER}
         return content["agent_config"] | fixed
 

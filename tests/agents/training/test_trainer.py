@@ -15,6 +15,7 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 
 from maxentflow import agents, envs, flows
 from maxentflow.agents import NonFiniteError, Trainer, TrainerConfig
+from maxentflow.agents.training import TaskError
 
 from ..common import (
     AGENTS,
@@ -597,3 +598,23 @@ def test_checkpoints_of_other_runs_are_refused(other, message):
     trainer.run()
     with pytest.raises(ValueError, match=message):
         make_trainer(**other).restore(trainer.state())
+
+
+def test_an_environment_that_raises_is_the_cause(tmp_path):
+    trainer = make_trainer(agent="sac", folder=tmp_path, total_steps=60, warmup_steps=30)
+    env = trainer.env.envs[0].unwrapped
+    step, error = env.step, ZeroDivisionError("of its own")
+
+    def breaks(action):
+        if trainer.step == 40:
+            raise error
+        return step(action)
+
+    env.step = breaks
+    with pytest.raises(
+        TaskError, match=r"^Stopped after 40 steps: the environment raised"
+    ) as said:
+        trainer.run()
+    assert said.value.__cause__ is error
+    state = checkpoint(tmp_path, "stopped_40.pt")
+    assert (state["step"], state["updates"]) == (40, trainer.updates)
