@@ -14,7 +14,16 @@ from maxentflow.agents.training.config import LEARNING_SETTINGS
 from maxentflow.agents.training.run_folder import RunFolder, read_metrics
 from maxentflow.agents.training.statistics import on_common_steps
 
-__all__ = ["Curve", "Group", "by_label", "evaluated", "group", "read_curves", "shortened"]
+__all__ = [
+    "Curve",
+    "Group",
+    "by_label",
+    "evaluated",
+    "group",
+    "is_evaluated",
+    "read_curves",
+    "shortened",
+]
 
 
 @dataclass(frozen=True)
@@ -87,18 +96,25 @@ def evaluated(folders: Sequence[RunFolder]) -> list[RunFolder]:
     Raises:
         ValueError: none has, or one is no run.
     """
-    having = []
     for folder in folders:
         folder.config()
-        # A table without the column is refused by who reads the numbers.
-        if any(row.get("eval_return", "none") for row in read_metrics(folder)):
-            having.append(folder)
+    having = [folder for folder in folders if is_evaluated(folder)]
     if not having:
         raise ValueError(f"{folders[0]} has no evaluation yet.")
     for folder in folders:
         if folder not in having:
             print(f"{folder} has no evaluation yet, and is left out.", file=sys.stderr)
     return having
+
+
+def is_evaluated(folder: RunFolder) -> bool:
+    """Whether a run has an evaluation; so it is said to be where its table lacks the column, which
+    is refused by who reads the numbers.
+
+    Raises:
+        ValueError: the file is no table.
+    """
+    return any(row.get("eval_return", "none") for row in read_metrics(folder))
 
 
 def read_curves(

@@ -81,15 +81,16 @@ def _is_deterministic(policy: TensorDictModuleBase, observations: Any) -> bool:
 def _check(options: _Evaluate) -> None:
     check_least(options, episodes=1, max_steps=1, seed=0)
     video = options.video
-    if video is not None and video.suffix != ".mp4":
+    if video is None:
+        return
+    if video.suffix != ".mp4":
         raise ValueError(f"A video must be an .mp4 file, got {video}.")
-    if video is not None and not video.parent.is_dir():
+    if not video.parent.is_dir():
         raise ValueError(f"Cannot write a video to {video}: {video.parent} is no folder.")
-    if video is not None:
-        is_new = not video.exists()
-        try:
-            video.open("ab").close()
-        except OSError as error:
-            raise ValueError(f"Cannot write a video to {video}: {error.strerror}.") from error
-        if is_new:
-            video.unlink()
+    is_new = not video.exists()
+    try:
+        video.open("ab").close()
+    except OSError as error:
+        raise ValueError(f"Cannot write a video to {video}: {error.strerror}.") from error
+    if is_new:
+        video.unlink()

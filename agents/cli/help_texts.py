@@ -17,7 +17,7 @@ from pathlib import Path
 from maxentflow.agents.cli.examples import EXAMPLES
 from maxentflow.agents.names import BUILT_IN
 
-__all__ = ["COMMANDS", "made", "write", "written"]
+__all__ = ["COMMANDS", "made", "printed", "write", "written"]
 
 COMMANDS = (
     *((name,) for name in EXAMPLES if name != "train"),
@@ -25,36 +25,42 @@ COMMANDS = (
 )
 """The words of each command that has a help."""
 _FOLDER = Path(__file__).parent / "help"
-_WIDTH = "80"
+_COLUMNS = 80
 
 
 def written(words: Sequence[str]) -> str | None:
     """The help that a command line asks for, if it asks for nothing else and nothing of a user's
     own can have been registered yet."""
     *command, flag = words or [""]
+    if flag not in ("-h", "--help") or tuple(command) not in COMMANDS or "torch" in sys.modules:
+        return None
     path = _path(command)
-    is_known = tuple(command) in COMMANDS and path.exists()
-    asks = flag in ("-h", "--help") and is_known and "torch" not in sys.modules
-    return path.read_text() if asks else None
+    return path.read_text() if path.exists() else None
+
+
+def printed(words: Sequence[str], columns: int) -> str:
+    """What the program prints for these words on a terminal so wide, without colours."""
+    from maxentflow.agents.cli import main
+
+    output = io.StringIO()
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(columns)
+    try:
+        with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+            main(words)
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+    return re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue())
 
 
 def made(command: Sequence[str]) -> str:
     """The help of a command, made of its options."""
     import torch  # noqa: F401 (so that none is read)
 
-    from maxentflow.agents.cli import main
-
-    printed = io.StringIO()
-    width = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = _WIDTH
-    try:
-        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            main([*command, "--help"])
-    finally:
-        os.environ.pop("COLUMNS")
-        if width is not None:
-            os.environ["COLUMNS"] = width
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue()).splitlines()
+    lines = printed([*command, "--help"], _COLUMNS).splitlines()
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 

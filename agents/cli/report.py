@@ -14,7 +14,7 @@ import tyro
 
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.cli import figures, page
-from maxentflow.agents.cli.curves import read_curves
+from maxentflow.agents.cli.curves import is_evaluated, read_curves
 from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.cli.runs import COLUMNS, line_of
 from maxentflow.agents.cli.show import shown_settings
@@ -78,7 +78,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _curves(folders: Sequence[RunFolder], path: Path) -> str:
-    having = [f for f in folders if any(row.get("eval_return") for row in read_metrics(f))]
+    having = [folder for folder in folders if is_evaluated(folder)]
     if not having:
         return "<p>No run has been evaluated yet.</p>"
     try:
@@ -154,12 +154,10 @@ def _film(
 
 def _rows(folder: RunFolder) -> list[dict[str, float]]:
     try:
-        rows = [
-            {name: float(text) for name, text in row.items() if text}
+        return [
+            {"step": float(row["step"])}
+            | {name: float(text) for name, text in row.items() if text}
             for row in read_metrics(folder)
         ]
-    except ValueError as error:
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{folder.metrics_path} is not the metrics of a run.") from error
-    if not all("step" in row for row in rows):
-        raise ValueError(f"{folder.metrics_path} is not the metrics of a run.")
-    return rows

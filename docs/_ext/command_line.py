@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +13,11 @@ from sphinx.util.docutils import SphinxDirective
 from tables import table
 
 from maxentflow import agents
-from maxentflow.agents.cli import main
+from maxentflow.agents.cli.help_texts import printed
 
 HEADER = ("Option", "Default", "Meaning")
 WIDTHS = (30, 15, 55)
-_WIDE = "1000"  # columns, so that the program breaks no line
+_WIDE = 1_000  # columns, so that the program breaks no line
 
 
 @dataclass
@@ -41,25 +38,9 @@ class Help:
     groups: list[Group]
 
 
-def printed(words: Sequence[str]) -> str:
-    """What the program prints for these words, without colours."""
-    output = io.StringIO()
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = _WIDE
-    try:
-        with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
-            main(words)
-    finally:
-        if before is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before
-    return re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue())
-
-
 def commands() -> Iterator[list[str]]:
     """The words of each command, an agent's own where a command takes an agent."""
-    named = re.findall(r"^  (?!maxentflow )([a-z-]+) ", printed([]), re.MULTILINE)
+    named = re.findall(r"^  (?!maxentflow )([a-z-]+) ", printed([], _WIDE), re.MULTILINE)
     for command in dict.fromkeys(named):
         if command == "train":
             yield from (["train", agent] for agent in agents.registered())
@@ -113,7 +94,7 @@ class CommandLineDirective(SphinxDirective):
 
 def _section(words: list[str]) -> nodes.section:
     name = " ".join(words)
-    said = read_help(printed([*words, "--help"]))
+    said = read_help(printed([*words, "--help"], _WIDE))
     section = nodes.section("", nodes.title("", name), ids=[nodes.make_id(f"cli-{name}")])
     section += nodes.literal_block(said.usage, said.usage, language="text")
     section += nodes.paragraph("", said.about)
