@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         evaluate,
         load,
         robustness,
+        save,
         train,
     )
 
@@ -84,6 +85,7 @@ __all__ = [
     "registered",
     "robustness",
     "sac",
+    "save",
     "soft_q",
     "sql",
     "summaries",
@@ -120,6 +122,7 @@ _MODULES = {
         "evaluate",
         "load",
         "robustness",
+        "save",
         "train",
     ),
 }

@@ -312,6 +312,9 @@ class Agent:
                 f"The checkpoint is of agent {state.get('agent')!r}, this is {self.name!r}."
             )
         own = self.state_dict()
+        updates = state.get("updates")
+        if not isinstance(updates, int) or updates < 0:
+            raise ValueError(f"The checkpoint's number of updates is {updates!r}.")
         if _structure(state) != _structure(own):
             raise ValueError("The checkpoint's networks are not those of this run.")
         for name in own:

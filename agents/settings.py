@@ -65,7 +65,8 @@ Finite = Annotated[float, Accepts(math.isfinite, "finite")]
 NotNegativeNumber = Annotated[float, Accepts(lambda x: 0 <= x < math.inf, "at least 0, finite")]
 NotNegative = Annotated[int, Accepts(lambda x: 0 <= x < math.inf, "at least 0")]
 Widths = Annotated[
-    tuple[int, ...], Accepts(lambda x: min(x, default=1) >= 1, "widths of at least 1")
+    tuple[int, ...],
+    Accepts(lambda x: all(1 <= width < 10**9 for width in x), "widths of at least 1, below 10^9"),
 ]
 
 

@@ -32,12 +32,13 @@ _MASKED_NETWORK = {"hidden": (64, 64), "activation": "swish", "dropout": 0.1, "i
 _NETWORK = {**_MASKED_NETWORK, "layer_norm": True}
 _AFFINE = {"max_log_scale": 0.5}
 _SPLINE = {"bins": 8, "bound": 5.0, "min_bin": 0.5, "min_slope": 0.3}
+_MOST_BLOCKS = 1_000  # more would only fill the memory, and take hours to make
 _MIXTURE = {"components": 8, "max_log_scale": 0.5, "spread": 0.0}
 
 
 def _repeat(make: Callable[[], Sequence[Layer]], blocks: int) -> list[Layer]:
-    if blocks < 1:
-        raise ValueError(f"blocks must be at least 1, got {blocks}.")
+    if not 1 <= blocks <= _MOST_BLOCKS:
+        raise ValueError(f"blocks must be from 1 to {_MOST_BLOCKS:,}, got {blocks}.")
     return [layer for _ in range(blocks) for layer in make()]
 
 

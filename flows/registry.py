@@ -26,6 +26,7 @@ __all__ = ["BASES", "SQUASHES", "build", "options", "register", "registered"]
 Recipe = Callable[..., Sequence[Layer]]
 """``recipe(action_dim, obs_dim, **options) -> layers`` from latent to unsquashed action."""
 
+_LARGEST = 10**9  # of a size that an option may ask for; torch knows no number beyond 64 bits
 _RECIPES: dict[str, tuple[Recipe, dict[str, Any]]] = {}
 
 BASES: dict[str, Callable[[int, int | None], Base]] = {
@@ -250,6 +251,14 @@ def check_options(name: str, given: Mapping[str, Any]) -> None:
                 f"Option {option!r} of flow {name!r} is {accepted[option]!r} by default, "
                 f"got {value!r}."
             )
+        if any(isinstance(size, int) and size >= _LARGEST for size in _entries(value)):
+            raise ValueError(
+                f"Option {option!r} of flow {name!r} must be below 10^9, got {value!r}."
+            )
+
+
+def _entries(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
 def _fits(value: Any, default: Any) -> bool:

@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> None:
     check_least(options, episodes=1, seed=0)
     folder = RunFolder(options.run)
     description = read(folder)
-    check_dataset(options.out, description.env, **description.env_options)
+    check_dataset(options.out, description.env, **description.env_kwargs)
     env = make_env(description, 1)
     policy = trained(description, folder, env).policy
     env.close()
@@ -48,9 +48,9 @@ def run(arguments: list[str]) -> None:
         episodes=options.episodes,
         deterministic=options.deterministic,
         seed=options.seed,
-        **description.env_options,
+        **description.env_kwargs,
     )
-    write_dataset(recorded, options.out, description.env, **description.env_options)
+    write_dataset(recorded, options.out, description.env, **description.env_kwargs)
     steps = sum(len(episode) for episode in recorded)
     mean = sum(float(each["next", "reward"].sum()) for each in recorded) / len(recorded)
     print(

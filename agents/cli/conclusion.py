@@ -30,7 +30,7 @@ def conclude(description: Description, trainer: Trainer, folder: RunFolder) -> N
     summary = getattr(envs.task_class(description.env), "summary", None)
     if summary is not None:
         path = folder.figures_path / f"{description.env.rpartition('/')[2]}.png"
-        draw = partial(summary, **description.env_options)
+        draw = partial(summary, **description.env_kwargs)
         print(f"{_summarise(draw, trainer.agent, path, config.device)}\nFigure: {path}")
     if config.eval_every:
         path = folder.figures_path / "returns.png"

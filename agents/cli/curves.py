@@ -18,6 +18,7 @@ __all__ = [
     "Curve",
     "Group",
     "by_label",
+    "check_once",
     "evaluated",
     "group",
     "is_evaluated",
@@ -117,6 +118,18 @@ def is_evaluated(folder: RunFolder) -> bool:
     return any(row.get("eval_return", "none") for row in read_metrics(folder))
 
 
+def check_once(folders: Sequence[RunFolder]) -> None:
+    """Refuse a run that is given twice.
+
+    Raises:
+        ValueError: naming its folder.
+    """
+    paths = [folder.path.resolve() for folder in folders]
+    twice = [str(path) for path in dict.fromkeys(paths) if paths.count(path) > 1]
+    if twice:
+        raise ValueError(f"A run is given twice: {', '.join(twice)}.")
+
+
 def read_curves(
     folders: Sequence[RunFolder], labels: Sequence[str] | None = None
 ) -> dict[str, dict[str, Group]]:
@@ -150,10 +163,7 @@ def by_label(
     Raises:
         ValueError: a folder is not a run or is given twice, or the runs of a label share a seed.
     """
-    paths = [folder.path.resolve() for folder in folders]
-    twice = [str(path) for path in dict.fromkeys(paths) if paths.count(path) > 1]
-    if twice:
-        raise ValueError(f"A run is given twice: {', '.join(twice)}.")
+    check_once(folders)
     curves: dict[str, list[Curve]] = defaultdict(list)
     for folder, label in zip(folders, labels or len(folders) * [None], strict=True):
         curve = _read(folder, label)
@@ -173,7 +183,7 @@ def _read(folder: RunFolder, label: str | None) -> Curve:
     try:
         settings = {name: config["trainer_config"].get(name) for name in LEARNING_SETTINGS}
         settings |= config["agent_config"] | {"custom": config["custom"]}
-        settings |= (settings.pop("flow_options", None) or {}) | config["env_options"]
+        settings |= (settings.pop("flow_options", None) or {}) | config["env_kwargs"]
         said = {str(name): str(value) for name, value in settings.items()}
         env, agent = str(config["env"] or "own environment"), str(config["agent"])
         seed = int(config["trainer_config"]["seed"])

@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> None:
     if options.stochastic and _is_deterministic(policy, result.first_observations):
         print("Where these episodes began, every sample of the policy was its mode.")
     if options.video is not None:
-        how |= {"max_steps": options.max_steps or STEP_LIMIT, **description.env_options}
+        how |= {"max_steps": options.max_steps or STEP_LIMIT, **description.env_kwargs}
         record_video(policy, description.env, options.video, **how)
         print(f"Video: {options.video}")
 

@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as place:
         video = Path(place) / "video.mp4" if options.video else None
         if video is not None:
-            settings: dict[str, Any] = {"seed": options.seed, **description.env_options}
+            settings: dict[str, Any] = {"seed": options.seed, **description.env_kwargs}
             record_video(policy, description.env, video, **settings)
         card = _card(description, folder, result, options.seed, video)
         pack(folder, out, card=card, video=video)

@@ -14,7 +14,7 @@ import tyro
 
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.cli import figures, page
-from maxentflow.agents.cli.curves import is_evaluated, read_curves
+from maxentflow.agents.cli.curves import check_once, is_evaluated, read_curves
 from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.cli.runs import COLUMNS, line_of
 from maxentflow.agents.cli.show import shown_settings
@@ -58,6 +58,7 @@ def run(arguments: list[str]) -> None:
             f"Cannot write the page {options.out}: {options.out.parent} is no folder."
         )
     folders = [RunFolder(path) for path in options.runs]
+    check_once(folders)
     with tempfile.TemporaryDirectory() as place:
         parts = [
             page.table(COLUMNS, map(line_of, folders)),
@@ -117,7 +118,7 @@ def _about(folder: RunFolder, place: Path, options: _Report) -> str:
 def _findings(
     description: Description, agent: Agent, rows: Sequence[Mapping[str, float]], seed: int
 ) -> list[Finding]:
-    settings: dict[str, Any] = {"deterministic": True, "seed": seed, **description.env_options}
+    settings: dict[str, Any] = {"deterministic": True, "seed": seed, **description.env_kwargs}
     episodes = collect(agent.policy, description.env, episodes=_EPISODES, **settings)
     actions = np.concatenate([each["action"].numpy() for each in episodes])
     found = health(rows, agent, actions)
@@ -145,7 +146,7 @@ def _film(
     description: Description, agent: Agent, folder: RunFolder, place: Path, options: _Report
 ) -> Path | None:
     if options.video:
-        settings: dict[str, Any] = {"seed": options.seed, **description.env_options}
+        settings: dict[str, Any] = {"seed": options.seed, **description.env_kwargs}
         record_video(agent.policy, description.env, place / "film.mp4", **settings)
         return place / "film.mp4"
     films = sorted(folder.videos_path.glob("step_*.mp4"), key=lambda path: path.stat().st_mtime)

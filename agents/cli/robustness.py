@@ -102,7 +102,7 @@ def _measure(
         episodes=options.episodes,
         deterministic=not options.stochastic,
         seed=options.seed,
-        **description.env_options,
+        **description.env_kwargs,
     )
 
 

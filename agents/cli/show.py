@@ -14,6 +14,7 @@ import tyro
 from maxentflow.agents import registry
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.cli.runs import state_of
+from maxentflow.agents.training.archive import opened
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.run_folder import RunFolder, plain, read_metrics
 
@@ -29,14 +30,19 @@ class _Show:
     of its evaluations as a line of bars."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
+    """The run's folder, or an archive of one."""
 
 
 def run(arguments: list[str]) -> None:
     """Print what is known of a run."""
-    folder = RunFolder(parse(_Show, arguments, "show").run.expanduser())
+    path = parse(_Show, arguments, "show").run.expanduser()
+    with opened(path) as folder:
+        _show(path, folder)
+
+
+def _show(path: Path, folder: RunFolder) -> None:
     content = folder.config()
-    print(f"{folder}: {content['agent']} in {content['env'] or 'a task'}, {state_of(folder)}")
+    print(f"{path}: {content['agent']} in {content['env'] or 'a task'}, {state_of(folder)}")
     _table(*shown_settings(folder))
     if content["custom"]:
         _table("parts of one's own", dict.fromkeys(content["custom"], ""))
@@ -63,7 +69,7 @@ def shown_settings(folder: RunFolder) -> tuple[str, dict[str, Any]]:
         ValueError: the run's configuration cannot be read.
     """
     content = folder.config()
-    own = content["agent_config"] | content["trainer_config"] | content["env_options"]
+    own = content["agent_config"] | content["trainer_config"] | content["env_kwargs"]
     usual = _usual(content)
     if usual is None:
         return "settings", own

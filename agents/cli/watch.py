@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> None:
     name = options.run.resolve().name.removesuffix(".zip")
     for seed in range(options.seed, options.seed + options.episodes):
         how: dict[str, Any] = {"deterministic": not options.stochastic, "seed": seed}
-        how |= description.env_options
+        how |= description.env_kwargs
         if has_screen():
             print(f"Episode from seed {seed}: return {watch(policy, description.env, **how):.1f}")
         else:

@@ -1,5 +1,6 @@
 """Training: the loop, experience, evaluation, diagnosis, and what a run leaves on disk."""
 
+from maxentflow.agents.training.archive import save
 from maxentflow.agents.training.callbacks import Callback, Schedule, StopAtReturn
 from maxentflow.agents.training.collection import check_dataset, collect, write_dataset
 from maxentflow.agents.training.config import TrainerConfig
@@ -42,6 +43,7 @@ __all__ = [
     "load",
     "record_video",
     "robustness",
+    "save",
     "train",
     "write_dataset",
 ]

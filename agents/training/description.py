@@ -60,7 +60,7 @@ class Description:
     """A gymnasium id, or a name of TorchRL's such as torchrl:DMControl/cheetah/run."""
     trainer_config: TrainerConfig
     """Settings of the trainer."""
-    env_options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Keyword arguments of the task by name and value."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the update, which takes half a minute; auto does where the run is long enough."""
@@ -101,7 +101,7 @@ def read(folder: RunFolder) -> Description:
         trainer = TrainerConfig(**settings(TrainerConfig, content["trainer_config"]))
     except ValueError as error:
         raise ValueError(f"{folder.config_path} is not a run's configuration: {error}") from error
-    return Description(name, agent, env, trainer, content["env_options"], compiled)
+    return Description(name, agent, env, trainer, content["env_kwargs"], compiled)
 
 
 def settings(kind: type, entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def described(
         >>> run.agent_config.tau, run.trainer_config.batch_size
         (0.01, 64)
     """
-    own = ("env_options", "compile")
+    own = ("env_kwargs", "compile")
     of_trainer = {entry.name for entry in dataclasses.fields(TrainerConfig)}
     parts: dict[Any, dict[str, Any]] = {"own": {}, "trainer": {}, "agent": {}}
     for name, value in entries.items():
@@ -191,7 +191,7 @@ def described(
 
 def make_env(description: Description, num_envs: int, *, workers: bool = False) -> Any:
     """Copies of the task, with its keyword arguments, as gymnasium's or TorchRL's environment."""
-    options: dict[str, Any] = description.env_options
+    options: dict[str, Any] = description.env_kwargs
     if envs.is_torchrl(description.env):
         options = {"device": description.trainer_config.device, **options}
         return envs.make_batched(description.env, num_envs, workers=workers, **options)
@@ -237,7 +237,7 @@ def create(
         agent,
         description.trainer_config,
         description.env,
-        description.env_options,
+        description.env_kwargs,
         compile=description.compile,
         imports=imports,
     )
@@ -251,6 +251,7 @@ def restored(
     progress: bool = True,
 ) -> Trainer:
     """The trainer of a run as it was at its last checkpoint, or from its start without one."""
+    folder.check_files()
     trainer = make_trainer(description, folder, callbacks, progress=progress)
     try:
         _use_newest(folder, trainer.restore)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tensordict import TensorDictBase
 from torch import Tensor
 
-__all__ = ["EpisodeStatistics"]
+__all__ = ["EpisodeStatistics", "one_each"]
 
 _AT_ONCE = 100
 
@@ -124,6 +125,20 @@ class EpisodeStatistics:
         self._steps = []
         self._episodes = state["episodes"]
         self._largest_reward = state["largest_reward"]
-        self._returns = np.array(state["returns"])
-        self._lengths = np.array(state["lengths"], dtype=np.int64)
+        self._returns[:] = one_each(state["returns"], self._returns)
+        self._lengths[:] = one_each(state["lengths"], self._lengths)
         self._finished = [tuple(entry) for entry in state["finished"]]
+
+
+def one_each(saved: Any, now: NDArray[Any]) -> NDArray[Any]:
+    """Saved numbers, one for each environment as there are now.
+
+    Raises:
+        ValueError: they are of another number of environments, or no numbers.
+    """
+    numbers = np.array(saved, dtype=now.dtype)
+    if numbers.shape != now.shape:
+        raise ValueError(
+            f"The checkpoint is of {numbers.size} environments, this run has {now.size}."
+        )
+    return numbers

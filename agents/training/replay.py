@@ -394,9 +394,14 @@ def read_files(paths: Sequence[Path], names: Sequence[str], count: int) -> Tenso
     parts = []
     for path in paths:
         chunk = _read(path)
-        kept = slice(0, len(chunk["action"]), stride)  # there are more observations than actions
-        tables = {name: chunk[name][kept].clone() for name in names}  # the rest is freed
-        parts.append(TensorDict(tables).auto_batch_size_(1))
+        try:
+            kept = slice(0, len(chunk["action"]), stride)  # observations are more than actions
+            tables = {name: chunk[name][kept].clone() for name in names}  # the rest is freed
+            parts.append(TensorDict(tables).auto_batch_size_(1))
+            if parts[-1].shape != (len(tables["action"]),):
+                raise ValueError
+        except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} is not a readable part of a replay.") from error
     return torch.cat(parts)
 
 

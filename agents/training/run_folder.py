@@ -30,8 +30,8 @@ except ImportError:  # not on Windows, where nothing is locked
 __all__ = ["RunFolder", "plain", "read_metrics"]
 
 _PACKAGES = ("maxentflow", "torch", "torchrl", "tensordict", "normflows", "gymnasium", "mujoco")
-_ENTRIES = ("agent", "env", "env_options", "agent_config", "custom", "trainer_config", "compile")
-_KINDS = {"env_options": dict, "agent_config": dict, "custom": list, "trainer_config": dict}
+_ENTRIES = ("agent", "env", "env_kwargs", "agent_config", "custom", "trainer_config", "compile")
+_KINDS = {"env_kwargs": dict, "agent_config": dict, "custom": list, "trainer_config": dict}
 
 
 _OF_THE_TRAINER = "seed", *LEARNING_SETTINGS
@@ -100,7 +100,7 @@ class RunFolder:
         agent: Agent,
         config: TrainerConfig,
         env_id: str | None,
-        env_options: Mapping[str, Any] | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
         *,
         compile: str = "auto",
         imports: Sequence[str] = (),
@@ -111,7 +111,7 @@ class RunFolder:
             agent: what is trained.
             config: how.
             env_id: the task's gymnasium id, if it has one.
-            env_options: keyword arguments of the environment.
+            env_kwargs: keyword arguments of the environment.
             compile: whether ``maxentflow train`` is to compile: ``"auto"``, ``"on"`` or ``"off"``.
             imports: modules that register the flow, the agent or the task; who uses the run has to
                 import them first.
@@ -130,7 +130,7 @@ class RunFolder:
             settings, custom = None, [*custom, "agent"]
         if env_id is None:
             custom.append("environment")
-        options = plain(dict(env_options or {}))
+        options = plain(dict(env_kwargs or {}))
         try:
             yaml.safe_dump(options)
         except yaml.YAMLError:
@@ -138,7 +138,7 @@ class RunFolder:
         content = {
             "agent": agent.name,
             "env": env_id,
-            "env_options": options,
+            "env_kwargs": options,
             "agent_config": {} if settings is None else plain(dataclasses.asdict(settings)),
             "custom": custom,
             "trainer_config": plain(dataclasses.asdict(config)),
@@ -349,6 +349,7 @@ class RunFolder:
         self.config()
         if self._lock is not None:
             return
+        self.check_files()
         try:
             lock = open(self.path / "lock", "a")  # noqa: SIM115 (end closes it)
         except OSError as error:
@@ -363,6 +364,16 @@ class RunFolder:
             pass
         self._lock = lock
         _ = self._settings
+
+    def check_files(self) -> None:
+        """Refuse folders where a run writes files: what it learns could not be kept.
+
+        Raises:
+            ValueError: there is one.
+        """
+        for path in (self.metrics_path, self.checkpoint_path, self.previous_path):
+            if path.is_dir():
+                raise ValueError(f"{path} is a folder, and a run writes a file there.")
 
     def is_locked(self) -> bool:
         """Whether a process trains in it; never on a system or a disk without locks."""
@@ -394,7 +405,7 @@ class RunFolder:
         if not self.config_path.exists():
             return {}
         content = self.config()
-        fixed = {name: content[name] for name in ("agent", "env", "env_options")}
+        fixed = {name: content[name] for name in ("agent", "env", "env_kwargs")}
         trainer_config = content["trainer_config"] or {}
         fixed |= {name: trainer_config.get(name) for name in _OF_THE_TRAINER}
         return content["agent_config"] | fixed

@@ -16,6 +16,7 @@ from torchrl.data import Unbounded
 from torchrl.envs import EnvBase
 
 from maxentflow import envs
+from maxentflow.agents.training.episodes import one_each
 
 __all__ = [
     "STEP_LIMIT",
@@ -204,7 +205,7 @@ class GymnasiumSimulator:
 
     def restore(self, state: dict[str, Any]) -> TensorDictBase:
         observation = envs.restore(self._env, state["environments"])
-        self._lengths = np.array(state["lengths"], dtype=np.int64)
+        self._lengths[:] = one_each(state["lengths"], self._lengths)
         return self._observed(observation)
 
     def _observed(self, observation: NDArray[Any]) -> TensorDictBase:

@@ -162,8 +162,8 @@ OUT_OF_RANGE = [
     ({"temperature": 0.0}, r"temperature must be in \[1e-6, 1e6\], got 0.0"),
     ({"temperature": float("inf")}, r"temperature must be in \[1e-6, 1e6\], got inf"),
     ({"entropy_coefficient": -1.0}, r"entropy_coefficient must be in \[0, 1\], got -1.0"),
-    ({"hidden": (0,)}, r"hidden must be widths of at least 1, got \(0,\)"),
-    ({"hidden": (8, -8)}, r"hidden must be widths of at least 1, got \(8, -8\)"),
+    ({"hidden": (0,)}, r"hidden must be widths of at least 1, below 10\^9, got \(0,\)"),
+    ({"hidden": (8, -8)}, r"hidden must be widths of at least 1, below 10\^9, got \(8, -8\)"),
     *(
         ({name: value}, f"{name} must be positive and finite, got {value}")
         for name in (

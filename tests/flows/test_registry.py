@@ -224,7 +224,7 @@ def test_values_out_of_range_are_refused(name: str, changes: dict, message: str)
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"blocks": 0}, "blocks must be at least 1, got 0"),
+        ({"blocks": 0}, "blocks must be from 1 to 1,000, got 0"),
         ({"hidden": (8, 0)}, "sizes of at least 1"),
         ({"activation": "swosh"}, "Unknown activation 'swosh'"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),

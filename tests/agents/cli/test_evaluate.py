@@ -78,7 +78,7 @@ def generous(tmp_path_factory, probe):
     folder = tmp_path_factory.mktemp("generous") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("maxentflow.agents.cli.train.conclude", lambda *_: None)
-        main([*words(folder, total_steps=25), "--env-options", "reward", "12"])
+        main([*words(folder, total_steps=25), "--env-kwargs", "reward", "12"])
     return folder
 
 

@@ -73,7 +73,7 @@ class Runs:
         self,
         *returns,
         env="Pendulum-v1",
-        env_options=None,
+        env_kwargs=None,
         agent="meow",
         every=100,
         training=None,
@@ -83,7 +83,7 @@ class Runs:
         folder = RunFolder(self.path / f"run{count}")
         config = {"meow": MeowConfig, "sac": SacConfig}[agent](**settings)
         made = SimpleNamespace(name=agent, config=config, custom=())
-        folder.create(made, TrainerConfig(seed=count, **(training or {})), env, env_options)
+        folder.create(made, TrainerConfig(seed=count, **(training or {})), env, env_kwargs)
         metrics = Metrics(folder, ["step", "eval_return", "train_return"])
         for index, value in enumerate(returns):
             metrics.write({"step": every * index + every // 2, "train_return": -1.0})
@@ -193,7 +193,7 @@ def test_options_of_a_flow_are_settings_of_their_own(runs, drawn, tmp_path):
         {"temperature": 0.5},
         {"learning_rate": 1e-4},
         {"flow_options": {"blocks": 1}},
-        {"env_options": {"g": 9.0}},
+        {"env_kwargs": {"g": 9.0}},
         {"training": {"num_envs": 8}},
         {"training": {"utd_ratio": 0.5}},
     ],

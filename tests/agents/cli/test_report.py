@@ -77,6 +77,10 @@ def test_refusals(run, refused, arguments, message):
     assert message in refused("report", run, *arguments)
 
 
+def test_a_run_given_twice(run, refused):
+    assert "A run is given twice" in refused("report", run, run)
+
+
 def test_no_runs(refused):
     assert refused("report")
 

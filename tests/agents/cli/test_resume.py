@@ -11,6 +11,7 @@ import yaml
 from maxentflow import agents, envs, flows
 from maxentflow.agents import RunFolder, TrainerConfig
 from maxentflow.agents.cli import main
+from maxentflow.agents.training.files import save_atomically
 
 from .tiny import MULTIGOAL, TRAIN, checkpoint, contents, metrics, stopped, words
 
@@ -167,8 +168,8 @@ def test_a_checkpoint_that_does_not_note_them_is_of_use(run):
 
 
 def test_python_too_is_refused_a_configuration_that_was_edited(run):
-    rewrite(run, agent_config={"temperature": 0.7}, env_options={"reward": 2})
-    with pytest.raises(ValueError, match=r"was changed: temperature, env_options must be as in"):
+    rewrite(run, agent_config={"temperature": 0.7}, env_kwargs={"reward": 2})
+    with pytest.raises(ValueError, match=r"was changed: temperature, env_kwargs must be as in"):
         RunFolder(run).load_checkpoint()
 
 
@@ -243,10 +244,10 @@ DAMAGES = {
     "no task": (lambda run: rewrite(run, env=None), NOT_A_CONFIGURATION),
     "a task that is a number": (lambda run: rewrite(run, env=3), NOT_A_CONFIGURATION),
     "no agent": (lambda run: rewrite(run, agent=None), NOT_A_CONFIGURATION),
-    "options that are a list": (lambda run: rewrite(run, env_options=[1]), NOT_A_CONFIGURATION),
+    "options that are a list": (lambda run: rewrite(run, env_kwargs=[1]), NOT_A_CONFIGURATION),
     "compile neither on nor off": (lambda run: rewrite(run, compile=True), NOT_A_CONFIGURATION),
     "an option that the task does not take": (
-        lambda run: rewrite(run, env_options={"gravity": 3}),
+        lambda run: rewrite(run, env_kwargs={"gravity": 3}),
         "unexpected keyword argument 'gravity'",
     ),
     "an unknown setting of the agent": (
@@ -459,6 +460,45 @@ def test_metrics_that_are_damaged(run, refused, monkeypatch, words, content):
     assert "metrics" in refused(*words, run)
     assert (path.read_bytes(), checkpoint(run)["step"]) == before
     assert not (run.parent / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.csv", "checkpoints/latest.pt", "checkpoints/previous.pt"]
+)
+def test_a_folder_where_a_run_writes_a_file_is_noticed_before_it_goes_on(run, refused, name):
+    path = run / name
+    path.unlink()
+    path.mkdir()
+    assert f"{path} is a folder" in refused("train", "--total-steps", "70", "--resume", run)
+
+
+def of_two_environments(state):
+    state["simulator"]["lengths"] = [1, 1]
+
+
+def of_two_returns(state):
+    state["statistics"]["returns"] = [0.0, 0.0]
+
+
+def of_negative_updates(state):
+    state["updates"] = -3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (of_two_environments, "The checkpoint is of 2 environments, this run has 1."),
+        (of_two_returns, "The checkpoint is of 2 environments, this run has 1."),
+        (of_negative_updates, "The checkpoint's number of updates is -3."),
+    ],
+)
+def test_numbers_of_a_checkpoint_that_cannot_be(run, refused, change, said):
+    folder = RunFolder(run)
+    folder.previous_path.unlink()
+    state = checkpoint(run)
+    change(state)
+    save_atomically(state, folder.checkpoint_path)
+    assert said in refused("train", "--total-steps", "70", "--resume", run)
 
 
 def entries(state, path=()):

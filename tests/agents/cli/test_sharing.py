@@ -50,6 +50,14 @@ def test_an_archive_is_exported_as_its_run_is(of_sac, tmp_path, monkeypatch):
     torch.testing.assert_close(one, same, rtol=0, atol=0)
 
 
+def test_an_archive_is_shown(of_sac, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["package", str(of_sac), "--out", "shared.zip", "--episodes", "1"])
+    capsys.readouterr()
+    main(["show", "shared.zip"])
+    assert capsys.readouterr().out.startswith(f"shared.zip: sac in {PROBE}, complete\n")
+
+
 def test_export_refuses_other_suffixes(run, refused):
     assert "must end in .onnx" in refused("export", run, "--format", "onnx", "--out", "policy.pt")
 

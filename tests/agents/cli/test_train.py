@@ -63,7 +63,7 @@ def test_help_shows_the_agents_own_defaults_for_training(help_text):
 def test_help_without_a_task(help_text):
     text = help_text("train", "sac")
     assert "the defaults shown are those for any task." in text
-    for flag in ("--env", "--env-options", "--hidden", "--temperature", "--run-dir", "--seeds"):
+    for flag in ("--env", "--env-kwargs", "--hidden", "--temperature", "--run-dir", "--seeds"):
         assert flag in text
 
 
@@ -202,12 +202,12 @@ def test_sizes_of_networks_on_the_command_line(word, widths, tmp_path, without_c
 
 def test_settings_on_the_command_line_are_those_of_the_run(tmp_path, without_conclusion):
     changes = {"temperature": 0.5, "tau": 0.25, "seed": 4, "heads": 1, "total_steps": 5}
-    options = ["--max-grad-norm", "None", "--env-options", "reward", "3", "--compile", "off"]
+    options = ["--max-grad-norm", "None", "--env-kwargs", "reward", "3", "--compile", "off"]
     main([*words(tmp_path / "run", **changes), *options])
     content = RunFolder(tmp_path / "run").config()
     agent, trainer = content["agent_config"], content["trainer_config"]
     assert (content["agent"], content["env"], content["compile"]) == ("meow", PROBE, "off")
-    assert content["env_options"] == {"reward": 3}
+    assert content["env_kwargs"] == {"reward": 3}
     assert content["custom"] == []
     assert (agent["temperature"], agent["tau"], agent["heads"]) == (0.5, 0.25, 1)
     assert agent["max_grad_norm"] is None
@@ -229,7 +229,7 @@ def test_a_task_given_twice_is_the_last_with_its_own_defaults(tmp_path, without_
 @pytest.mark.slow
 def test_keyword_arguments_of_a_task_reach_training_and_evaluation(tmp_path, capsys):
     run = tmp_path / "run"
-    main([*words(run), "--env-options", "reward", "2.5"])
+    main([*words(run), "--env-kwargs", "reward", "2.5"])
     assert "after 60 steps, mode: return 50.0 ± 0.0" in capsys.readouterr().out
     last = metrics(run)[-1]
     assert (float(last["train_return"]), float(last["eval_return"])) == (50.0, 50.0)
@@ -285,7 +285,7 @@ def test_what_is_long_enough_to_be_compiled(agent, settings, training, compiles)
 
 def test_a_reward_that_is_not_finite(tmp_path, refused):
     folder = tmp_path / "run"
-    options = ["--env-options", "spoilt", "50"]
+    options = ["--env-kwargs", "spoilt", "50"]
     sentence = refused(*words(folder, eval_every=0), *options)
     path = folder / "checkpoints" / "stopped_49.pt"
     assert sentence == f"Stopped after 49 steps: reward is nan; the state is in {path}."

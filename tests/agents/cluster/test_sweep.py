@@ -89,7 +89,7 @@ def test_trials_are_ordinary_runs_also_if_one_is_killed(ray_cluster, tmp_path, f
     spec = Spec(
         agent="sac",
         env="Fatal-v0",
-        settings={**SETTINGS, "env_options": {"survived": str(survived)}},
+        settings={**SETTINGS, "env_kwargs": {"survived": str(survived)}},
         search={"batch_size": [16, 24]},
         algorithm="grid",
         seeds=[7],
@@ -99,7 +99,7 @@ def test_trials_are_ordinary_runs_also_if_one_is_killed(ray_cluster, tmp_path, f
     assert [(trial.state, trial.steps) for trial in trials] == 2 * [("complete", 120)]
     for size, trial in zip((16, 24), trials, strict=True):
         run = tmp_path / f"alone-{size}"
-        words = f"train sac --env Fatal-v0 --env-options survived {survived} --import {module} "
+        words = f"train sac --env Fatal-v0 --env-kwargs survived {survived} --import {module} "
         words += "--total-steps 120 --warmup-steps 30 --eval-every 40 --eval-episodes 1 --seed 7 "
         words += "--checkpoint-every 40 --log-every 20 --hidden 8 8 --compile off --logger csv "
         words += f"--batch-size {size} --run-dir {run}"

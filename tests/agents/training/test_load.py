@@ -1,6 +1,7 @@
 """A run's agent back in Python, and its actions for NumPy arrays."""
 
 import copy
+import re
 from itertools import chain, repeat
 from types import SimpleNamespace
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from maxentflow import agents, envs
+from maxentflow import agents, envs, flows
 from maxentflow.agents import RunFolder
+from maxentflow.agents.cli import main
 from maxentflow.agents.training import StopAtReturn
 
 from ..common import differences, make_trainer, resumed
@@ -44,6 +46,41 @@ def test_nothing_else_changes(run):
     finally:
         torch.set_num_threads(threads)
     assert torch.rand(1) == expected
+
+
+def test_an_agent_that_was_saved_in_python(run, tmp_path):
+    _, trainer = run
+    agents.save(trainer.agent, trainer.env, tmp_path / "saved.zip")
+    again = agents.load(tmp_path / "saved.zip")
+    observation = trainer.env.reset(seed=1)[0]
+    assert (again.predict(observation) == trainer.agent.predict(observation)).all()
+    assert again.updates == trainer.updates > 0
+    assert not differences(again.state_dict(), trainer.agent.state_dict())
+
+
+def test_a_saved_agent_knows_the_options_of_its_task(tmp_path, capsys):
+    env = envs.make("Pendulum-v1", g=1.0)
+    agent = agents.make("sac", env, hidden=(8, 8))
+    agents.save(agent, env, tmp_path / "light.zip")
+    main(["show", str(tmp_path / "light.zip")])
+    assert re.search(r"^  g +1\.0$", capsys.readouterr().out, re.MULTILINE)
+    expected = agents.evaluate(agent.policy, env, episodes=1)
+    main(["evaluate", str(tmp_path / "light.zip"), "--episodes", "1"])
+    assert f"return {expected.returns[0]:.1f} " in capsys.readouterr().out
+
+
+def test_what_cannot_be_saved_is_refused(tmp_path):
+    env = envs.make("Pendulum-v1")
+    flow = flows.build("affine", action_dim=1, obs_dim=3, temperature=0.1)
+    with pytest.raises(ValueError, match=r"Parts of your own \(flow\) cannot be made again"):
+        agents.save(agents.meow(env, flow=flow), env, tmp_path / "own.zip")
+    agent = agents.make("sac", env, hidden=(8, 8))
+    with pytest.raises(ValueError, match=r"must be a \.zip file"):
+        agents.save(agent, env, tmp_path / "sac.pt")
+    agents.save(agent, env, tmp_path / "sac.zip")
+    with pytest.raises(ValueError, match="There is a file"):
+        agents.save(agent, env, tmp_path / "sac.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["sac.zip"]
 
 
 def test_episodes_by_predict_are_those_of_an_evaluation():

@@ -27,10 +27,10 @@ def folder(tmp_path):
     return RunFolder(tmp_path / "run")
 
 
-def create(folder, agent="meow", env_options=None, **settings):
+def create(folder, agent="meow", env_kwargs=None, **settings):
     """A run of an agent for its task; gives the agent."""
     made = agents.make(agent, envs.make(task(agent)), **{**SMALL[agent], **settings})
-    folder.create(made, TrainerConfig(seed=3), task(agent), env_options)
+    folder.create(made, TrainerConfig(seed=3), task(agent), env_kwargs)
     return made
 
 
@@ -51,7 +51,7 @@ def test_a_configuration_comes_back(folder, agent, settings):
     made = create(folder, agent, **settings)
     content = folder.config()
     assert (content["agent"], content["env"]) == (agent, task(agent))
-    assert (content["custom"], content["env_options"]) == ([], {})
+    assert (content["custom"], content["env_kwargs"]) == ([], {})
     back = {name: as_tuples(value) for name, value in content["agent_config"].items()}
     assert type(made.config)(**back) == made.config
     assert TrainerConfig(**content["trainer_config"]) == TrainerConfig(seed=3)
@@ -59,8 +59,8 @@ def test_a_configuration_comes_back(folder, agent, settings):
 
 def test_options_of_the_environment_come_back(folder):
     options = {"exclude": True, "reset_noise_scale": 0.25, "range": (0.5, 1.0)}
-    create(folder, env_options=options)
-    assert folder.config()["env_options"] == {**options, "range": [0.5, 1.0]}
+    create(folder, env_kwargs=options)
+    assert folder.config()["env_kwargs"] == {**options, "range": [0.5, 1.0]}
     assert folder.config()["custom"] == []
 
 
@@ -75,7 +75,7 @@ def test_what_cannot_be_rebuilt_is_named(folder, tmp_path):
         pass
 
     other = RunFolder(tmp_path / "options")
-    create(other, env_options={"reward": Opaque()})
+    create(other, env_kwargs={"reward": Opaque()})
     assert other.config()["custom"] == ["environment"]
 
     policy = flows.FlowPolicy(flow)
