@@ -53,7 +53,7 @@ PPO = "--rollout-steps 8 --minibatch-size 4 --epochs 1 --warmup-steps 0"
 MORE = count(12, 4)
 """Lengths for runs that are resumed, each above those before."""
 EVALUATE = "--episodes 1 --max-steps 4"
-FEWER = {"0,1,2,3,4": "0,1", "onnx": "torchscript"}
+FEWER = {"0,1,2,3,4": "0,1", "onnx": "torchscript", "pendulum.onnx": "pendulum.pt"}
 """Seeds; and ONNX's exporter, which takes five seconds to import, has tests of its own."""
 LEFT_OUT = ("--workers",)
 """A process for each environment, each of which imports torch: tests/envs/test_workers.py."""

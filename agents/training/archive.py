@@ -70,8 +70,8 @@ def pack(
 
 
 def save(agent: Agent, env: VectorEnv, path: str | os.PathLike[str]) -> None:
-    """Write an agent as it is now as one file, which :func:`~maxentflow.agents.load` and the
-    commands take.
+    """Write an agent as it is now as one file, which :func:`~maxentflow.agents.training.load` and
+    the commands take.
 
     A :class:`RunFolder` given to the trainer keeps the whole run instead.
 

@@ -162,13 +162,16 @@ class RunFolder:
             ValueError: no run here, or its configuration cannot be read.
         """
         content = self._read_config()
-        try:
-            entries = {name: content[name] for name in _ENTRIES}
-            if not all(isinstance(entries[name], kind) for name, kind in _KINDS.items()):
-                raise TypeError
-            return entries
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{self.config_path} is not a run's configuration.") from error
+        if missing := [name for name in _ENTRIES if name not in content]:
+            raise ValueError(
+                f"{self.config_path} is not a run's configuration: it lacks {', '.join(missing)}."
+            )
+        for name, kind in _KINDS.items():
+            if not isinstance(content[name], kind):
+                raise ValueError(
+                    f"{self.config_path} is not a run's configuration: {name} is no {kind.__name__}."
+                )
+        return {name: content[name] for name in _ENTRIES}
 
     def imports(self) -> list[str]:
         """Modules that register the run's flow, agent or task.

@@ -3,9 +3,13 @@
 import re
 import sys
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
+
+from maxentflow import agents
 
 nbformat = pytest.importorskip("nbformat", reason="pip install nbclient nbformat ipykernel")
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -21,6 +25,12 @@ NOTEBOOKS = [pytest.param(path, id=path.stem) for path in execute.notebooks()]
 def test_short_form_runs(path):
     found, _ = execute.run_short(path)
     assert not found, found[0]
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "policies").glob("*.zip")), ids=lambda path: path.stem)
+def test_committed_policies_balance_the_pole(path):
+    pole = partial(gym.make, "InvertedPendulum-v5", max_episode_steps=200)
+    assert agents.evaluate(agents.load(path).policy, pole, episodes=1).returns == 200
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS)

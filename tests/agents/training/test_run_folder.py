@@ -146,6 +146,18 @@ def test_a_configuration_that_is_none(folder, content):
         folder.config()
 
 
+def test_a_configuration_says_what_is_wrong_with_it(folder):
+    create(folder)
+    whole = folder.config_path.read_text()
+    for old, new, said in (
+        ("env_kwargs:", "env_options:", "it lacks env_kwargs"),
+        ("custom: []", "custom: {}", "custom is no list"),
+    ):
+        folder.config_path.write_text(whole.replace(old, new))
+        with pytest.raises(ValueError, match=said):
+            folder.config()
+
+
 STATE = {
     "agent": "meow",
     "step": 7,
