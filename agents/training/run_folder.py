@@ -162,15 +162,13 @@ class RunFolder:
             ValueError: no run here, or its configuration cannot be read.
         """
         content = self._read_config()
-        if missing := [name for name in _ENTRIES if name not in content]:
-            raise ValueError(
-                f"{self.config_path} is not a run's configuration: it lacks {', '.join(missing)}."
-            )
-        for name, kind in _KINDS.items():
-            if not isinstance(content[name], kind):
-                raise ValueError(
-                    f"{self.config_path} is not a run's configuration: {name} is no {kind.__name__}."
-                )
+        wrong = [f"it lacks {name}" for name in _ENTRIES if name not in content] or [
+            f"{name} is no {kind.__name__}"
+            for name, kind in _KINDS.items()
+            if not isinstance(content[name], kind)
+        ]
+        if wrong:
+            raise ValueError(f"{self.config_path} is not a run's configuration: {wrong[0]}.")
         return {name: content[name] for name in _ENTRIES}
 
     def imports(self) -> list[str]:

@@ -18,6 +18,9 @@ sys.path.insert(0, str(EXAMPLES))  # the processes that run notebooks import fro
 import execute  # noqa: E402
 
 NOTEBOOKS = [pytest.param(path, id=path.stem) for path in execute.notebooks()]
+POLICIES = [
+    pytest.param(path, id=path.stem) for path in sorted((EXAMPLES / "policies").glob("*.zip"))
+]
 
 
 @pytest.mark.slow
@@ -27,7 +30,7 @@ def test_short_form_runs(path):
     assert not found, found[0]
 
 
-@pytest.mark.parametrize("path", sorted((EXAMPLES / "policies").glob("*.zip")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", POLICIES)
 def test_committed_policies_balance_the_pole(path):
     pole = partial(gym.make, "InvertedPendulum-v5", max_episode_steps=200)
     assert agents.evaluate(agents.load(path).policy, pole, episodes=1).returns == 200
