@@ -296,9 +296,6 @@ class RunFolder:
         except Exception as error:  # anything may be in it
             raise ValueError(f"{path} is not a readable checkpoint of maxentflow.") from error
         now = self._fixed()
-        for name in _OF_THE_TRAINER:
-            if name not in saved:  # by an earlier version
-                now.pop(name, None)
         changed = [name for name in saved | now if saved.get(name, ...) != now.get(name, ...)]
         if changed:
             raise ValueError(
