@@ -121,7 +121,7 @@ class Rollout:
             )
 
 
-@dataclass
+@dataclass(repr=False)
 class Agent:
     """The parts of a learning agent; our trainer or TorchRL's can drive them.
 
@@ -191,6 +191,9 @@ class Agent:
         self.target_updater = UpdaterChain(self.target_updaters)
         """All target updaters as one, for TorchRL's trainer."""
 
+    def __repr__(self) -> str:
+        return f"Agent({self.name!r}, updates={self.updates})"
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
         """Refused: a loss of TorchRL does not keep to the copies of its parameters, so that the
         optimisers of a copy would train nothing."""
@@ -209,7 +212,8 @@ class Agent:
 
     @torch.no_grad()
     def predict(self, observation: Any, *, deterministic: bool = True) -> NDArray[Any]:
-        """The policy's actions for NumPy arrays, in the units of :func:`maxentflow.envs.make`.
+        """The policy's actions for NumPy arrays, in the units of :func:`maxentflow.envs.make`: in
+        [-1, 1], for which :class:`gymnasium.wrappers.RescaleAction` prepares any other task.
 
         Args:
             observation: a vector ``(obs_dim,)``, an image ``(height, width, channels)``, or a
@@ -221,7 +225,7 @@ class Agent:
 
         Raises:
             ValueError: observations have another number of dimensions, or another size than the
-                policy takes.
+                policy takes, or are not finite.
         """
         array = np.asarray(observation)
         if array.ndim not in (1, 2, 3, 4) or array.dtype.kind not in "biuf":
@@ -229,6 +233,8 @@ class Agent:
                 "An observation is a vector or an image of numbers, or a batch of them; got shape "
                 f"{array.shape} of {array.dtype}."
             )
+        if not np.isfinite(array).all():
+            raise ValueError("An observation is made of finite numbers, got nan or inf.")
         is_one, is_image = array.ndim in (1, 3), array.ndim > 2
         is_bytes = is_image and array.dtype.kind in "iu"
         array = np.ascontiguousarray(array, np.uint8 if is_bytes else np.float32)

@@ -99,12 +99,12 @@ def _improvements(tasks: dict[str, dict[str, Group]]) -> list[str]:
     for label in labels[1:]:
         shared = [groups for groups in tasks.values() if first in groups and label in groups]
         if shared:
-            share = probability_of_improvement(
-                *([groups[name].returns[:, -1] for groups in shared] for name in (label, first))
-            )
+            last = [[groups[name].returns[:, -1] for groups in shared] for name in (label, first)]
+            share = probability_of_improvement(*last)
+            counts = " and ".join(str(sum(map(len, runs))) for runs in last)
             lines.append(
                 f"A run of {label} is better than one of {first} with probability {share:.2f} "
-                f"({len(shared)} task{'s' * (len(shared) > 1)})."
+                f"({len(shared)} task{'s' * (len(shared) > 1)}, {counts} runs)."
             )
     return lines
 

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
-__all__ = ["named", "take"]
+__all__ = ["named", "take", "words"]
 
 named: list[str] = []
 """Modules that the present command line names."""
+
+
+def words() -> str:
+    """The present command line's ``--import``s, for a command that is told to be run after it."""
+    return "".join(f" --import {shlex.quote(name)}" for name in named)
 
 
 def take(arguments: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
+from maxentflow.agents.cli import imports
 from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.training import Evaluation, RunFolder, evaluate, record_video
 from maxentflow.agents.training.archive import check_new, pack
@@ -34,7 +35,7 @@ class _Package:
     seed: int = 0
     """Of the first episode; episode i starts from seed + i."""
     video: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Film an episode, for the card."""
+    """Film an episode, for the card; without, the newest film in the run's folder is taken."""
 
 
 def run(arguments: list[str]) -> None:
@@ -50,14 +51,15 @@ def run(arguments: list[str]) -> None:
     result = evaluate(policy, env, episodes=options.episodes, seed=options.seed)
     env.close()
     with tempfile.TemporaryDirectory() as place:
-        video = Path(place) / "video.mp4" if options.video else None
-        if video is not None:
+        video = folder.newest_film()
+        if options.video:
+            video = Path(place) / "video.mp4"
             settings: dict[str, Any] = {"seed": options.seed, **description.env_kwargs}
             record_video(policy, description.env, video, **settings)
         card = _card(description, folder, result, options.seed, video)
         pack(folder, out, card=card, video=video)
     print(f"{out}: {description.agent} in {description.env}, mode: {result}")
-    print(f"Next:\n  maxentflow evaluate {shlex.quote(str(out))}")
+    print(f"Next:\n  maxentflow evaluate{imports.words()} {shlex.quote(str(out))}")
 
 
 def _card(

@@ -120,7 +120,7 @@ def value_of(flag: str, arguments: Sequence[str]) -> str | None:
 def _one_sentence(box: str) -> str:
     """tyro's complaint without its box, its colours and its advice."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m|-{3,}|[╭╮╰╯─│┌┐└┘]", " ", box).split())
-    text = re.split(r" For full helptext| Argument helptext", text)[0]
+    text = re.split(r" For full helptext| Argument helptext| Arguments similar to", text)[0]
     text = re.sub(rf"^(({_TITLES})\s+)+", "", text)
     text = text.replace("invalid literal for int() with base 10:", "a whole number is needed, got")
     text = text.replace("could not convert string to float:", "a number is needed, got")

@@ -129,7 +129,7 @@ def _findings(
         numbers = result.numbers
         text = f"V is {numbers['value']:.4g}, soft returns are {numbers['soft_return']:.4g}. "
         text += " ".join(result.warnings)
-        found.append(Finding("soft value", not result.warnings, text))
+        found.append(Finding("overestimation", not result.warnings, text))
     return found
 
 
@@ -149,8 +149,7 @@ def _film(
         settings: dict[str, Any] = {"seed": options.seed, **description.env_kwargs}
         record_video(agent.policy, description.env, place / "film.mp4", **settings)
         return place / "film.mp4"
-    films = sorted(folder.videos_path.glob("step_*.mp4"), key=lambda path: path.stat().st_mtime)
-    return films[-1] if films else None
+    return folder.newest_film()
 
 
 def _rows(folder: RunFolder) -> list[dict[str, float]]:

@@ -204,7 +204,8 @@ def _train(runs: list[_Run]) -> None:
         print(f"Run folder: {each.folder}", flush=True)
     trainers = [each.trainer for each in runs]
     folders = shlex.join(str(each.folder) for each in runs)
-    go_on = f"continue from the last checkpoint with maxentflow train --resume {folders}"
+    again = f"maxentflow train{imports.words()} --resume {folders}"
+    go_on = f"continue from the last checkpoint with {again}"
     try:
         wanted = any(each.description.compiles(each.trainer.agent) for each in runs)
         learner = compiled.learner([each.agent for each in trainers], compile=wanted)
@@ -238,8 +239,8 @@ def _train(runs: list[_Run]) -> None:
     shown = first.trainer.config.logger == "tensorboard"
     print(
         "Next:\n"
-        f"  maxentflow evaluate {folder} --episodes 20 --stochastic\n"
-        f"  maxentflow train --resume {folders} --total-steps {2 * first.trainer.step}\n"
-        f"  maxentflow train {first.description.agent} --env {task} --help\n"
+        f"  maxentflow evaluate{imports.words()} {folder} --episodes 20 --stochastic\n"
+        f"  {again} --total-steps {2 * first.trainer.step}\n"
+        f"  maxentflow train{imports.words()} {first.description.agent} --env {task} --help\n"
         f"  {'tensorboard --logdir' if shown else 'maxentflow show'} {folder}"
     )

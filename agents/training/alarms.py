@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-__all__ = ["Alarms"]
+__all__ = ["COLLAPSED", "Alarms"]
 
-_COLLAPSED = -5.0  # nats an entry: a standard deviation of about 0.002
+COLLAPSED = -5.0
+"""Entropy of an entry of the action, in nats: a standard deviation of about 0.002."""
 _IMPOSSIBLE = 1_000.0  # nats an entry: replayed actions that the policy has left for good
 _BEYOND = 2.0  # times the largest return that any policy could have
 
@@ -60,7 +61,7 @@ class Alarms:
     def _found(self, row: Mapping[str, float], largest_reward: float) -> dict[str, str]:
         found = {}
         own = row.get("policy_entropy", math.inf)
-        if own < _COLLAPSED * self._entries:
+        if own < COLLAPSED * self._entries:
             found["policy_entropy"] = (
                 f"the policy has collapsed, policy_entropy is {own:.4g} nats."
             )

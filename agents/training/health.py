@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from maxentflow.agents.agent import Agent
-from maxentflow.agents.training.alarms import Alarms
+from maxentflow.agents.training.alarms import COLLAPSED, Alarms
 
 __all__ = ["Finding", "health"]
 
@@ -46,6 +46,7 @@ def health(
     numbers            one in the metrics is not finite
     return             it has fallen back by more than half of what it had gained
     alarms             one of :class:`~maxentflow.agents.training.alarms.Alarms` was raised
+    entropy            the last is below -5 nats for each entry of the action
     saturated actions  more than 90% of the entries of the policy's modes are at their bounds
     gradients          more than 10% of the parameters have never had one
     ================== ===========================================================================
@@ -55,6 +56,9 @@ def health(
         agent: as it was at its last checkpoint.
         actions: modes of its policy in [-1, 1], shape ``(states, action_dim)``; indices of
             discrete actions are not looked at.
+
+    Returns:
+        What could be looked at: the entropy only of an agent whose metrics have it.
 
     Example:
         >>> from maxentflow import agents, envs
@@ -69,6 +73,7 @@ def health(
         gradients True
     """
     found = [_numbers(rows), _returns(rows), _alarms(rows, agent, actions)]
+    found += _entropy(rows, int(np.prod(actions.shape[1:])))
     if actions.dtype.kind == "f":
         found.append(_saturation(actions))
     return [*found, _gradients(agent)]
@@ -96,6 +101,16 @@ def _alarms(rows: Sequence[Mapping[str, float]], agent: Agent, actions: NDArray[
     alarms = Alarms(int(np.prod(actions.shape[1:])), getattr(agent.config, "gamma", None))
     raised = [text for row in rows for text in alarms.raised(row, largest_reward=0.0)]
     return Finding("alarms", not raised, " ".join(raised) or "None was raised.")
+
+
+def _entropy(rows: Sequence[Mapping[str, float]], entries: int) -> list[Finding]:
+    for name in ("policy_entropy", "entropy"):
+        entropies = [row[name] for row in rows if name in row]
+        if entropies:
+            last = entropies[-1]
+            text = f"The last {name} is {last:.4g} nats, {last / entries:.4g} for each entry."
+            return [Finding("entropy", last >= COLLAPSED * entries, text)]
+    return []
 
 
 def _saturation(actions: NDArray[Any]) -> Finding:

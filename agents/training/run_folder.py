@@ -241,6 +241,11 @@ class RunFolder:
                 entry.unlink()
         return path
 
+    def newest_film(self) -> Path | None:
+        """The last film of an evaluation, if there is one."""
+        films = self.videos_path.glob("step_*.mp4")
+        return max(films, key=lambda film: film.stat().st_mtime, default=None)
+
     def save_best(self, agent: Agent, step: int, result: float) -> Path:
         """Write the policy, in place of the best before.
 

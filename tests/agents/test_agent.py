@@ -351,6 +351,10 @@ def test_an_agent_is_not_copied(env):
         copy.deepcopy(agents.make("sac", env, **SMALL["sac"]))
 
 
+def test_an_agent_is_shown_in_a_line(env):
+    assert repr(agents.make("sac", env, **SMALL["sac"])) == "Agent('sac', updates=0)"
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["meow", "sac", "flow-sac"])
 def test_target_entropies_that_are_not_finite(name, value):

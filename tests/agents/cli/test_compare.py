@@ -61,9 +61,8 @@ def test_a_line_for_the_seeds_of_a_setting(three, made, tmp_path, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split("  ")[0] == "task"
     assert [line.split()[0] for line in printed[1:3]] == ["Pendulum-v1"] * 2
-    assert "A run of sac is better than one of meow, additive with probability 0.50 (1 task)." in (
-        printed
-    )
+    better = "A run of sac is better than one of meow, additive with probability 0.50"
+    assert f"{better} (1 task, 2 and 3 runs)." in printed
     assert printed[-2:] == [f"Numbers: {out}", f"Figure: {out.with_suffix('.png')}"]
     assert out.with_suffix(".png").stat().st_size > 10_000
 

@@ -58,6 +58,10 @@ def test_a_run_is_used_later(run, capsys):
     main(["train", *FLAGS, "--resume", str(run), "--total-steps", "70"])
     assert checkpoint(run)["step"] == 70
     assert agents.load(run).config.flow == "mine"
+    hints = capsys.readouterr().out.partition("Next:\n")[2].splitlines()
+    forget()
+    main(hints[0].split()[1:])  # maxentflow evaluate --import my_parts RUN …
+    assert f" train --import my_parts --resume {run} " in hints[1]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """``maxentflow export``, ``package`` and ``watch``: policies that leave their run folder."""
 
+import os
 import re
 import shutil
 import zipfile
@@ -11,6 +12,7 @@ import yaml
 
 from maxentflow.agents import load
 from maxentflow.agents.cli import main, watch
+from maxentflow.agents.training import RunFolder
 
 from .tiny import PROBE
 
@@ -83,6 +85,18 @@ def test_a_package_is_evaluated_as_its_run_is(run, tmp_path, capsys, monkeypatch
     assert result["dataset"]["name"] == PROBE
     assert result["metrics"][0]["value"] == "20.00 +/- 0.00"
     assert text.startswith(f"# meow in {PROBE}\n")
+
+
+def test_a_package_takes_the_newest_film_of_the_run(run, tmp_path):
+    films = RunFolder(run).videos_path
+    films.mkdir()
+    (films / "step_20.mp4").write_bytes(b"newest")
+    (films / "step_9.mp4").write_bytes(b"older")
+    os.utime(films / "step_9.mp4", (0, 0))
+    main(["package", str(run), "--episodes", "1", "--out", str(tmp_path / "a.zip")])
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.read("video.mp4") == b"newest"
+        assert "[An episode](video.mp4)" in archive.read("README.md").decode()
 
 
 def test_package_overwrites_nothing(run, tmp_path, refused):

@@ -48,7 +48,9 @@ def test_a_healthy_run(agent):
         ([*ROWS, {"step": 30, "loss": float("inf")}], ACTIONS, {"numbers"}),
         ([*ROWS, {"step": 30, "eval_return": -7.0}], ACTIONS, {"return"}),
         ([*ROWS, {"step": 30, "eval_return": -5.0}], ACTIONS, set()),
-        ([*ROWS, {"step": 30, "policy_entropy": -6.0}], ACTIONS, {"alarms"}),
+        ([*ROWS, {"step": 30, "policy_entropy": -6.0}], ACTIONS, {"alarms", "entropy"}),
+        ([*ROWS, {"step": 30, "policy_entropy": -4.0, "entropy": -6.0}], ACTIONS, set()),
+        ([*ROWS, {"step": 30, "entropy": -6.0}], ACTIONS, {"entropy"}),
         (ROWS, np.ones((8, 1), np.float32), {"saturated actions"}),
     ],
 )

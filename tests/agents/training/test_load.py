@@ -117,6 +117,9 @@ def test_observations_of_other_kinds():
             agent.predict(wrong)
     with pytest.raises(ValueError, match=r"'sac' takes no observations of shape \(4,\)"):
         agent.predict(np.zeros(4))
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="finite numbers"):
+            agent.predict(np.array([1.0, wrong, 0.0]))
 
 
 def test_samples_differ_and_the_mode_does_not():
