@@ -27,7 +27,18 @@ from maxentflow.objectives.functional import (
 __all__ = ["SoftBellmanLoss", "SoftValueModel"]
 
 _DISAGREEMENT = "disagreement"
-_OVER_HEADS: dict[str, Callable[..., Tensor]] = {"min": torch.amin, "mean": torch.mean}
+
+
+def _last(value: Tensor, dim: int, keepdim: bool) -> Tensor:
+    last = value.select(dim, -1)
+    return last.unsqueeze(dim) if keepdim else last
+
+
+_OVER_HEADS: dict[str, Callable[..., Tensor]] = {
+    "min": torch.amin,
+    "mean": torch.mean,
+    "last": _last,
+}
 
 
 @runtime_checkable
@@ -83,8 +94,8 @@ class _DualLoss(ModelModule):
 
 
 class _TargetValue(ModelModule):
-    """Reads an observation, and perhaps what to add to each head; writes the minimum or the mean
-    over heads of its soft value."""
+    """Reads an observation, and perhaps what to add to each head; writes one soft value of all
+    heads."""
 
     def __init__(self, model: nn.Module, reduces: Callable[..., Tensor]) -> None:
         super().__init__(model)
@@ -121,8 +132,10 @@ class SoftBellmanLoss(LossModule):
     V would have to follow each move of :math:`\alpha` by :math:`\alpha \bar H / (1 - \gamma)`.
 
     Of a :class:`~maxentflow.flows.TwinFlow`, :math:`V_h^{\text{target}}(s')` is what the first
-    flow's policy is worth by flow :math:`h`, at one of its samples. The mean over heads may take
-    the place of the minimum (``over_heads``).
+    flow's policy is worth by flow :math:`h`, at one of its samples. The mean over heads, or the
+    last one alone, may take the place of the minimum (``over_heads``). The last one makes the
+    first flow the policy and the second its critic, as in double Q-learning (van Hasselt 2010):
+    what is chosen by the one is evaluated by the other.
 
     Of a :class:`~maxentflow.flows.NormalizedModel`, Q and target are regressed in scaled units,
     so that the loss is of the same size on every task; what is reported is in units of reward.
@@ -149,8 +162,8 @@ class SoftBellmanLoss(LossModule):
             where it is there.
         target_entropy: entropy of the whole action, in nats, that the learned temperature keeps
             the policy at; ``None`` to leave the temperature as it is.
-        over_heads: ``"min"`` (default), the smallest value over heads in the target, or
-            ``"mean"``.
+        over_heads: ``"min"`` (default), the smallest value over heads in the target, ``"mean"``,
+            or ``"last"``, that of the last head alone.
 
     Raises:
         ValueError: the model lacks ``q_value`` or ``value``, an option is not one of those
@@ -250,7 +263,7 @@ class SoftBellmanLoss(LossModule):
                 f"loss_function must be 'l2', 'l1' or 'smooth_l1', got {loss_function!r}."
             )
         if over_heads not in _OVER_HEADS:
-            raise ValueError(f"over_heads must be 'min' or 'mean', got {over_heads!r}.")
+            raise ValueError(f"over_heads must be 'min', 'mean' or 'last', got {over_heads!r}.")
         if use_prioritized_weights not in (True, False, "auto"):
             raise ValueError(
                 "use_prioritized_weights must be True, False or 'auto', "

@@ -54,7 +54,7 @@ def make_loss(model, **options) -> SoftBellmanLoss:
     return loss
 
 
-@pytest.mark.parametrize("over_heads", ["min", "mean"])
+@pytest.mark.parametrize("over_heads", ["min", "mean", "last"])
 @pytest.mark.parametrize("target_entropy", [None, -1.0])
 def test_targets_by_hand(target_entropy: float | None, over_heads: str) -> None:
     """V of the target, and the disagreement of the flows as they are now."""
@@ -77,7 +77,11 @@ def test_targets_by_hand(target_entropy: float | None, over_heads: str) -> None:
         gap = model.second.raw_log_prob(raw, following) - log_prob
         first, second = old.value(following).unbind(-1)
         second = second + 0.3 * gap.clamp(min=-10.0)
-        worth = torch.minimum(first, second) if over_heads == "min" else (first + second) / 2
+        worth = {
+            "min": torch.minimum(first, second),
+            "mean": (first + second) / 2,
+            "last": second,
+        }[over_heads]
         if target_entropy is not None:
             worth = worth - 0.3 * target_entropy
         alive = 1 - batch["next", "terminated"].float()
@@ -134,5 +138,5 @@ def test_scaled_and_observed_through_a_normalized_model() -> None:
 
 
 def test_a_reduction_over_heads_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ValueError, match="over_heads must be 'min' or 'mean', got 'max'"):
+    with pytest.raises(ValueError, match="over_heads must be 'min', 'mean' or 'last', got 'max'"):
         SoftBellmanLoss(make_twin(), over_heads="max")
