@@ -40,7 +40,7 @@ class MeowConfig(TemperatureConfig, FlowConfig):
     temperature: Temperature = 0.01
     """Entropy weight alpha, in units of (scaled) reward; at first, where it is learned or
     scheduled."""
-    target_entropy: Finite | None = -0.5
+    target_entropy: Finite | None = -0.25
     """Entropy of each entry of the action, in nats, that the temperature is learned towards; None
     for a temperature that is not learned."""
     normalized: bool = True
@@ -68,7 +68,7 @@ class MeowConfig(TemperatureConfig, FlowConfig):
     scale_hidden: Widths = (128, 128)
     """Hidden widths of the state-conditioned scale."""
     twin: bool = True
-    """Learn a second flow, to which the policy is worth less where the two disagree."""
+    """Learn a second flow, the critic of the first: targets are what the policy is worth to it."""
     heads: int = 1
     """Reward shifts: 0 none, 1 LRS, 2 SCDQ (clipped double Q); 1 for each flow of a twin."""
     shift_hidden: Widths = (256, 256)

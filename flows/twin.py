@@ -25,9 +25,9 @@ class TwinFlow(nn.Module):
 
     :meth:`disagreement` is :math:`\alpha (\log \pi_2 - \log \pi_1)` at a sample of
     :math:`\pi_1`. :class:`~maxentflow.objectives.SoftBellmanLoss` adds it to V before it takes the
-    mean over heads, or the minimum. The minimum is clipped double Q-learning (Fujimoto et al.
-    2018, arXiv:1802.09477) with the first of its two values in closed form; the mean is less
-    pessimistic.
+    last head, the mean over heads, or the minimum. The last head is double Q-learning (van Hasselt
+    2010): the first flow chooses, the second evaluates. The minimum is clipped double Q-learning
+    (Fujimoto et al. 2018, arXiv:1802.09477), with the first of its two values in closed form.
 
     ``q_value`` and ``value`` have a head for each flow; samples, mode and log-probabilities are
     those of the first. It can be used alone afterwards: it is an ordinary flow.

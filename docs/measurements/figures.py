@@ -90,6 +90,40 @@ def twin() -> None:
     save(figure, "twin.png")
 
 
+def entropy() -> None:
+    """Hopper-v4 by target entropy and critic: returns, and V of first states over the discounted
+    returns from them."""
+    rows = [row for row in read("entropy.csv") if row["task"] == "Hopper-v4"]
+    settings = (
+        ("-1", "mean", "-1 nats, mean of both flows", "#777777"),
+        ("-1", "last", "-1 nats, second flow", "#DDAA33"),
+        ("0", "mean", "0 nats, mean of both flows", "#BB5566"),
+        ("0", "last", "0 nats, second flow", "#66CCEE"),
+        ("-0.25", "last", "-0.25 nats, second flow", OURS),
+    )
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.0), layout="constrained")
+    for target, heads, name, color in settings:
+        chosen = [row for row in rows if (row["target_entropy"], row["target"]) == (target, heads)]
+        label: str | None = name
+        for seed in dict.fromkeys(row["seed"] for row in chosen):
+            points = [row for row in chosen if row["seed"] == seed]
+            steps = [int(row["step"]) / 1_000 for row in points]
+            values = [
+                float(row["eval_value"]) / float(row["eval_discounted_return"]) for row in points
+            ]
+            returns = [float(row["eval_return"]) for row in points]
+            left.plot(steps, returns, color=color, linewidth=1.3, label=label)
+            right.plot(steps, values, color=color, linewidth=1.3)
+            label = None
+    left.set(xlabel="thousand steps", ylabel="return of the mode")
+    right.axhline(1, color="#BBBBBB", linewidth=0.8, zorder=0)
+    right.set(xlabel="thousand steps", ylabel="V / discounted return", yscale="log")
+    left.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        plain(axes)
+    save(figure, "entropy.png")
+
+
 def plain(axes: Any) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -283,5 +317,5 @@ def environments() -> None:
 
 
 if __name__ == "__main__":
-    for draw in (steps, parts, density, returns, architectures, environments, twin):
+    for draw in (steps, parts, density, returns, architectures, environments, twin, entropy):
         draw()

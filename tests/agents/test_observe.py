@@ -112,7 +112,7 @@ def test_what_is_switched_off_is_not_there(settings, parts, stored):
 def test_the_target_entropy_is_of_the_whole_action():
     """A setting of each entry, of a flow of one's own as well."""
     env = envs.make("maxentflow/MultiGoal-v0")
-    assert agents.make("meow", env, target_entropy=-0.25).loss.target_entropy == 2 * -0.25
+    assert agents.make("meow", env, target_entropy=-0.75).loss.target_entropy == 2 * -0.75
     fixed = agents.make("meow", env, target_entropy=None)
     assert fixed.loss.target_entropy is None
     assert len(fixed.steps) == 1
