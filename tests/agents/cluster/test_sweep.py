@@ -183,6 +183,44 @@ def test_a_sweep_goes_on_when_its_machine_was_killed(tmp_path):
     assert [(row["state"], row["steps"]) for row in rows] == 3 * [("complete", "400")]
 
 
+def test_a_sweep_goes_on_when_the_machine_of_a_trial_is_lost(tmp_path):
+    """The only one that trials can run on, until another comes."""
+    from ray.cluster_utils import Cluster
+
+    search = "  batch_size: [16, 32]\nalgorithm: grid\n"
+    before, _, _ = SPECIFICATION.replace("total_steps: 400", "total_steps: 2000").partition(
+        "  critic"
+    )
+    (tmp_path / "way.yaml").write_text(before + search)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    node = cluster.add_node(num_cpus=1)
+    words = ["way.yaml", "--parallel", "1", "--address", cluster.address]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "maxentflow.agents", "sweep", *words], cwd=tmp_path
+    )
+    folder = RunFolder(tmp_path / "runs" / "way" / "trial-0")
+    try:
+        while not folder.checkpoint_path.exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        cluster.remove_node(node, allow_graceful=False)
+        reached = int(read_metrics(folder)[-1]["step"])
+        cluster.add_node(num_cpus=1)
+        assert process.wait() == 0
+    finally:
+        process.kill()
+        cluster.shutdown()
+    assert reached < 2000
+    with open(tmp_path / "runs" / "way" / "sweep.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["state"], row["steps"]) for row in rows] == 2 * [("complete", "2000")]
+    alone = tmp_path / "alone"
+    words = "train sac --env Pendulum-v1 --total-steps 2000 --warmup-steps 100 --eval-every 100 "
+    words += "--eval-episodes 1 --checkpoint-every 100 --hidden 8 8 --compile off --logger csv "
+    main([*words.split(), "--batch-size", "16", "--run-dir", str(alone)])
+    assert learned(folder) == learned(RunFolder(alone))
+
+
 def _kill_family(pid: int) -> None:
     """Kill a process with all that it has started."""
     children = []
