@@ -315,13 +315,14 @@ class Harness:
         return [name for name in EXITS if self.reason is None or name != "disk full"]
 
     def moments(self, count):
-        """Disturb as many times; give what came of each."""
+        """Disturb until as many faults have happened; give what came of each, also of those that
+        were too late for their run."""
         chance = random.Random(self.seed)
         deck, moments, number = [], [], 0
-        while len(moments) < count:
+        while (missing := count - sum(moment.fired for moment in moments)) > 0:
             if len(deck) < FAULTS_OF_A_RUN:
                 deck += chance.sample(self.names(), len(self.names()))
-            faults = deck[: min(FAULTS_OF_A_RUN, count - len(moments))]
+            faults = deck[: min(FAULTS_OF_A_RUN, missing)]
             these = self.run(number, faults)
             del deck[: len(these)]
             moments += these
