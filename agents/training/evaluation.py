@@ -258,7 +258,9 @@ def record_video(
     import imageio.v2 as imageio
 
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own default asks for a screen
+        # By default MuJoCo asks for a screen, and SDL, which draws for gymnasium, looks for one.
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     with closing(envs.make_single(env, render_mode="rgb_array", **options)) as made:
         observation, _ = made.reset(seed=seed)
         first = _picture(made, env)

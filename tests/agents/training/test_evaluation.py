@@ -1,6 +1,9 @@
 """Evaluation against a loop written out by hand over gymnasium's own tasks."""
 
 import inspect
+import os
+import subprocess
+import sys
 from functools import partial
 
 import gymnasium as gym
@@ -145,6 +148,24 @@ def test_a_video_of_multigoal(tmp_path):
     film = frames(path)
     assert len(film) == 1 + int(np.ceil(4 - x))  # the goal is entered at x = 4, or next to it
     assert film[0].shape == (288, 288, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Elsewhere there is always a screen.")
+def test_a_video_without_a_screen_says_nothing(tmp_path):
+    """In a process of its own: SDL looks for a screen once."""
+    code = """
+import sys
+from maxentflow import agents, envs
+policy = agents.make("sac", envs.make("Pendulum-v1")).policy
+agents.training.record_video(policy, "Pendulum-v1", sys.argv[1], max_steps=3)
+"""
+    screens = {"DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER"}
+    environ = {name: by for name, by in os.environ.items() if name not in screens}
+    words = [sys.executable, "-c", code, str(tmp_path / "film.mp4")]
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert len(frames(tmp_path / "film.mp4")) == 4
 
 
 def test_a_video_that_cannot_be_written(tmp_path):
