@@ -80,8 +80,7 @@ def meow(
     target_entropy = None
     if isinstance(changing, flows.LearnedTemperature) and config.target_entropy is not None:
         target_entropy = entropy_of(env.single_action_space, config.target_entropy)
-    over_heads = "last" if isinstance(flow, flows.TwinFlow) else "min"
-    loss = SoftBellmanLoss(model, target_entropy=target_entropy, over_heads=over_heads)
+    loss = SoftBellmanLoss(model, target_entropy=target_entropy)
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
     optimizer = torch.optim.Adam(_groups(loss, flow, config), lr=config.learning_rate, fused=True)
     steps = [Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)]

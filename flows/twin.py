@@ -23,11 +23,10 @@ class TwinFlow(nn.Module):
         \mathbb E_{a \sim \pi_1}\big[Q_2(s, a) - \alpha \log \pi_1(a|s)\big]
             = V_2(s) - \alpha\, \mathrm{KL}(\pi_1 \| \pi_2)
 
-    :meth:`disagreement` is :math:`\alpha (\log \pi_2 - \log \pi_1)` at a sample of
-    :math:`\pi_1`. :class:`~maxentflow.objectives.SoftBellmanLoss` adds it to V before it takes the
-    last head, the mean over heads, or the minimum. The last head is double Q-learning (van Hasselt
-    2010): the first flow chooses, the second evaluates. The minimum is clipped double Q-learning
-    (Fujimoto et al. 2018, arXiv:1802.09477), with the first of its two values in closed form.
+    which :class:`~maxentflow.objectives.SoftBellmanLoss` takes for the target: the first flow
+    chooses, the second evaluates, as in double Q-learning (van Hasselt 2010). :math:`V_2` is
+    :meth:`critic_value`, :meth:`disagreement` is :math:`\alpha (\log \pi_2 - \log \pi_1)` at a
+    sample of :math:`\pi_1`.
 
     ``q_value`` and ``value`` have a head for each flow; samples, mode and log-probabilities are
     those of the first. It can be used alone afterwards: it is an ordinary flow.
@@ -50,7 +49,7 @@ class TwinFlow(nn.Module):
         >>> observation = torch.zeros(5, 3)
         >>> action, log_prob = twin.sample(observation)
         >>> twin.q_value(action, observation).shape, twin.disagreement(observation).shape
-        (torch.Size([5, 2]), torch.Size([5, 2]))
+        (torch.Size([5, 2]), torch.Size([5, 1]))
     """
 
     def __init__(
@@ -104,6 +103,10 @@ class TwinFlow(nn.Module):
         """Soft value of each flow's own policy in closed form, shape ``(*batch, 2)``."""
         return torch.cat([flow.value(observation) for flow in (self.first, self.second)], -1)
 
+    def critic_value(self, observation: Tensor | None = None) -> Tensor:
+        """Soft value of the second flow's own policy in closed form, shape ``(*batch, 1)``."""
+        return self.second.value(observation)
+
     def q_and_value(
         self, action: Tensor, observation: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -127,8 +130,8 @@ class TwinFlow(nn.Module):
         )
 
     def disagreement(self, observation: Tensor | None = None) -> Tensor:
-        r"""What to add to each value, shape ``(*batch, 2)``, for what the first flow's policy is
-        worth by each: 0, and :math:`\alpha (\log \pi_2(a|s) - \log \pi_1(a|s))` at one sample
+        r"""What to add to :meth:`critic_value`, shape ``(*batch, 1)``, for what the first flow's
+        policy is worth: :math:`\alpha (\log \pi_2(a|s) - \log \pi_1(a|s))` at one sample
         :math:`a \sim \pi_1` for each observation ``(*batch, obs_dim)``.
 
         Its mean is :math:`-\alpha\, \mathrm{KL}(\pi_1 \| \pi_2)`, never positive, but for what
@@ -140,8 +143,8 @@ class TwinFlow(nn.Module):
         else:
             _, log_prob, raw = self.first.sample_raw(observation)
             other = self.second.raw_log_prob(raw, observation)
-        gap = self.temperature * (other - log_prob).clamp(min=-self.clip * self.action_dim)
-        return torch.stack((torch.zeros_like(gap), gap), -1)
+        gap = (other - log_prob).clamp(min=-self.clip * self.action_dim)
+        return (self.temperature * gap).unsqueeze(-1)
 
     def log_prob(self, action: Tensor, observation: Tensor | None = None) -> Tensor:
         """Log-density of the first flow's policy, shape ``(*batch,)``."""

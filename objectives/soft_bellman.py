@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -29,18 +28,6 @@ __all__ = ["SoftBellmanLoss", "SoftValueModel"]
 _DISAGREEMENT = "disagreement"
 
 
-def _last(value: Tensor, dim: int, keepdim: bool) -> Tensor:
-    last = value.select(dim, -1)
-    return last.unsqueeze(dim) if keepdim else last
-
-
-_OVER_HEADS: dict[str, Callable[..., Tensor]] = {
-    "min": torch.amin,
-    "mean": torch.mean,
-    "last": _last,
-}
-
-
 @runtime_checkable
 class SoftValueModel(Protocol):
     """What :class:`SoftBellmanLoss` asks of a model, an :class:`torch.nn.Module`.
@@ -53,8 +40,9 @@ class SoftValueModel(Protocol):
     ``temperature``                for the entropy in the report
     ``temperature_module``         the temperature where it changes, by learning or a schedule
     ``sample``                     for a ``target_entropy``
-    ``disagreement``               what to add to each head's value in the target, such as a
-                                   :class:`~maxentflow.flows.TwinFlow` has it
+    ``critic_value`` and           two terms of the value in the target, ``(*batch, 1)`` each, in
+    ``disagreement``               place of the minimum over heads, such as a
+                                   :class:`~maxentflow.flows.TwinFlow` has them
     ``model``, ``observations``    a :class:`~maxentflow.flows.NormalizedModel`: what is
     and ``returns``                regressed is ``model``, on scaled numbers
     ============================== ============================================================
@@ -94,20 +82,17 @@ class _DualLoss(ModelModule):
 
 
 class _TargetValue(ModelModule):
-    """Reads an observation, and perhaps what to add to each head; writes one soft value of all
-    heads."""
-
-    def __init__(self, model: nn.Module, reduces: Callable[..., Tensor]) -> None:
-        super().__init__(model)
-        self._reduces = reduces
+    """Reads an observation, and perhaps a disagreement; writes one soft value."""
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         model: Any = self.model
-        value = model.value(tensordict.get(self.in_keys[0]))
+        observation = tensordict.get(self.in_keys[0])
         disagreement = tensordict.get(_DISAGREEMENT, None)
-        if disagreement is not None:
-            value = value + disagreement
-        return tensordict.set(self.out_keys[0], self._reduces(value, -1, keepdim=True))
+        if disagreement is None:
+            value = model.value(observation).amin(-1, keepdim=True)
+        else:
+            value = model.critic_value(observation) + disagreement
+        return tensordict.set(self.out_keys[0], value)
 
 
 class SoftBellmanLoss(LossModule):
@@ -131,11 +116,9 @@ class SoftBellmanLoss(LossModule):
     :math:`\alpha \bar H` in every step, a cost of living where :math:`\bar H` is negative, and
     V would have to follow each move of :math:`\alpha` by :math:`\alpha \bar H / (1 - \gamma)`.
 
-    Of a :class:`~maxentflow.flows.TwinFlow`, :math:`V_h^{\text{target}}(s')` is what the first
-    flow's policy is worth by flow :math:`h`, at one of its samples. The mean over heads, or the
-    last one alone, may take the place of the minimum (``over_heads``). The last one makes the
-    first flow the policy and the second its critic, as in double Q-learning (van Hasselt 2010):
-    what is chosen by the one is evaluated by the other.
+    Of a :class:`~maxentflow.flows.TwinFlow`, the target has what the first flow's policy is worth
+    by the second flow, at one of its samples, in place of the minimum over heads: what is chosen
+    by the one is evaluated by the other, as in double Q-learning (van Hasselt 2010).
 
     Of a :class:`~maxentflow.flows.NormalizedModel`, Q and target are regressed in scaled units,
     so that the loss is of the same size on every task; what is reported is in units of reward.
@@ -162,8 +145,6 @@ class SoftBellmanLoss(LossModule):
             where it is there.
         target_entropy: entropy of the whole action, in nats, that the learned temperature keeps
             the policy at; ``None`` to leave the temperature as it is.
-        over_heads: ``"min"`` (default), the smallest value over heads in the target, ``"mean"``,
-            or ``"last"``, that of the last head alone.
 
     Raises:
         ValueError: the model lacks ``q_value`` or ``value``, an option is not one of those
@@ -242,7 +223,6 @@ class SoftBellmanLoss(LossModule):
         reduction: str | None = None,
         use_prioritized_weights: str | bool = "auto",
         target_entropy: float | None = None,
-        over_heads: str = "min",
     ) -> None:
         self._in_keys: list[NestedKey] = []
         super().__init__()
@@ -262,8 +242,6 @@ class SoftBellmanLoss(LossModule):
             raise ValueError(
                 f"loss_function must be 'l2', 'l1' or 'smooth_l1', got {loss_function!r}."
             )
-        if over_heads not in _OVER_HEADS:
-            raise ValueError(f"over_heads must be 'min', 'mean' or 'last', got {over_heads!r}.")
         if use_prioritized_weights not in (True, False, "auto"):
             raise ValueError(
                 "use_prioritized_weights must be True, False or 'auto', "
@@ -288,7 +266,7 @@ class SoftBellmanLoss(LossModule):
             _QAndValue(shared_copy(model)), "network", create_target_params=True
         )
         # A module of its own, so that the target's parameters need not be installed each time.
-        value_network = _TargetValue(shared_copy(model), _OVER_HEADS[over_heads]).eval()
+        value_network = _TargetValue(shared_copy(model)).eval()
         # Not by its attribute, for which TorchRL warns.
         target = cast(TensorDictParams, dict(self.named_children())["target_network_params"])
         for key, entry in self.network_params.items(True, True):
