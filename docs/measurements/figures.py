@@ -96,10 +96,10 @@ def entropy() -> None:
     rows = [row for row in read("entropy.csv") if row["task"] == "Hopper-v4"]
     settings = (
         ("-1", "mean", "-1 nats, mean of both flows", "#777777"),
-        ("-1", "last", "-1 nats, second flow", "#DDAA33"),
+        ("-1", "second", "-1 nats, second flow", "#DDAA33"),
         ("0", "mean", "0 nats, mean of both flows", "#BB5566"),
-        ("0", "last", "0 nats, second flow", "#66CCEE"),
-        ("-0.25", "last", "-0.25 nats, second flow", OURS),
+        ("0", "second", "0 nats, second flow", "#66CCEE"),
+        ("-0.25", "second", "-0.25 nats, second flow", OURS),
     )
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.0), layout="constrained")
     for target, heads, name, color in settings:
