@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -82,7 +83,9 @@ def meow(
         target_entropy = entropy_of(env.single_action_space, config.target_entropy)
     loss = SoftBellmanLoss(model, target_entropy=target_entropy)
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
-    optimizer = torch.optim.Adam(_groups(loss, flow, config), lr=config.learning_rate, fused=True)
+    decays = config.flow_weight_decay > 0
+    adam: Any = partial(torch.optim.AdamW, weight_decay=0.0) if decays else torch.optim.Adam
+    optimizer = adam(_groups(loss, flow, config), lr=config.learning_rate, fused=True)
     steps = [Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)]
     if isinstance(changing, flows.ScheduledTemperature):
         state["temperature"] = changing
@@ -111,15 +114,23 @@ def meow(
 def _groups(
     loss: SoftBellmanLoss, flow: flows.EnergyBasedFlow | flows.TwinFlow, config: MeowConfig
 ) -> list[dict[str, Any]]:
-    """What the regression changes, by learning rate: all but the temperature."""
+    """What the regression changes, by learning rate and weight decay: all but the temperature."""
     changing = flow.temperature_module
     weights = [p for p in loss.parameters() if changing is None or p is not changing.log_alpha]
-    if config.flow_learning_rate == config.learning_rate:
+    rate, decay = config.flow_learning_rate, config.flow_weight_decay
+    if rate == config.learning_rate and not decay:
         return [{"params": weights}]
     each = (flow.first, flow.second) if isinstance(flow, flows.TwinFlow) else (flow,)
     shifts = {id(p) for one in each if one.shift is not None for p in one.shift.parameters()}
+    decayed = {id(p) for one in each for p in one.layers.parameters() if decay}
+    acting = [p for p in weights if id(p) not in shifts]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in weights if id(p) in shifts]},
-        {"params": [p for p in weights if id(p) not in shifts], "lr": config.flow_learning_rate},
+        {"params": [p for p in acting if id(p) not in decayed], "lr": rate},
+        {
+            "params": [p for p in acting if id(p) in decayed],
+            "lr": rate,
+            "weight_decay": decay,
+        },
     ]
     return [group for group in groups if group["params"]]

@@ -17,6 +17,7 @@ from maxentflow.agents.presets import preset
 from maxentflow.agents.settings import (
     Finite,
     FractionBelowOne,
+    NotNegativeNumber,
     Positive,
     PositiveFraction,
     Temperature,
@@ -53,6 +54,9 @@ class MeowConfig(TemperatureConfig, FlowConfig):
     """Learning rate of Adam."""
     flow_learning_rate: Positive = 5e-4
     """The same for what acts, all but the shifts: a policy that commits itself slowly."""
+    flow_weight_decay: NotNegativeNumber = 1.0
+    """Decoupled weight decay (AdamW) of the layers of the flow, so that the policy does not fit
+    the noise of targets; 0 for none."""
     max_grad_norm: Positive | None = 30.0
     """Clip the gradient's norm; None for no clipping."""
     average_decay: FractionBelowOne = 0.995
@@ -125,6 +129,7 @@ class MeowConfig(TemperatureConfig, FlowConfig):
             mean_hidden=None,
             scale_hidden=(64, 64),
             flow_learning_rate=1e-3,
+            flow_weight_decay=0.0,
             twin=False,
             heads=2,
             shift_norm=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +86,7 @@ class Synchronize(NamedTuple):
 
 Request = Act | Wait | Update | Synchronize
 Loop = Generator[Request, Any, None]
+_Compiling = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass
@@ -195,7 +196,11 @@ def _collect(run: Run, collector: Collector) -> Loop:
         end_episodes()
 
 
-def drive(runs: Sequence[Run], learner: Learner) -> None:
+def drive(
+    runs: Sequence[Run],
+    learner: Learner,
+    compiling: _Compiling = nullcontext,
+) -> None:
     """Answer the requests of training loops until all of them are over.
 
     Runs that differ by their random numbers alone ask for the same at the same time, so that a
@@ -205,6 +210,7 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
         runs: at the same step; each has torch's generators for itself.
         learner: acts and learns. If it cannot get ready before the first update, one line says
             so, and the agents go on as they are.
+        compiling: makes a context for the time in which it gets ready.
 
     Raises:
         NonFiniteError: from one of the runs; the states of all are saved.
@@ -223,7 +229,7 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
             run.has_company = True
     answers: Sequence[Any] = [None] * len(runs)
     try:
-        learner, prepared = _resumed(learner, runs)
+        learner, prepared = _resumed(learner, runs, compiling)
         while requests := _ask(loops, answers, streams):
             first = requests[0]
             if isinstance(first, Act):
@@ -231,7 +237,7 @@ def drive(runs: Sequence[Run], learner: Learner) -> None:
             elif isinstance(first, Update):
                 batches = [request.batch for request in requests]
                 if not prepared:
-                    learner, prepared = _prepared(learner, batches, runs), True
+                    learner, prepared = _prepared(learner, batches, runs, compiling), True
                 answers = learner.update(batches, streams)
             else:
                 if isinstance(first, Synchronize):
@@ -288,7 +294,7 @@ def _ask(loops: Sequence[Loop], answers: Sequence[Any], streams: RandomStreams) 
     return requests
 
 
-def _resumed(learner: Learner, runs: Sequence[Run]) -> tuple[Learner, bool]:
+def _resumed(learner: Learner, runs: Sequence[Run], compiling: _Compiling) -> tuple[Learner, bool]:
     """The learner, and whether it is ready: for runs that go on, before their first action."""
     examples = [
         run.experience.example()
@@ -298,14 +304,22 @@ def _resumed(learner: Learner, runs: Sequence[Run]) -> tuple[Learner, bool]:
     batches = [example for example in examples if example is not None]
     if len(batches) < len(runs):
         return learner, False
-    return _prepared(learner, batches, runs), True
+    return _prepared(learner, batches, runs, compiling), True
 
 
-def _prepared(learner: Learner, batches: Sequence[TensorDictBase], runs: Sequence[Run]) -> Learner:
+def _prepared(
+    learner: Learner,
+    batches: Sequence[TensorDictBase],
+    runs: Sequence[Run],
+    compiling: _Compiling,
+) -> Learner:
     """The learner, or one that does without where it cannot get ready."""
+    if isinstance(learner, EagerLearner):
+        return learner
+    observations = [run.observation for run in runs if run.observation is not None]
     try:
-        observations = [run.observation for run in runs if run.observation is not None]
-        learner.prepare(batches, observations)
+        with compiling():
+            learner.prepare(batches, observations)
     except CompilationError as error:
         tqdm.write(f"{error} The run goes on without; it learns the same, slower.", sys.stderr)
         return EagerLearner([run.agent for run in runs])

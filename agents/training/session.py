@@ -6,6 +6,7 @@ import ctypes
 import gc
 import platform
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,13 +27,15 @@ _ONE_SIGNAL = 0.5  # seconds; timeout(1) sends SIGTERM to a process, and again t
 class Interruption:
     """Ctrl-C and SIGTERM as a flag, so that a step is never left half done.
 
-    A second signal stops the process at once.
+    A second signal stops the process at once, and so does a first one while updates are compiled,
+    which may take minutes and changes nothing that could be saved.
     """
 
     def __init__(self) -> None:
         self._signal: int | None = None
         self._noted = 0.0
         self._at_once = False
+        self._compiles = False
 
     def __bool__(self) -> bool:
         return self._signal is not None
@@ -54,9 +57,24 @@ class Interruption:
         if self._at_once:
             self.raise_if_set()
 
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """A context in which the first signal stops the process at once."""
+        self._compiles = True
+        try:
+            yield
+        finally:
+            self._compiles = False
+
     def note(self, number: int, frame: object) -> None:
         """Handle a signal."""
         now = time.monotonic()
+        if self._compiles:
+            self._compiles = False
+            self._signal, self._noted, self._at_once = number, now, True
+            said = "Stopped while updates were compiled; steps since the last checkpoint are lost."
+            print(f"\n{said}", file=sys.stderr)
+            self.raise_if_set()
         if self._signal is not None:
             if number == self._signal == signal.SIGTERM and now - self._noted < _ONE_SIGNAL:
                 return

@@ -477,7 +477,8 @@ def train(trainers: Sequence[Trainer], learner: Learner | None = None) -> None:
     Raises:
         KeyboardInterrupt: on Ctrl-C, after the step in progress is finished and every state
             saved; on a second Ctrl-C at once.
-        SystemExit: on SIGTERM, with the states saved likewise; on a second one at once.
+        SystemExit: on SIGTERM, with the states saved likewise; on a second one at once, and while
+            updates are compiled, with nothing saved since the last checkpoint.
         NonFiniteError: from one of the runs; the states of the others are saved too.
         TaskError: an environment raised an exception; the states are saved likewise.
         ValueError: there are no trainers, or they differ by more than the seed; nothing has been
@@ -517,7 +518,7 @@ def train(trainers: Sequence[Trainer], learner: Learner | None = None) -> None:
             if any(run.after_step for run in runs):  # they ask for the same at the same time
                 for run in runs:
                     run.after_step = run.after_step or (lambda: None)
-            drive(runs, learner)
+            drive(runs, learner, interruption.compiling)
         finally:
             with ExitStack() as ends:  # each of them, should a callback raise
                 for trainer in trainers:

@@ -512,8 +512,8 @@ def hand_loss(flow, target, batch, gamma):
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.125, 1e6])
-@pytest.mark.parametrize("heads", [1, 2])
-def test_three_updates_by_hand(env, heads, max_grad_norm):
+@pytest.mark.parametrize(("heads", "weight_decay"), [(1, 0.0), (2, 0.0), (2, 0.5)])
+def test_three_updates_by_hand(env, heads, max_grad_norm, weight_decay):
     rate, tau, decay = 0.01, 0.25, 0.75
     agent = make_double_agent(
         env,
@@ -522,11 +522,13 @@ def test_three_updates_by_hand(env, heads, max_grad_norm):
         tau=tau,
         learning_rate=rate,
         flow_learning_rate=rate,
+        flow_weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
         average_decay=decay,
     )
     flow, target = (copy.deepcopy(agent.behavior.flow) for _ in range(2))
     parameters = list(flow.parameters())
+    layers = {id(parameter) for parameter in flow.layers.parameters()}
     averages = [parameter.detach().clone() for parameter in parameters]
     first = [torch.zeros_like(parameter) for parameter in parameters]
     second = [torch.zeros_like(parameter) for parameter in parameters]
@@ -543,6 +545,8 @@ def test_three_updates_by_hand(env, heads, max_grad_norm):
             for p, g, m, v in zip(parameters, gradients, first, second, strict=True):
                 m.mul_(0.9).add_(0.1 * clip * g)
                 v.mul_(0.999).add_(0.001 * (clip * g) ** 2)
+                if id(p) in layers:
+                    p *= 1 - rate * weight_decay
                 p -= rate * (m / (1 - 0.9**count)) / ((v / (1 - 0.999**count)).sqrt() + 1e-8)
             for p, t in zip(parameters, target.parameters(), strict=True):
                 t += tau * (p - t)

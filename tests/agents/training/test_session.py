@@ -8,7 +8,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from maxentflow.agents.learner import EagerLearner
 from maxentflow.agents.training import session as session_module
+from maxentflow.agents.training import train
 from maxentflow.agents.training.session import session
 
 from ..common import make_trainer
@@ -179,3 +181,29 @@ def test_a_library_that_fails_at_a_second_signal_is_no_failure():
 
     with pytest.raises(KeyboardInterrupt):
         fail()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_updates_are_compiled_ends_the_run_at_once(number, capsys):
+    trainer = make_trainer(**QUIET, threads=1)
+
+    class Slow(EagerLearner):
+        def prepare(self, batches, observations):
+            os.kill(os.getpid(), number)
+            pytest.fail("It goes on.")
+
+    class Compiled:
+        def __init__(self, agents):
+            self._eager = Slow(agents)
+
+        def __getattr__(self, name):
+            return getattr(self._eager, name)
+
+    before = settings()
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as stopped:
+        train([trainer], Compiled([trainer.agent]))
+    if number == signal.SIGTERM:
+        assert stopped.value.code == 143
+    assert "Stopped while updates were compiled" in capsys.readouterr().err
+    assert trainer.updates == 0
+    assert settings() == before
