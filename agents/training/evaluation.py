@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -20,6 +22,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow import envs
+from maxentflow.agents.training.files import write_atomically
 from maxentflow.agents.training.simulator import STEP_LIMIT, check_finite, check_tensor
 
 __all__ = ["AT_ONCE", "Evaluation", "evaluate", "record_video", "watch"]
@@ -264,22 +267,28 @@ def record_video(
     with closing(envs.make_single(env, render_mode="rgb_array", **options)) as made:
         observation, _ = made.reset(seed=seed)
         first = _picture(made, env)
-        try:
-            writer: Any = imageio.get_writer(
-                os.fspath(path),
+        # ffmpeg does not say that a disk is full: what it wrote elsewhere is copied.
+        with tempfile.TemporaryDirectory() as place:
+            unfinished = Path(place) / "film.mp4"
+            writer: Any
+            with imageio.get_writer(
+                unfinished,
                 format="FFMPEG",
                 fps=made.metadata.get("render_fps", 30),
                 macro_block_size=2,
-            )
-        except (OSError, ValueError) as error:
-            raise ValueError(f"Cannot write a video to {path}: {error}.") from error
-        with writer:
-            writer.append_data(first)
+            ) as writer:
+                writer.append_data(first)
 
-            def film() -> None:
-                writer.append_data(made.render())
+                def film() -> None:
+                    writer.append_data(made.render())
 
-            _act(policy, made, observation, deterministic, seed, max_steps, film)
+                _act(policy, made, observation, deterministic, seed, max_steps, film)
+            try:
+                write_atomically(Path(path), unfinished.read_bytes())
+            except OSError as error:
+                raise ValueError(
+                    f"Cannot write a video to {path}: {error.strerror or error}."
+                ) from error
 
 
 @torch.no_grad()

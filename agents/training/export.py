@@ -84,20 +84,17 @@ def export(
         given = [observations, *(each.draw(_CHECKED) for each in noise)]
         expected = policy(*given)
         names = ["observation", *(each.name for each in noise)]
-        unfinished = path.with_name(f"unfinished-{path.name}")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of exporters that are about to change
-                run = WRITERS[format](policy, [entry[:2] for entry in given], names, unfinished)
-                found = run(*given)
-            _compare(expected, found, path)
-            description = _description(agent, env, format, stochastic, noise)
-            unfinished.replace(path)
-            write_atomically(path.with_name(f"{path.name}.json"), description.encode())
-        except OSError as error:
-            raise ValueError(f"Cannot write to {path}: {error.strerror or error}.") from error
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of exporters that are about to change
+            content, run = WRITERS[format](policy, [entry[:2] for entry in given], names)
+            found = run(*given)
+        _compare(expected, found, path)
+    description = _description(agent, env, format, stochastic, noise)
+    try:
+        write_atomically(path, content)
+        write_atomically(path.with_name(f"{path.name}.json"), description.encode())
+    except OSError as error:
+        raise ValueError(f"Cannot write to {path}: {error.strerror or error}.") from error
     return noise
 
 

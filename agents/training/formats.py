@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,13 +24,15 @@ NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 _Run = Callable[..., Tensor]
 
 
-def _write_exported(policy: nn.Module, given: Sequence[Tensor], names: Any, path: Path) -> _Run:
-    program = _program(policy, given)
-    torch.export.save(program, path)
-    return torch.export.load(path).module()
+# Into memory: torch's own writers abort the process where a disk is full.
+def _write_exported(policy: nn.Module, given: Sequence[Tensor], names: Any) -> tuple[bytes, _Run]:
+    file = io.BytesIO()
+    torch.export.save(_program(policy, given), file)
+    file.seek(0)
+    return file.getvalue(), torch.export.load(file).module()
 
 
-def _write_script(policy: nn.Module, given: Sequence[Tensor], names: Any, path: Path) -> _Run:
+def _write_script(policy: nn.Module, given: Sequence[Tensor], names: Any) -> tuple[bytes, _Run]:
     # As it is, or else as its exported graph: TorchScript takes no autograd functions, and of a
     # graph no sizes that depend on the number of rows. Most policies have one of the two at most.
     learning = [entry for entry in policy.parameters() if entry.requires_grad]
@@ -41,13 +43,15 @@ def _write_script(policy: nn.Module, given: Sequence[Tensor], names: Any, path: 
         for function in (lambda: policy.forward, lambda: _program(policy, given).module()):
             try:
                 traced = torch.jit.trace(function(), tuple(given), check_trace=False)
-                torch.jit.save(traced, str(path))
-                loaded = torch.jit.load(str(path))
+                file = io.BytesIO()
+                torch.jit.save(traced, file)
+                file.seek(0)
+                loaded = torch.jit.load(file)
                 loaded(*(entry[:1] for entry in given))
             except RuntimeError as error:
                 refusal = error
             else:
-                return loaded
+                return file.getvalue(), loaded
     finally:
         for entry in learning:
             entry.requires_grad_(True)
@@ -57,16 +61,15 @@ def _write_script(policy: nn.Module, given: Sequence[Tensor], names: Any, path: 
 
 
 def _write_onnx(
-    policy: nn.Module, given: Sequence[Tensor], names: Sequence[str], path: Path
-) -> _Run:
+    policy: nn.Module, given: Sequence[Tensor], names: Sequence[str]
+) -> tuple[bytes, _Run]:
     import onnxruntime
 
     program = _program(policy, given)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells what else it could do
     try:
-        torch.onnx.export(
+        written: Any = torch.onnx.export(
             program,
-            f=str(path),
             input_names=list(names),
             output_names=["action"],
             dynamo=True,
@@ -76,13 +79,14 @@ def _write_onnx(
     except Exception as error:  # of any kind, from deep within
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         raise ValueError(f"The policy cannot be exported to ONNX: {reason}") from error
-    session = onnxruntime.InferenceSession(path.read_bytes())
+    content = written.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content)
 
     def run(*inputs: Tensor) -> Tensor:
         fed = {name: entry.numpy() for name, entry in zip(names, inputs, strict=True)}
         return torch.from_numpy(session.run(None, fed)[0])
 
-    return run
+    return content, run
 
 
 def _program(policy: nn.Module, given: Sequence[Tensor]) -> torch.export.ExportedProgram:
@@ -97,10 +101,11 @@ def _program(policy: nn.Module, given: Sequence[Tensor]) -> torch.export.Exporte
         raise ValueError(f"The policy cannot be exported: {reason}.") from error
 
 
-WRITERS: dict[str, Callable[[nn.Module, Sequence[Tensor], Sequence[str], Path], _Run]] = {
+_Writer = Callable[[nn.Module, Sequence[Tensor], Sequence[str]], tuple[bytes, _Run]]
+WRITERS: dict[str, _Writer] = {
     "torch-export": _write_exported,
     "torchscript": _write_script,
     "onnx": _write_onnx,
 }
-"""For each format, a function that writes a module for example inputs with names, reads what it
-wrote, and gives that as a function."""
+"""For each format, a function that gives a module, for example inputs with names, as the bytes of
+a file, and what is read from these as a function."""

@@ -191,15 +191,36 @@ def test_a_file_that_gives_other_actions_is_not_kept(tmp_path, monkeypatch):
     agent, env = make("Pendulum-v1", "td3", {"hidden": (8,)})
     (tmp_path / "policy.pt2").write_text("of before")
 
-    def wrong(policy, given, names, path):
-        path.write_text("wrong")
-        return lambda observation: policy(observation) + 0.01
+    def wrong(policy, given, names):
+        return b"wrong", lambda observation: policy(observation) + 0.01
 
     monkeypatch.setitem(module.WRITERS, "torch-export", wrong)
     with pytest.raises(ValueError, match="was not written: its actions differ from the policy's"):
         export(agent, env, tmp_path / "policy.pt2")
     assert {each.name for each in tmp_path.iterdir()} == {"policy.pt2"}
     assert (tmp_path / "policy.pt2").read_text() == "of before"
+
+
+@pytest.mark.parametrize("format", ["torch-export", "torchscript"])
+def test_a_full_disk_is_said(tmp_path, format):
+    """As a limit on the size of files, in a process of its own: torch's writers abort at it."""
+    code = f"""
+import resource, signal
+from maxentflow import agents, envs
+from maxentflow.agents.training.export import export
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+env = envs.make("Pendulum-v1")
+agent = agents.make("td3", env, hidden=(8,))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    export(agent, env, "policy{SUFFIXES[format]}", format="{format}")
+except ValueError as error:
+    print(error)
+"""
+    words = [sys.executable, "-c", code]
+    said = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert said == f"Cannot write to policy{SUFFIXES[format]}: File too large.\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
