@@ -43,6 +43,8 @@ def run(arguments: list[str]) -> None:
     options = parse(_Compare, arguments, "compare")
     if not options.runs:
         raise ValueError("compare needs at least one run folder.")
+    if options.threshold is not None and not math.isfinite(options.threshold):
+        raise ValueError(f"threshold must be finite, got {options.threshold}.")
     out = options.out if options.out.suffix else options.out.with_suffix(".csv")
     if out.suffix != ".csv":
         raise ValueError(f"--out must be a .csv file, got {options.out}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ def run(arguments: list[str]) -> None:
             try:
                 parts.append(_about(folder, Path(place) / str(index), options))
             except ValueError as error:  # the other runs have their sections all the same
+                print(f"maxentflow: {error}", file=sys.stderr)
                 parts.append(f'<p class="look">{escape(str(error))}</p>')
     text = page.page("maxentflow report", parts)
     try:

@@ -164,8 +164,9 @@ def _continued(arguments: list[str]) -> list[_Run]:
             description = replace(description, trainer_config=config)
         trainer = restored(description, folder, progress=options.progress)
         if trainer.step >= trainer.config.total_steps:
-            more = "give a larger --total-steps to go on"
-            raise ValueError(f"{folder} is complete at {trainer.step} steps; {more}.")
+            raise ValueError(
+                f"{folder} has {trainer.step} steps already; give a larger --total-steps to go on."
+            )
         runs.append(_Run(description, trainer, folder, options.address))
     for each in runs:
         each.folder.begin()  # before anything is written

@@ -263,7 +263,7 @@ def record_video(
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
         # By default MuJoCo asks for a screen, and SDL, which draws for gymnasium, looks for one.
         os.environ.setdefault("MUJOCO_GL", "egl")
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
     with closing(envs.make_single(env, render_mode="rgb_array", **options)) as made:
         observation, _ = made.reset(seed=seed)
         first = _picture(made, env)

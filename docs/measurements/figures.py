@@ -93,7 +93,8 @@ def twin() -> None:
 def entropy() -> None:
     """Hopper-v4 by target entropy and critic: returns, and V of first states over the discounted
     returns from them."""
-    rows = [row for row in read("entropy.csv") if row["task"] == "Hopper-v4"]
+    of_task = [row for row in read("entropy.csv") if row["task"] == "Hopper-v4"]
+    rows = [row for row in of_task if not row["change"]]
     settings = (
         ("-1", "mean", "-1 nats, mean of both flows", "#777777"),
         ("-1", "second", "-1 nats, second flow", "#DDAA33"),
@@ -122,6 +123,39 @@ def entropy() -> None:
     for axes in (left, right):
         plain(axes)
     save(figure, "entropy.png")
+
+
+def decay() -> None:
+    """Ant-v4 by weight decay: returns, and V of first states beside the discounted returns."""
+    rows = [row for row in read("entropy.csv") if row["task"] == "Ant-v4"]
+    settings = (
+        ("", "none", "#777777"),
+        ("weight decay 0.3", "0.3", OURS),
+        ("weight decay 1", "1", "#DDAA33"),
+        ("weight decay 4", "4", "#BB5566"),
+    )
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.0), layout="constrained")
+    for change, name, color in settings:
+        chosen = [row for row in rows if (row["change"], row["target"]) == (change, "second")]
+        label: str | None = name
+        for seed in dict.fromkeys(row["seed"] for row in chosen):
+            points = [row for row in chosen if row["seed"] == seed]
+            steps = [int(row["step"]) / 1_000 for row in points]
+            left.plot(
+                steps, [float(row["eval_return"]) for row in points], "o-", color=color, ms=3
+            )
+            bias = [
+                float(row["eval_value"]) - float(row["eval_discounted_return"]) for row in points
+            ]
+            right.plot(steps, bias, "o-", color=color, ms=3, label=label)
+            label = None
+    left.set(xlabel="thousand steps", ylabel="return of the mode")
+    right.axhline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
+    right.set(xlabel="thousand steps", ylabel="V - discounted return")
+    right.legend(title="weight decay", frameon=False, fontsize=8)
+    for axes in (left, right):
+        plain(axes)
+    save(figure, "decay.png")
 
 
 def plain(axes: Any) -> None:
@@ -317,5 +351,15 @@ def environments() -> None:
 
 
 if __name__ == "__main__":
-    for draw in (steps, parts, density, returns, architectures, environments, twin, entropy):
+    for draw in (
+        steps,
+        parts,
+        density,
+        returns,
+        architectures,
+        environments,
+        twin,
+        entropy,
+        decay,
+    ):
         draw()

@@ -168,6 +168,16 @@ agents.training.record_video(policy, "Pendulum-v1", sys.argv[1], max_steps=3)
     assert len(frames(tmp_path / "film.mp4")) == 4
 
 
+def test_a_film_of_a_task_that_pygame_draws_is_not_black(tmp_path, monkeypatch):
+    """highway-env leaves pictures black where SDL has its dummy driver."""
+    monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    path = tmp_path / "film.mp4"
+    still = Scripted(lambda observation: torch.zeros(observation.shape[0], 1))
+    record_video(still, "maxentflow/Intersection-v0", str(path), max_steps=1)
+    assert frames(path)[0].std() > 10
+
+
 def test_a_video_that_cannot_be_written(tmp_path):
     path = tmp_path / "missing" / "film.mp4"
     with pytest.raises(ValueError, match=r"Cannot write a video to .*film\.mp4"):
