@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 __all__ = ["named", "take", "words"]
 
@@ -23,7 +24,8 @@ def words() -> str:
 
 
 def take(arguments: Sequence[str]) -> list[str]:
-    """Import what ``--import`` names, from the present folder too; give the other words.
+    """Import what ``--import`` names, and the module of ``--env MODULE:TASK``, from the present
+    folder too; give the words but for ``--import``.
 
     Raises:
         ValueError: a name is missing, or a module cannot be imported.
@@ -40,6 +42,11 @@ def take(arguments: Sequence[str]) -> list[str]:
         if not name or name.startswith("-"):
             raise ValueError("--import needs the name of a module, such as my_flows.")
         named.append(name)
+    for word, following in zip_longest(rest, rest[1:], fillvalue=""):
+        task = following if word == "--env" else word.removeprefix("--env=")
+        module, colon, _ = task.partition(":")
+        if word.startswith("--env") and colon and module.isidentifier() and module != "torchrl":
+            named.append(module)
     for name in named:
         _import(name)
     return rest

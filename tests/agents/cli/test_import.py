@@ -64,6 +64,19 @@ def test_a_run_is_used_later(run, capsys):
     assert f" train --import my_parts --resume {run} " in hints[1]
 
 
+@pytest.mark.parametrize("words", [["--env", "my_parts:Mine-v0"], ["--env=my_parts:Mine-v0"]])
+def test_the_module_of_a_task_is_imported(run, words):
+    forget()
+    assert imports.take(["train", "sac", *words]) == ["train", "sac", *words]
+    assert imports.named == ["my_parts"]
+    assert "Mine-v0" in gym.registry
+
+
+def test_a_task_of_torchrl_is_no_module():
+    imports.take(["train", "sac", "--env", "torchrl:Gym/Pendulum-v1"])
+    assert imports.named == []
+
+
 @pytest.mark.slow
 def test_without_its_module_it_is_refused(run, refused):
     forget()
