@@ -127,10 +127,6 @@ def _groups(
     groups: list[dict[str, Any]] = [
         {"params": [p for p in weights if id(p) in shifts]},
         {"params": [p for p in acting if id(p) not in decayed], "lr": rate},
-        {
-            "params": [p for p in acting if id(p) in decayed],
-            "lr": rate,
-            "weight_decay": decay,
-        },
+        {"params": [p for p in acting if id(p) in decayed], "lr": rate, "weight_decay": decay},
     ]
     return [group for group in groups if group["params"]]

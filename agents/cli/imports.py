@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from itertools import pairwise
 
 __all__ = ["named", "take", "words"]
 
@@ -42,10 +42,10 @@ def take(arguments: Sequence[str]) -> list[str]:
         if not name or name.startswith("-"):
             raise ValueError("--import needs the name of a module, such as my_flows.")
         named.append(name)
-    for word, following in zip_longest(rest, rest[1:], fillvalue=""):
-        task = following if word == "--env" else word.removeprefix("--env=")
-        module, colon, _ = task.partition(":")
-        if word.startswith("--env") and colon and module.isidentifier() and module != "torchrl":
+    for word, following in pairwise([*rest, ""]):
+        flag, equals, task = word.partition("=")
+        module, colon, _ = (task if equals else following).partition(":")
+        if flag == "--env" and colon and module.isidentifier() and module != "torchrl":
             named.append(module)
     for name in named:
         _import(name)

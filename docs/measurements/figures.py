@@ -4,7 +4,7 @@ python docs/measurements/figures.py
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,69 +93,66 @@ def twin() -> None:
 def entropy() -> None:
     """Hopper-v4 by target entropy and critic: returns, and V of first states over the discounted
     returns from them."""
-    of_task = [row for row in read("entropy.csv") if row["task"] == "Hopper-v4"]
-    rows = [row for row in of_task if not row["change"]]
-    settings = (
-        ("-1", "mean", "-1 nats, mean of both flows", "#777777"),
-        ("-1", "second", "-1 nats, second flow", "#DDAA33"),
-        ("0", "mean", "0 nats, mean of both flows", "#BB5566"),
-        ("0", "second", "0 nats, second flow", "#66CCEE"),
-        ("-0.25", "second", "-0.25 nats, second flow", OURS),
-    )
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.0), layout="constrained")
-    for target, heads, name, color in settings:
-        chosen = [row for row in rows if (row["target_entropy"], row["target"]) == (target, heads)]
-        label: str | None = name
-        for seed in dict.fromkeys(row["seed"] for row in chosen):
-            points = [row for row in chosen if row["seed"] == seed]
-            steps = [int(row["step"]) / 1_000 for row in points]
-            values = [
-                float(row["eval_value"]) / float(row["eval_discounted_return"]) for row in points
-            ]
-            returns = [float(row["eval_return"]) for row in points]
-            left.plot(steps, returns, color=color, linewidth=1.3, label=label)
-            right.plot(steps, values, color=color, linewidth=1.3)
-            label = None
-    left.set(xlabel="thousand steps", ylabel="return of the mode")
+    settings = {
+        ("-1", "mean", ""): ("-1 nats, mean of both flows", "#777777"),
+        ("-1", "second", ""): ("-1 nats, second flow", "#DDAA33"),
+        ("0", "mean", ""): ("0 nats, mean of both flows", "#BB5566"),
+        ("0", "second", ""): ("0 nats, second flow", "#66CCEE"),
+        ("-0.25", "second", ""): ("-0.25 nats, second flow", OURS),
+    }
+    figure, (left, right) = changes("Hopper-v4", settings, lambda value, of: value / of)
     right.axhline(1, color="#BBBBBB", linewidth=0.8, zorder=0)
-    right.set(xlabel="thousand steps", ylabel="V / discounted return", yscale="log")
+    right.set(ylabel="V / discounted return", yscale="log")
     left.legend(frameon=False, fontsize=8)
-    for axes in (left, right):
-        plain(axes)
     save(figure, "entropy.png")
 
 
 def decay() -> None:
     """Ant-v4 by weight decay: returns, and V of first states beside the discounted returns."""
-    rows = [row for row in read("entropy.csv") if row["task"] == "Ant-v4"]
-    settings = (
-        ("", "none", "#777777"),
-        ("weight decay 0.3", "0.3", OURS),
-        ("weight decay 1", "1", "#DDAA33"),
-        ("weight decay 4", "4", "#BB5566"),
-    )
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.0), layout="constrained")
-    for change, name, color in settings:
-        chosen = [row for row in rows if (row["change"], row["target"]) == (change, "second")]
+    settings = {
+        ("-0.25", "second", ""): ("none", "#777777"),
+        ("-0.25", "second", "weight decay 0.3"): ("0.3", OURS),
+        ("-0.25", "second", "weight decay 1"): ("1", "#DDAA33"),
+        ("-0.25", "second", "weight decay 4"): ("4", "#BB5566"),
+    }
+    figure, (left, right) = changes("Ant-v4", settings, lambda value, of: value - of, marker="o")
+    right.axhline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
+    right.set(ylabel="V - discounted return")
+    left.legend(title="weight decay", frameon=False, fontsize=8)
+    save(figure, "decay.png")
+
+
+def changes(
+    task: str,
+    settings: Mapping[tuple[str, str, str], tuple[str, str]],
+    bias: Callable[[float, float], float],
+    marker: str = "",
+) -> tuple[Any, Any]:
+    """Runs by target entropy, target and change: returns, and how V differs from the discounted
+    return."""
+    columns = ("target_entropy", "target", "change")
+    rows = [row for row in read("untuned_changes.csv") if row["task"] == task]
+    figure, both = plt.subplots(1, 2, figsize=(8.4, 3.0), layout="constrained")
+    for setting, (name, color) in settings.items():
+        chosen = [row for row in rows if tuple(row[column] for column in columns) == setting]
         label: str | None = name
         for seed in dict.fromkeys(row["seed"] for row in chosen):
             points = [row for row in chosen if row["seed"] == seed]
             steps = [int(row["step"]) / 1_000 for row in points]
-            left.plot(
-                steps, [float(row["eval_return"]) for row in points], "o-", color=color, ms=3
+            returns, values, discounted = (
+                [float(row[f"eval_{column}"]) for row in points]
+                for column in ("return", "value", "discounted_return")
             )
-            bias = [
-                float(row["eval_value"]) - float(row["eval_discounted_return"]) for row in points
-            ]
-            right.plot(steps, bias, "o-", color=color, ms=3, label=label)
+            biases = list(map(bias, values, discounted))
+            style = {"color": color, "linewidth": 1.3, "marker": marker, "markersize": 3}
+            for axes, numbers in zip(both, (returns, biases), strict=True):
+                axes.plot(steps, numbers, label=label, **style)
             label = None
-    left.set(xlabel="thousand steps", ylabel="return of the mode")
-    right.axhline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
-    right.set(xlabel="thousand steps", ylabel="V - discounted return")
-    right.legend(title="weight decay", frameon=False, fontsize=8)
-    for axes in (left, right):
+    both[0].set_ylabel("return of the mode")
+    for axes in both:
+        axes.set_xlabel("thousand steps")
         plain(axes)
-    save(figure, "decay.png")
+    return figure, both
 
 
 def plain(axes: Any) -> None:
