@@ -271,6 +271,15 @@ def test_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert "Pendulum-v1: return" in capsys.readouterr().out
 
 
+def test_the_start_page_names_every_extra() -> None:
+    """All that a user installs, but for what development needs."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    table = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "start.md").read_text(), re.M)
+    assert set(table) == set(extras) - {"dev", "bench"}
+
+
 def test_links_in_documents_lead_somewhere() -> None:
     for document in (*PAGES, *ROOT.glob("benchmarks/*.md")):
         text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.M | re.S)

@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: with code 2 after one sentence on standard error, for anything that cannot be
-            done; 130 after Ctrl-C; 143 after SIGTERM; 141 if nobody reads the output any more.
+            done; 130 after Ctrl-C; 143 after SIGTERM; 129 after SIGHUP; 141 if nobody reads the
+            output any more.
     """
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     try:
@@ -85,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> None:
     arguments = imports.take(words)
-    if {*arguments[:2]} <= {"train", "-h", "--help"}:
+    first = {*arguments[:2]}
+    if first <= {"train", "-h", "--help"} and first != {"train"}:
         registry = sys.modules.get("maxentflow.agents.registry")
         names = BUILT_IN if registry is None else registry.registered()
         print(_USAGE.format(agents=", ".join(names)), end="")

@@ -256,4 +256,5 @@ def _save(figure: Figure, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150, format=path.suffix[1:] or "png")
     except (OSError, ValueError) as error:
-        raise ValueError(f"Cannot write the figure {path}: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"Cannot write the figure {path}: {reason}.") from error

@@ -39,13 +39,15 @@ def take(arguments: Sequence[str]) -> list[str]:
             rest.append(word)
             continue
         name = name if equals else next(words, "")
-        if not name or name.startswith("-"):
-            raise ValueError("--import needs the name of a module, such as my_flows.")
+        if not all(part.isidentifier() for part in name.split(".")):
+            got = f", got {name!r}" if name else ""
+            raise ValueError(f"--import needs the name of a module, such as my_flows{got}.")
         named.append(name)
     for word, following in pairwise([*rest, ""]):
         flag, equals, task = word.partition("=")
         module, colon, _ = (task if equals else following).partition(":")
-        if flag == "--env" and colon and module.isidentifier() and module != "torchrl":
+        own = flag == "--env" and colon and module.isidentifier() and module != "torchrl"
+        if own and module not in named:
             named.append(module)
     for name in named:
         _import(name)

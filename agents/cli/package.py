@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import tyro
 import yaml
 
 from maxentflow.agents.cli import imports
-from maxentflow.agents.cli.parsing import check_least, parse
+from maxentflow.agents.cli.parsing import check_least, parse, quoted
 from maxentflow.agents.training import Evaluation, RunFolder, evaluate, record_video
 from maxentflow.agents.training.archive import check_new, pack
 from maxentflow.agents.training.description import Description, make_env, read, trained
@@ -59,7 +58,7 @@ def run(arguments: list[str]) -> None:
         card = _card(description, folder, result, options.seed, video)
         pack(folder, out, card=card, video=video)
     print(f"{out}: {description.agent} in {description.env}, mode: {result}")
-    print(f"Next:\n  maxentflow evaluate{imports.words()} {shlex.quote(str(out))}")
+    print(f"Next:\n  maxentflow evaluate{imports.words()} {quoted(out)}")
 
 
 def _card(

@@ -8,14 +8,16 @@ import io
 import itertools
 import os
 import re
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
 from maxentflow.agents.cli.examples import EXAMPLES
 
-__all__ = ["check_least", "parse", "value_of"]
+__all__ = ["check_least", "parse", "quoted", "value_of"]
 
 T = TypeVar("T")
 
@@ -106,6 +108,16 @@ def check_least(options: Any, **least: int) -> None:
         raise ValueError(f"seed must be below 2**32, got {options.seed}.")
 
 
+def quoted(path: Path) -> str:
+    """A path as a word of a shell's command line, and never as an option.
+
+    Example:
+        >>> print(quoted(Path("my runs")), quoted(Path("-runs")))
+        'my runs' ./-runs
+    """
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+
+
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:
     """What an option is given, the last time if it is there several times.
 
@@ -122,6 +134,14 @@ def _one_sentence(box: str) -> str:
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m|-{3,}|[╭╮╰╯─│┌┐└┘]", " ", box).split())
     text = re.split(r" For full helptext| Argument helptext| Arguments similar to", text)[0]
     text = re.sub(rf"^(({_TITLES})\s+)+", "", text)
+    if "Failed to parse key-value pairs" in text:
+        text = (
+            f"{text.partition(':')[0]}: names and values in turn are needed, such as gravity 9.81"
+        )
+    if text.startswith("Missing from "):
+        command, _, missing = text.removeprefix("Missing from maxentflow ").partition(": ")
+        names = re.findall(r"(?:^|\(required\) )(\S+)", missing)
+        text = f"{command} needs {' and '.join(names)}; maxentflow {command} --help tells more."
     text = text.replace("invalid literal for int() with base 10:", "a whole number is needed, got")
     text = text.replace("could not convert string to float:", "a number is needed, got")
     return re.sub(r" Perhaps you meant: (--[\w-]+).*", r". Did you mean \1?", text)

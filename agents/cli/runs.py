@@ -71,8 +71,8 @@ def state_of(folder: RunFolder) -> str:
     if folder.is_locked():
         return "running"
     steps = steps_of(folder)
-    if not steps:
-        return "not begun"
+    if not steps:  # a run that a signal stopped before its first row has a checkpoint
+        return "stopped" if folder.checkpoint_path.exists() else "not begun"
     over = steps >= folder.config()["trainer_config"]["total_steps"]
     return "complete" if over else "stopped"
 

@@ -20,7 +20,7 @@ from maxentflow import envs
 from maxentflow.agents import cluster, compiled, registry
 from maxentflow.agents.cli import imports
 from maxentflow.agents.cli.conclusion import conclude
-from maxentflow.agents.cli.parsing import parse, value_of
+from maxentflow.agents.cli.parsing import parse, quoted, value_of
 from maxentflow.agents.learner import CompilationError
 from maxentflow.agents.training import RunFolder, TaskError, Trainer, TrainerConfig, train
 from maxentflow.agents.training.description import (
@@ -83,6 +83,9 @@ def run(arguments: list[str]) -> None:
 
 def _begun(arguments: list[str]) -> list[_Run]:
     """New runs, each with a folder."""
+    if not arguments or arguments[0].startswith("-"):
+        known = ", ".join(registry.registered())
+        raise ValueError(f"An agent is missing, as in train meow --env Hopper-v4; known: {known}.")
     name, *rest = arguments
     env_id = value_of("--env", rest)
     paper = "--paper" in rest
@@ -204,7 +207,7 @@ def _train(runs: list[_Run]) -> None:
     for each in runs:
         print(f"Run folder: {each.folder}", flush=True)
     trainers = [each.trainer for each in runs]
-    folders = shlex.join(str(each.folder) for each in runs)
+    folders = " ".join(quoted(each.folder.path) for each in runs)
     again = f"maxentflow train{imports.words()} --resume {folders}"
     go_on = f"continue from the last checkpoint with {again}"
     try:
@@ -236,7 +239,7 @@ def _train(runs: list[_Run]) -> None:
             print(f"Seed {each.trainer.config.seed}:")
         conclude(each.description, each.trainer, each.folder)
     first = runs[0]
-    folder, task = shlex.quote(str(first.folder)), shlex.quote(str(first.description.env))
+    folder, task = quoted(first.folder.path), shlex.quote(str(first.description.env))
     shown = first.trainer.config.logger == "tensorboard"
     print(
         "Next:\n"

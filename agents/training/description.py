@@ -61,7 +61,7 @@ class Description:
     trainer_config: TrainerConfig
     """Settings of the trainer."""
     env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
-    """Keyword arguments of the task by name and value."""
+    """Keyword arguments of the task by name and value, such as --env-kwargs gravity 9.81."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the update, which takes half a minute; auto does where the run is long enough."""
 
@@ -192,6 +192,8 @@ def described(
 def make_env(description: Description, num_envs: int, *, workers: bool = False) -> Any:
     """Copies of the task, with its keyword arguments, as gymnasium's or TorchRL's environment."""
     options: dict[str, Any] = description.env_kwargs
+    if taken := {"render_mode", "seed", "num_envs"} & set(options):
+        raise ValueError(f"env_kwargs cannot have {min(taken)}, which is set by other means.")
     if envs.is_torchrl(description.env):
         options = {"device": description.trainer_config.device, **options}
         return envs.make_batched(description.env, num_envs, workers=workers, **options)

@@ -326,6 +326,8 @@ def watch(
 def _picture(made: gym.Env[Any, Any], env: Task) -> Any:
     try:
         return made.render()
+    except NotImplementedError as error:
+        raise ValueError(f"{env} cannot be drawn: it has no picture.") from error
     except Exception as error:  # each simulator raises its own where it cannot draw
         reason = str(error) or type(error).__name__
         raise ValueError(f"{env} cannot be drawn on this machine: {reason}.") from error

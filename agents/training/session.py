@@ -23,9 +23,11 @@ _DEFAULT_THRESHOLD = 128 * 1024
 
 _ONE_SIGNAL = 0.5  # seconds; timeout(1) sends SIGTERM to a process, and again to its group
 
+_HANGUP: Any = getattr(signal, "SIGHUP", None)  # of a terminal that closes; not on Windows
+
 
 class Interruption:
-    """Ctrl-C and SIGTERM as a flag, so that a step is never left half done.
+    """Ctrl-C, SIGTERM and SIGHUP as a flag, so that a step is never left half done.
 
     A second signal stops the process at once, and so does a first one while updates are compiled,
     which may take minutes and changes nothing that could be saved.
@@ -45,7 +47,7 @@ class Interruption:
 
         Raises:
             KeyboardInterrupt: after Ctrl-C.
-            SystemExit: after SIGTERM, with exit status 143.
+            SystemExit: after SIGTERM or SIGHUP, with exit status 143 or 129.
         """
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
@@ -102,7 +104,8 @@ def session(threads: int) -> Iterator[Interruption]:
     interruption = Interruption()
     handlers: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        heeds_hangup = _HANGUP and signal.getsignal(_HANGUP) != signal.SIG_IGN  # as under nohup
+        for number in (signal.SIGINT, signal.SIGTERM, *([_HANGUP] if heeds_hangup else [])):
             handlers[number] = signal.signal(number, interruption.note)
     threads_before, flushed_before = torch.get_num_threads(), _flushes_denormals()
     torch.set_num_threads(threads)

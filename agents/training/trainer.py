@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +73,8 @@ class Trainer:
     Raises:
         KeyboardInterrupt: from :meth:`run`, on Ctrl-C, after the step in progress is finished and
             its state saved; on a second Ctrl-C at once.
-        SystemExit: from :meth:`run`, on SIGTERM, with the state saved likewise; on a second one
-            at once.
+        SystemExit: from :meth:`run`, on SIGTERM or SIGHUP, with the state saved likewise; on a
+            second one at once.
         NonFiniteError: from :meth:`run`, an action, an observation, a reward, a loss or a gradient
             is not finite; the message names it and the step, and the state is saved beside the
             last checkpoint.
@@ -477,8 +476,8 @@ def train(trainers: Sequence[Trainer], learner: Learner | None = None) -> None:
     Raises:
         KeyboardInterrupt: on Ctrl-C, after the step in progress is finished and every state
             saved; on a second Ctrl-C at once.
-        SystemExit: on SIGTERM, with the states saved likewise; on a second one at once, and while
-            updates are compiled, with nothing saved since the last checkpoint.
+        SystemExit: on SIGTERM or SIGHUP, with the states saved likewise; on a second one at once,
+            and while updates are compiled, with nothing saved since the last checkpoint.
         NonFiniteError: from one of the runs; the states of the others are saved too.
         TaskError: an environment raised an exception; the states are saved likewise.
         ValueError: there are no trainers, or they differ by more than the seed; nothing has been
@@ -502,13 +501,10 @@ def train(trainers: Sequence[Trainer], learner: Learner | None = None) -> None:
         raise ValueError("train needs at least one trainer.")
     lead = trainers[0]
     for other in trainers[1:]:
-        if (
-            replace(other.config, seed=lead.config.seed) != lead.config
-            or other.agent.config != lead.agent.config
-            or (other.step, other.updates) != (lead.step, lead.updates)
-            or envs.task_id(other.env) != envs.task_id(lead.env)
-        ):
-            raise ValueError("Trainers in step with each other must differ by seed alone.")
+        if differing := _differing(lead, other):
+            raise ValueError(
+                f"Trainers in step with each other must differ by seed alone, not by {differing}."
+            )
     learner = learner or EagerLearner([trainer.agent for trainer in trainers])
     with session(lead.config.threads) as interruption:
         try:
@@ -524,3 +520,23 @@ def train(trainers: Sequence[Trainer], learner: Learner | None = None) -> None:
                 for trainer in trainers:
                     ends.callback(trainer._end)
     interruption.raise_if_set()
+
+
+def _differing(one: Trainer, other: Trainer) -> str:
+    """What two trainers differ by beside the seed, in words; empty for nothing."""
+    kinds = [type(each.agent.config).__name__ for each in (one, other)]
+    pairs = {
+        "task": (envs.task_id(one.env), envs.task_id(other.env)),
+        "step": (one.step, other.step),
+        "updates": (one.updates, other.updates),
+        "agent": (one.agent.name, other.agent.name),
+        "settings": (kinds[0], kinds[1]),
+    }
+    configs = [(one.config, other.config)]
+    if kinds[0] == kinds[1]:
+        configs.append((one.agent.config, other.agent.config))
+    for mine, others in configs:
+        values = vars(mine) if mine is not None else {}
+        pairs |= {name: (value, vars(others)[name]) for name, value in values.items()}
+    del pairs["seed"]
+    return ", ".join(f"{name} ({a} and {b})" for name, (a, b) in pairs.items() if a != b)

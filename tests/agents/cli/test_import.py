@@ -92,7 +92,10 @@ def test_without_its_module_it_is_refused(run, refused):
     ("flags", "sentence"),
     [
         (["--import"], "--import needs the name of a module, such as my_flows."),
-        (["--import", "--seed"], "--import needs the name of a module, such as my_flows."),
+        (
+            ["--import", "../my_flows"],
+            "--import needs the name of a module, such as my_flows, got '../my_flows'.",
+        ),
         (
             ["--import", "no_such"],
             "Module 'no_such' cannot be imported: No module named 'no_such'.",

@@ -12,7 +12,9 @@ TRAIN = ("train", "meow", "--env", "Pendulum-v1")
 REFUSED = [
     # what is wrong, and what the sentence says of it
     (("train", "moew"), "Unknown agent 'moew'; known: meow, sac, flow-sac, sql, td3, ddpg, bc,"),
-    (("train", "--env", "Hopper-v4"), "--env"),
+    (("train",), "An agent is missing, as in train meow --env Hopper-v4; known: meow, sac,"),
+    (("train", "--env", "Hopper-v4"), "An agent is missing, as in train meow"),
+    (("collect",), "collect needs PATH and --out; maxentflow collect --help tells more."),
     (("train", "meow"), "A task is missing; give its id, as in train meow --env Hopper-v4"),
     ((*TRAIN, "--env", "Hoper-v4"), "Unknown task 'Hoper-v4'. Did you mean Hopper-v4"),
     ((*TRAIN, "--env=Hoper-v4"), "Unknown task 'Hoper-v4'. Did you mean Hopper-v4"),
@@ -28,8 +30,8 @@ REFUSED = [
     ((*TRAIN, "--env-kwargs", "gravity", "3"), "unexpected keyword argument 'gravity'"),
     ((*TRAIN, "--env-kwargs", "g", "banana"), "Task 'Pendulum-v1' cannot be used with {'g': "),
     ((*TRAIN, "--env-kwargs", "workers", "True"), "unexpected keyword argument 'workers'"),
-    ((*TRAIN, "--env-kwargs", "render_mode", "human"), "Task 'Pendulum-v1' cannot be used with"),
-    ((*TRAIN, "--env-kwargs", "g"), "--env-kwargs"),
+    ((*TRAIN, "--env-kwargs", "render_mode", "human"), "env_kwargs cannot have render_mode"),
+    ((*TRAIN, "--env-kwargs", "g=3"), "--env-kwargs: names and values in turn are needed"),
     (
         (*TRAIN, "--flow", "adative"),
         "Unknown flow 'adative'; registered: additive, affine, spline",
@@ -114,7 +116,7 @@ REFUSED = [
     (("train", "sac", "--resume", RUN), "run is a run of 'meow', not of 'sac'"),
     (("train", "--resume", RUN, "--seed", "3"), "--seed"),
     (("train", "--resume", RUN, RUN, "--total-steps", "90"), "--resume names a run twice"),
-    (("evaluate",), "The run's folder"),
+    (("evaluate",), "evaluate needs PATH; maxentflow evaluate --help"),
     (("evaluate", f"{HERE}/nowhere"), "nowhere is not a run folder"),
     (("evaluate", RUN, "--episodes", "0"), "episodes must be at least 1, got 0"),
     (("evaluate", RUN, "--episodes", "few"), "--episodes: a whole number is needed"),

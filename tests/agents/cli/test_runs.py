@@ -59,6 +59,9 @@ def test_a_line_for_each_run(mine, capsys):
 def test_a_run_that_has_not_logged_yet(mine, capsys):
     (mine / "metrics.csv").unlink()
     main(["runs", str(mine)])
+    assert capsys.readouterr().out.splitlines()[1].endswith("stopped")
+    (mine / "checkpoints" / "latest.pt").unlink()
+    main(["runs", str(mine)])
     assert capsys.readouterr().out.splitlines()[1].endswith("not begun")
 
 

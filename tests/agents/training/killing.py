@@ -103,6 +103,8 @@ elif what == "Ctrl-C twice":
     Agent.update = signal_in_update([signal.SIGINT, signal.SIGINT])
 elif what == "SIGTERM":
     Agent.update = signal_in_update([signal.SIGTERM])
+elif what == "SIGHUP":
+    Agent.update = signal_in_update([signal.SIGHUP])
 elif what == "SIGTERM from timeout(1)":  # which sends it to the process, and to its group
     Agent.update = signal_in_update([signal.SIGTERM, signal.SIGTERM])
 elif what == "SIGTERM twice":

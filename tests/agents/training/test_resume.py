@@ -19,7 +19,7 @@ from .children import PRELOADED
 # In one process: whole runs to compare with, and a server of children that has loaded torch.
 pytestmark = pytest.mark.xdist_group("resume")
 
-KILLED, INTERRUPTED, TERMINATED = -signal.SIGKILL, 130, 143
+KILLED, INTERRUPTED, TERMINATED, HUNG_UP = -signal.SIGKILL, 130, 143, 129
 LENGTHS = {
     "total_steps": 104,
     "warmup_steps": 30,
@@ -178,12 +178,13 @@ def test_killed_again_and_again(tmp_path, dies, uninterrupted):
         ("Ctrl-C in a log", 2, INTERRUPTED, 60),  # where no checkpoint is due
         ("Ctrl-C twice", 55, INTERRUPTED, 80),  # at once
         ("SIGTERM", 55, TERMINATED, 86),
+        ("SIGHUP", 55, HUNG_UP, 86),
         ("SIGTERM from timeout(1)", 55, TERMINATED, 86),
         ("SIGTERM twice", 55, TERMINATED, 80),
         ("Ctrl-C, then SIGTERM", 55, TERMINATED, 80),
     ],
 )
-@pytest.mark.quick_for("SIGTERM-55-143-86")
+@pytest.mark.quick_for("SIGTERM-55-143-86", "SIGHUP-55-129-86")
 def test_stopped_by_a_signal_and_resumed(tmp_path, dies, uninterrupted, what, passing, code, step):
     folder = tmp_path / "run"
     assert dies(folder, "meow", (what, passing)) == code

@@ -139,17 +139,17 @@ def test_one_that_is_not_finite_stops_all_and_loses_nothing(tmp_path, where, ind
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "differing"),
     [
-        {"batch_size": 8},
-        {"settings": {"tau": 0.5}},
-        {"env_id": "Pendulum-v1"},
-        {"agent": "sac"},
+        ({"batch_size": 8}, r"batch_size \(16 and 8\)"),
+        ({"settings": {"tau": 0.5}}, r"tau \(0.005 and 0.5\)"),
+        ({"env_id": "Pendulum-v1"}, r"task \(maxentflow/MultiGoal-v0 and Pendulum-v1\)"),
+        ({"agent": "sac"}, r"agent \(meow and sac\)"),
     ],
 )
-def test_runs_that_differ_by_more_than_the_seed_are_refused(changes):
+def test_runs_that_differ_by_more_than_the_seed_are_refused(changes, differing):
     pair = [make_trainer(seed=0, **QUIET), make_trainer(seed=1, **QUIET, **changes)]
-    with pytest.raises(ValueError, match="must differ by seed alone"):
+    with pytest.raises(ValueError, match=f"must differ by seed alone, not by .*{differing}"):
         train(pair)
     assert pair[0].step == 0
 
@@ -157,7 +157,7 @@ def test_runs_that_differ_by_more_than_the_seed_are_refused(changes):
 def test_runs_at_other_steps_are_refused():
     pair = [make_trainer(seed=seed, **SHORT) for seed in (0, 1)]
     pair[0].run()
-    with pytest.raises(ValueError, match="must differ by seed alone"):
+    with pytest.raises(ValueError, match=r"must differ by seed alone, not by step \("):
         train(pair)
 
 
