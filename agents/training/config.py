@@ -72,7 +72,7 @@ class TrainerConfig:
     checkpoint_every: NotNegative = 10_000
     """Steps between checkpoints; 0 for one at the end only."""
     threads: Threads = 1
-    """Threads that torch computes with; small networks gain little from more."""
+    """Threads that torch computes with, at most one a core; small networks gain little."""
     device: str = "cpu"
     """Where networks and replay are."""
 

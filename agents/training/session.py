@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import platform
 import signal
 import sys
@@ -94,7 +95,8 @@ def session(threads: int) -> Iterator[Interruption]:
     exists already, and signals are flags. On leaving, each is as it was.
 
     Args:
-        threads: threads of torch.
+        threads: threads of torch, but for those beyond one a core that the process may use: they
+            would only wait for each other.
 
     Example:
         >>> with session(threads=1) as interruption:
@@ -108,7 +110,7 @@ def session(threads: int) -> Iterator[Interruption]:
         for number in (signal.SIGINT, signal.SIGTERM, *([_HANGUP] if heeds_hangup else [])):
             handlers[number] = signal.signal(number, interruption.note)
     threads_before, flushed_before = torch.get_num_threads(), _flushes_denormals()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(min(threads, _cores()))
     torch.set_flush_denormal(True)  # a processor is slow with such numbers
     _set_malloc_thresholds(2**30)
     gc.collect()
@@ -125,6 +127,12 @@ def session(threads: int) -> Iterator[Interruption]:
         torch.set_num_threads(threads_before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _cores() -> int:
+    """Those that the process may use, where the system says it."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _flushes_denormals() -> bool:

@@ -38,6 +38,30 @@ def restored():
         signal.signal(number, handler)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system binds no process")
+def test_on_one_core_two_threads_are_one():
+    """Two would take turns, and wait for each other in between."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [min(cores)])
+    try:
+        with session(threads=2):
+            assert torch.get_num_threads() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])  # the latter by nohup
+def test_a_hangup_is_a_signal_to_stop_but_under_nohup(before):
+    outer = signal.signal(signal.SIGHUP, before)
+    try:
+        with session(threads=1) as interruption:
+            signal.raise_signal(signal.SIGHUP)
+            assert bool(interruption) == (before == signal.SIG_DFL)
+        assert signal.getsignal(signal.SIGHUP) == before
+    finally:
+        signal.signal(signal.SIGHUP, outer)
+
+
 @pytest.fixture
 def mallopt(monkeypatch):
     """The thresholds that glibc is asked for."""
