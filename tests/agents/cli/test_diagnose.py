@@ -169,7 +169,7 @@ def test_wrong_words_are_refused_and_nothing_is_written(run, refused, words, say
 
 @pytest.mark.slow
 def test_what_is_no_run(run, refused, tmp_path):
-    assert "The run's folder" in refused("diagnose")
+    assert "diagnose needs PATH" in refused("diagnose")
     assert "nowhere is not a run folder" in refused("diagnose", tmp_path / "nowhere")
     RunFolder(run).checkpoint_path.unlink()
     main(["diagnose", str(run), "--episodes", "1"])  # with the checkpoint before, without a replay
