@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count
@@ -219,8 +219,9 @@ def _train(runs: list[_Run]) -> None:
         raise ValueError(str(error)) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Interrupted; {go_on}.") from None
-    except SystemExit:  # of SIGTERM, with everything saved
-        print(f"\nTerminated; {go_on}.", file=sys.stderr)
+    except SystemExit:  # of SIGTERM or SIGHUP, with everything saved
+        with suppress(OSError):  # of a terminal that is gone
+            print(f"\nTerminated; {go_on}.", file=sys.stderr)
         raise
     except TaskError as error:
         raise ValueError(f"{str(error).removesuffix('.')}; {go_on}.") from error

@@ -1,11 +1,13 @@
 """``maxentflow train`` from its options to the end of a run, or to what stops it."""
 
 import contextlib
+import errno
 import os
 import re
 import resource
 import shlex
 import signal
+import sys
 
 import pytest
 import torch
@@ -487,3 +489,40 @@ def test_ctrl_c_outside_of_training(run, monkeypatch, capsys):
     monkeypatch.setattr("maxentflow.agents.cli.evaluate.evaluate", interrupt)
     assert stopped(["evaluate", run]) == 130
     assert without_progress(capsys.readouterr().err) == "\nInterrupted.\n"
+
+
+class Gone:
+    """The standard error of a terminal that has closed."""
+
+    def write(self, text):
+        raise OSError(errno.EIO, "Input/output error")
+
+    def flush(self):
+        pass
+
+
+def test_a_terminal_that_closes_ends_a_run_with_its_own_status(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+
+    def update(self, batch):
+        monkeypatch.setattr(agents.Agent, "update", learned)
+        monkeypatch.setattr(sys, "stderr", Gone())
+        signal.raise_signal(signal.SIGHUP)
+        return learned(self, batch)
+
+    learned = agents.Agent.update
+    monkeypatch.setattr(agents.Agent, "update", update)
+    options = [
+        "--warmup-steps",
+        "20",
+        "--total-steps",
+        "60",
+        "--batch-size",
+        "8",
+        "--compile",
+        "off",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "sac", "--env", PROBE, "--run-dir", str(folder), "--no-progress", *options])
+    assert ended.value.code == 129
+    assert 20 <= RunFolder(folder).load_checkpoint()["step"] < 60
