@@ -19,7 +19,7 @@ HEAVY = (
 )
 
 
-@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["train"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["train", "--help"]])
 def test_usage(capsys, arguments):
     main(arguments)
     output = capsys.readouterr()
