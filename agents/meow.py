@@ -117,7 +117,8 @@ def _groups(
     """What the regression changes, by learning rate and weight decay: all but the temperature."""
     changing = flow.temperature_module
     weights = [p for p in loss.parameters() if changing is None or p is not changing.log_alpha]
-    rate, decay = config.flow_learning_rate, config.flow_weight_decay
+    rate = config.flow_learning_rate
+    decay = config.flow_weight_decay * flow.action_dim
     if rate == config.learning_rate and not decay:
         return [{"params": weights}]
     each = (flow.first, flow.second) if isinstance(flow, flows.TwinFlow) else (flow,)

@@ -54,9 +54,9 @@ class MeowConfig(TemperatureConfig, FlowConfig):
     """Learning rate of Adam."""
     flow_learning_rate: Positive = 5e-4
     """The same for what acts, all but the shifts: a policy that commits itself slowly."""
-    flow_weight_decay: NotNegativeNumber = 0.3
-    """Decoupled weight decay (AdamW) of the layers of the flow, so that the policy does not fit
-    the noise of targets; 0 for none."""
+    flow_weight_decay: NotNegativeNumber = 0.125
+    """Decoupled weight decay (AdamW) of the layers of the flow, for each entry of the action, so
+    that the policy does not fit the noise of targets; 0 for none."""
     max_grad_norm: Positive | None = 30.0
     """Clip the gradient's norm; None for no clipping."""
     average_decay: FractionBelowOne = 0.995
