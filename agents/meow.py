@@ -14,6 +14,7 @@ from maxentflow.agents.agent import Agent, Step
 from maxentflow.agents.meow_config import MeowConfig, build_flow, normalized, policy_flow
 from maxentflow.agents.parts.architecture import check_image
 from maxentflow.agents.parts.networks import averaged
+from maxentflow.agents.parts.optimizers import FadingAdamW
 from maxentflow.agents.parts.spaces import continuous_sizes, entropy_of
 from maxentflow.agents.parts.temperature import dual_step
 from maxentflow.agents.registry import register
@@ -83,8 +84,9 @@ def meow(
         target_entropy = entropy_of(env.single_action_space, config.target_entropy)
     loss = SoftBellmanLoss(model, target_entropy=target_entropy)
     loss.make_value_estimator(gamma=config.gamma, device=torch.device(device))
-    decays = config.flow_weight_decay > 0
-    adam: Any = partial(torch.optim.AdamW, weight_decay=0.0) if decays else torch.optim.Adam
+    adam: Any = torch.optim.Adam
+    if config.flow_weight_decay > 0:
+        adam = partial(FadingAdamW, fade=config.flow_decay_updates, weight_decay=0.0)
     optimizer = adam(_groups(loss, flow, config), lr=config.learning_rate, fused=True)
     steps = [Step(("loss",), optimizer, max_grad_norm=config.max_grad_norm)]
     if isinstance(changing, flows.ScheduledTemperature):

@@ -15,6 +15,7 @@ from maxentflow.agents.parts.spaces import Shape
 from maxentflow.agents.parts.temperature import TemperatureConfig, temperature
 from maxentflow.agents.presets import preset
 from maxentflow.agents.settings import (
+    Count,
     Finite,
     FractionBelowOne,
     NotNegativeNumber,
@@ -57,6 +58,9 @@ class MeowConfig(TemperatureConfig, FlowConfig):
     flow_weight_decay: NotNegativeNumber = 0.125
     """Decoupled weight decay (AdamW) of the layers of the flow, for each entry of the action, so
     that the policy does not fit the noise of targets; 0 for none."""
+    flow_decay_updates: Count | None = 15_000
+    """Updates after which that weight decay falls, in inverse proportion to their number, as more
+    data outweigh a prior; None for one that stays."""
     max_grad_norm: Positive | None = 30.0
     """Clip the gradient's norm; None for no clipping."""
     average_decay: FractionBelowOne = 0.995

@@ -13,6 +13,7 @@ from torchrl.objectives.utils import TargetNetUpdater
 
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.compiled.caches import forget_places
+from maxentflow.agents.parts.optimizers import FadingAdamW
 from maxentflow.objectives import WeightAverage
 from maxentflow.objectives.updaters import target_pairs
 
@@ -245,7 +246,7 @@ def _group(step: int, optimizer: torch.optim.Optimizer, options: dict[str, Any])
 def _check(
     optimizer: torch.optim.Optimizer, options: dict[str, Any], parameters: list[Tensor]
 ) -> None:
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW, FadingAdamW):
         raise NotImplementedError(
             f"its optimizer is {type(optimizer).__name__}, not Adam or AdamW"
         )

@@ -109,7 +109,7 @@ class UpdateGraph:
         new_vectors: dict[int, Tensor] = {}
         new_exp_avgs, new_exp_avg_sqs, new_steps = [], [], []
         for index, gradient in gradients.items():
-            beta1, beta2, eps, weight_decay = hyperparameters.adam[index]
+            beta1, beta2, eps, weight_decay, fade = hyperparameters.adam[index]
             step = self._layout.groups[index].step
             _, max_norm = hyperparameters.steps[step]
             rate, learns = rates[index], self.taking_part[index]
@@ -122,7 +122,10 @@ class UpdateGraph:
             if max_norm is not None:
                 norm = norms[step]
                 clip = torch.where(norm > max_norm, max_norm / (norm + 1e-6), 1.0)
-            shrink = 1 - rate * weight_decay
+            shrink = rate * weight_decay
+            if fade is not None:
+                shrink = shrink * (fade / taken).clamp(max=1).to(rate)
+            shrink = 1 - shrink
             size, spread, clip, shrink = stored(torch.stack([size, spread, clip, shrink])).unbind()
             gradient = gradient * clip
             exp_avg = _lerp(exp_avgs[index], gradient, 1 - beta1)

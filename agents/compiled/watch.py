@@ -25,13 +25,14 @@ class Hyperparameters(NamedTuple):
     """What a traced update holds as constants, of an agent's settings.
 
     Attributes:
-        adam: of each group of the optimisers, both betas, epsilon and the decoupled weight decay.
+        adam: of each group of the optimisers, both betas, epsilon, the decoupled weight decay
+            and the updates after which it fades.
         options: of each group, what is refused unless it is off.
         steps: of each step, its losses and its largest gradient norm.
         fractions: by which each target updater moves.
     """
 
-    adam: tuple[tuple[float, float, float, float], ...]
+    adam: tuple[tuple[float, float, float, float, int | None], ...]
     options: tuple[object, ...]
     steps: tuple[tuple[tuple[str, ...], float | None], ...]
     fractions: tuple[float, ...]
@@ -41,7 +42,7 @@ class Hyperparameters(NamedTuple):
         """Those of an agent, with its target updaters that are not made of others."""
         groups = [group for step in agent.steps for group in step.optimizer.param_groups]
         return cls(
-            tuple([(*g["betas"], g["eps"], g["weight_decay"]) for g in groups]),
+            tuple([(*g["betas"], g["eps"], g["weight_decay"], g.get("fade")) for g in groups]),
             tuple([(g["amsgrad"], g["maximize"], g["decoupled_weight_decay"]) for g in groups]),
             tuple([(step.losses, step.max_grad_norm) for step in agent.steps]),
             tuple([1 - (u.eps if isinstance(u, SoftUpdate) else u.decay) for u in updaters]),

@@ -512,8 +512,10 @@ def hand_loss(flow, target, batch, gamma):
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.125, 1e6])
-@pytest.mark.parametrize(("heads", "weight_decay"), [(1, 0.0), (2, 0.0), (2, 0.5)])
-def test_three_updates_by_hand(env, heads, max_grad_norm, weight_decay):
+@pytest.mark.parametrize(
+    ("heads", "weight_decay", "fade"), [(1, 0.0, 2), (2, 0.0, None), (2, 0.5, None), (2, 0.5, 2)]
+)
+def test_three_updates_by_hand(env, heads, max_grad_norm, weight_decay, fade):
     rate, tau, decay = 0.01, 0.25, 0.75
     agent = make_double_agent(
         env,
@@ -523,6 +525,7 @@ def test_three_updates_by_hand(env, heads, max_grad_norm, weight_decay):
         learning_rate=rate,
         flow_learning_rate=rate,
         flow_weight_decay=weight_decay,
+        flow_decay_updates=fade,
         max_grad_norm=max_grad_norm,
         average_decay=decay,
     )
@@ -546,7 +549,8 @@ def test_three_updates_by_hand(env, heads, max_grad_norm, weight_decay):
                 m.mul_(0.9).add_(0.1 * clip * g)
                 v.mul_(0.999).add_(0.001 * (clip * g) ** 2)
                 if id(p) in layers:
-                    p *= 1 - rate * weight_decay * env.single_action_space.shape[0]
+                    share = 1.0 if fade is None or count <= fade else fade / count
+                    p *= 1 - rate * weight_decay * share * env.single_action_space.shape[0]
                 p -= rate * (m / (1 - 0.9**count)) / ((v / (1 - 0.999**count)).sqrt() + 1e-8)
             for p, t in zip(parameters, target.parameters(), strict=True):
                 t += tau * (p - t)

@@ -1,6 +1,7 @@
 """The update as one graph against the update step by step, in double precision."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from maxentflow.agents.compiled.flat import Layout
 from maxentflow.agents.compiled.schedule import Schedule
 from maxentflow.agents.compiled.watch import Watch
 from maxentflow.agents.learner import CompilationError, RandomStreams
+from maxentflow.agents.parts.optimizers import FadingAdamW
 from maxentflow.objectives import DelayedUpdate, PolyakUpdate, UpdaterChain, WeightAverage
 
 from .common import (
@@ -162,10 +164,12 @@ def test_each_step_clips_its_own_gradient(max_grad_norm):
 
 
 @pytest.mark.slow
-def test_decoupled_weight_decay():
+@pytest.mark.parametrize("fade", [None, 2])
+def test_decoupled_weight_decay(fade):
     def make():
         agent = meow(dropout=0.0)
-        optimizer = torch.optim.AdamW(agent.loss.parameters(), lr=0.1, weight_decay=0.5)
+        adam = torch.optim.AdamW if fade is None else partial(FadingAdamW, fade=fade)
+        optimizer = adam(agent.loss.parameters(), lr=0.1, weight_decay=0.5)
         return Agent("own", agent.policy, agent.loss, [Step(("loss",), optimizer)])
 
     prepared, plain = Prepared(make()), make()
@@ -383,6 +387,7 @@ OPTIONS = {
     "betas": all_groups(betas=(0.5, 0.9)),
     "eps": all_groups(eps=0.1),
     "weight_decay": all_groups(weight_decay=0.1),
+    "fade": all_groups(fade=2),
     "maximize": all_groups(maximize=True),
     "optimizer": other_step,
     "max_grad_norm": lambda agent: setattr(agent.steps[0], "max_grad_norm", 1e-3),
