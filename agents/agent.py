@@ -226,6 +226,7 @@ class Agent:
         Raises:
             ValueError: observations have another number of dimensions, or another size than the
                 policy takes, or are not finite.
+            FloatingPointError: the policy's actions are not finite.
         """
         array = np.asarray(observation)
         if array.ndim not in (1, 2, 3, 4) or array.dtype.kind not in "biuf":
@@ -251,6 +252,8 @@ class Agent:
                 f"{reason}."
             ) from error
         action = acted["action"].numpy(force=True)
+        if not np.isfinite(action).all():
+            raise FloatingPointError(f"The policy of {self.name!r} acts with nan or inf.")
         return action[0] if is_one else action
 
     def observe(self, transitions: TensorDictBase) -> None:

@@ -199,11 +199,19 @@ def task_id(env: VectorEnv | EnvBase) -> str | None:
     """The name of an environment's task: its gymnasium id, or the name that
     :func:`maxentflow.envs.make_batched` was given; ``None`` where it has none.
 
+    Raises:
+        ValueError: it is something else, such as a name or a single environment of gymnasium.
+
     Example:
         >>> task_id(make("Pendulum-v1"))
         'Pendulum-v1'
     """
     if not isinstance(env, VectorEnv):
+        if not hasattr(env, "batch_size"):
+            raise ValueError(
+                "An environment of maxentflow.envs.make is needed, such as "
+                f"envs.make('Pendulum-v1'), got {env!r}."
+            )
         recipe = vars(env).get("recipe")
         return None if recipe is None else recipe.task
     return None if env.spec is None else env.spec.id

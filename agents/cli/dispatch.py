@@ -86,8 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> None:
     arguments = imports.take(words)
-    first = {*arguments[:2]}
-    if first <= {"train", "-h", "--help"} and first != {"train"}:
+    first, helps = {*arguments[:2]}, {"-h", "--help"}
+    resumes = arguments[:2] == ["train", "--resume"] and not helps.isdisjoint(arguments)
+    if resumes or (first <= {"train", *helps} and first != {"train"}):
         registry = sys.modules.get("maxentflow.agents.registry")
         names = BUILT_IN if registry is None else registry.registered()
         print(_USAGE.format(agents=", ".join(names)), end="")

@@ -35,6 +35,9 @@ def load(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 raise ValueError("a checksum differs")
+            # No checksum covers the list of entries, and torch reads nothing for a folder.
+            if any(entry.external_attr for entry in archive.infolist()):
+                raise ValueError("an entry is not a file")
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch, pickle and zipfile each raise their own
         raise ValueError(f"{path} cannot be read: {error}") from error

@@ -305,7 +305,7 @@ class RunFolder:
         if changed:
             raise ValueError(
                 f"{self.config_path} was changed: {', '.join(changed)} must be as in the "
-                "checkpoint; begin a new run to have others."
+                "checkpoint; change it back, or begin a new run."
             )
         return state
 

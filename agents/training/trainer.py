@@ -135,6 +135,10 @@ class Trainer:
         self.experience = experience or experiences.experience(agent, steps, config, place)
         self._eval_env = eval_env
         self._callbacks = list(callbacks)
+        if wrong := [each for each in self._callbacks if not isinstance(each, Callback)]:
+            raise ValueError(
+                f"A callback is a maxentflow.agents.training.Callback, got {wrong[0]!r}."
+            )
         self._stops = False  # a callback has said so
         self._progress = progress
         self._run = Run(

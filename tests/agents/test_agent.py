@@ -861,3 +861,18 @@ def test_losses_of_sac_by_hand(env):
     assert report["alpha"].item() == pytest.approx(0.5)
     wanted = -np.log(0.5) * (-report["entropy"].item() + -1.0)  # target entropy -1
     assert report["loss_alpha"].item() == pytest.approx(wanted, rel=1e-4)  # float32
+
+
+@pytest.mark.parametrize("make", [str, gym.make])
+def test_what_is_no_vector_environment_is_refused(make):
+    with pytest.raises(ValueError, match=r"such as envs.make\('Pendulum-v1'\), got .*Pendulum"):
+        agents.make("sac", make("Pendulum-v1"))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_policy_that_acts_with_nan_is_told(env, deterministic):
+    agent = agents.make("sac", env, hidden=(8,))
+    with torch.no_grad():
+        next(agent.policy.parameters()).view(-1)[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="The policy of 'sac' acts with nan or inf"):
+        agent.predict(np.ones(3), deterministic=deterministic)

@@ -19,7 +19,9 @@ HEAVY = (
 )
 
 
-@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["-h"], ["--help"], ["train", "--help"], ["train", "--resume", "a", "-h"]]
+)
 def test_usage(capsys, arguments):
     main(arguments)
     output = capsys.readouterr()

@@ -184,3 +184,8 @@ def test_a_schedule_follows_the_share_of_the_run():
 def test_a_schedule_needs_an_interval():
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         Schedule(print, float, every=0)
+
+
+def test_what_is_no_callback_is_refused():
+    with pytest.raises(ValueError, match=r"A callback is a .*Callback, got <built-in .*print>"):
+        make_trainer(callbacks=[print], **LENGTHS)
