@@ -122,10 +122,10 @@ class UpdateGraph:
             if max_norm is not None:
                 norm = norms[step]
                 clip = torch.where(norm > max_norm, max_norm / (norm + 1e-6), 1.0)
-            shrink = rate * weight_decay
-            if fade is not None:
-                shrink = shrink * (fade / taken).clamp(max=1).to(rate)
-            shrink = 1 - shrink
+            decay = rate * weight_decay
+            if fade is not None:  # as FadingAdamW does
+                decay = decay * (fade / taken).clamp(max=1).to(rate)
+            shrink = 1 - decay
             size, spread, clip, shrink = stored(torch.stack([size, spread, clip, shrink])).unbind()
             gradient = gradient * clip
             exp_avg = _lerp(exp_avgs[index], gradient, 1 - beta1)
