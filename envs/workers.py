@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import wait
@@ -17,9 +18,41 @@ import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
-__all__ = ["WorkerVectorEnv", "in_worker", "start_method"]
+__all__ = [
+    "WorkerEndedError",
+    "WorkerError",
+    "WorkerVectorEnv",
+    "described",
+    "in_worker",
+    "start_method",
+]
 
 _SLOW_IMPORTS = ("mujoco", "torch", "torchrl")
+
+
+class WorkerError(RuntimeError):
+    """An environment raised an exception in its worker: which one, what it says, and where.
+
+    The worker's traceback is a note of it.
+    """
+
+
+class WorkerEndedError(ConnectionError):
+    """A worker has ended."""
+
+
+def described(error: BaseException) -> str:
+    """An exception that was caught: its kind, what it says, and where it was raised.
+
+    Example:
+        >>> try:
+        ...     0 / 0
+        ... except ZeroDivisionError as error:
+        ...     described(error)
+        'ZeroDivisionError: division by zero (<doctest maxentflow.envs.workers.described[0]>, line 2)'
+    """
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
 
 
 def start_method() -> str:
@@ -66,7 +99,8 @@ class WorkerVectorEnv(AsyncVectorEnv):
     """gymnasium's, for workers of :func:`in_worker`.
 
     Raises:
-        ConnectionError: from any method, a worker has ended; the others are then ended too.
+        WorkerError: from any method, an environment raised an exception; all workers are ended.
+        WorkerEndedError: from any method, a worker has ended; the others are then ended too.
     """
 
     def __init__(self, makers: Sequence[Callable[[], gym.Env[Any, Any]]], **options: Any) -> None:
@@ -99,6 +133,16 @@ class WorkerVectorEnv(AsyncVectorEnv):
         with self._watched():
             return super().call_wait(timeout)
 
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        # gymnasium's warns three times, and raises an exception without the worker's traceback.
+        if all(successes):
+            return
+        _, _, said, trace = self.error_queue.get()
+        self.close(terminate=True)
+        error = WorkerError(said)
+        error.add_note(trace)
+        raise error
+
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         is_waiting = self._state is not AsyncState.DEFAULT
         if terminate or (is_waiting and not self._poll_pipe_envs(timeout)):
@@ -118,13 +162,26 @@ class WorkerVectorEnv(AsyncVectorEnv):
             self.close(terminate=True)
             code = codes[0] if codes else 0
             how = f"was killed by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
-            raise ConnectionError(f"A worker process of the environment {how}") from error
+            raise WorkerEndedError(f"A worker process of the environment {how}") from error
 
 
-def _work(*arguments: Any) -> None:
+def _work(
+    index: int, make: Any, pipe: Any, other_end: Any, memory: Any, errors: Any, *more: Any
+) -> None:
     """Do what gymnasium's workers do, and end in silence where the main process is gone."""
     with suppress(EOFError, ConnectionError):
-        _async_worker(*arguments)
+        _async_worker(index, make, pipe, other_end, memory, _Errors(errors), *more)
+
+
+class _Errors:
+    """Where a worker puts the exception it ends by, which may be none that can be sent."""
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+
+    def put(self, report: tuple[int, type[BaseException], BaseException, str]) -> None:
+        index, _, error, trace = report
+        self._queue.put((index, WorkerError, described(error), trace))
 
 
 def _kill(processes: Sequence[Any]) -> None:

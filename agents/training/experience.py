@@ -175,14 +175,6 @@ class ReplayBuffer:
             yield batch
             self._store.learned(batch)
 
-    @torch.no_grad()
-    def example(self) -> TensorDictBase | None:
-        """A batch, if there is enough for one; torch's generators are as they were."""
-        if len(self.buffer) < self._batch_size:
-            return None
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            return self.buffer.sample(self._batch_size)
-
     def end_episodes(self) -> None:
         """Take the episodes in progress as truncated."""
         self._store.end_episodes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -26,8 +25,9 @@ from maxentflow.agents.learner import (
 from maxentflow.agents.training.collector import Collector
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.episodes import EpisodeStatistics
-from maxentflow.agents.training.experience import Experience, ReplayBuffer
+from maxentflow.agents.training.experience import Experience
 from maxentflow.agents.training.simulator import Simulator
+from maxentflow.envs.workers import WorkerEndedError, WorkerError, described
 
 __all__ = [
     "Act",
@@ -54,14 +54,12 @@ def _of_the_task() -> Iterator[None]:
     """Tell exceptions of an environment from those of an agent."""
     try:
         yield
-    except (FloatingPointError, ConnectionError):  # a number that is not finite, a worker's end
+    except (FloatingPointError, WorkerEndedError):  # a number that is not finite
         raise
+    except WorkerError as error:
+        raise TaskError(f"the environment raised {error}") from error
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise TaskError(
-            f"the environment raised {type(error).__name__}: {error} "
-            f"({place.filename}, line {place.lineno})"
-        ) from error
+        raise TaskError(f"the environment raised {described(error)}") from error
 
 
 class Act(NamedTuple):
@@ -84,7 +82,11 @@ class Synchronize(NamedTuple):
     """Asks for the agent to be up to date, before it is evaluated or saved."""
 
 
-Request = Act | Wait | Update | Synchronize
+class Prepare(NamedTuple):
+    """Asks, between steps, for the learner to get ready."""
+
+
+Request = Act | Wait | Update | Synchronize | Prepare
 Loop = Generator[Request, Any, None]
 _Compiling = Callable[[], AbstractContextManager[None]]
 
@@ -106,6 +108,8 @@ class Run:
         observation: what the next step begins from; nothing before the first reset.
         report: of the last update.
         step: environment steps taken.
+        example: a batch that it has updated from, for a learner that needs one to get ready.
+        is_to_prepare: whether the learner is to get ready before the next step.
         has_company: whether other runs are in step with it.
         random_state: torch's generators, while the run does not go on.
     """
@@ -124,6 +128,8 @@ class Run:
     observation: TensorDictBase | None = None
     report: TensorDictBase | None = None
     step: int = 0
+    example: TensorDictBase | None = None
+    is_to_prepare: bool = False
     has_company: bool = False
     random_state: RandomState = field(default_factory=random_state)
 
@@ -139,6 +145,8 @@ def training_loop(run: Run) -> Loop:
             run.observation = run.simulator.reset(config.seed)
     stops = False
     while run.step < config.total_steps and not stops:
+        if run.is_to_prepare:
+            yield Prepare()
         if getattr(run.experience, "is_offline", False):
             run.step += 1
         else:
@@ -196,11 +204,7 @@ def _collect(run: Run, collector: Collector) -> Loop:
         end_episodes()
 
 
-def drive(
-    runs: Sequence[Run],
-    learner: Learner,
-    compiling: _Compiling = nullcontext,
-) -> None:
+def drive(runs: Sequence[Run], learner: Learner, compiling: _Compiling = nullcontext) -> None:
     """Answer the requests of training loops until all of them are over.
 
     Runs that differ by their random numbers alone ask for the same at the same time, so that a
@@ -208,11 +212,14 @@ def drive(
 
     Args:
         runs: at the same step; each has torch's generators for itself.
-        learner: acts and learns. If it cannot get ready before the first update, one line says
-            so, and the agents go on as they are.
+        learner: acts and learns. It gets ready between the step that brings the first update and
+            the next; runs that go on have an example, and it does before their first step. If it
+            cannot, one line says so, and the agents go on as they are.
         compiling: makes a context for the time in which it gets ready.
 
     Raises:
+        KeyboardInterrupt: while it gets ready; the states of all are saved.
+        SystemExit: likewise.
         NonFiniteError: from one of the runs; the states of all are saved.
         TaskError: likewise.
     """
@@ -229,16 +236,22 @@ def drive(
             run.has_company = True
     answers: Sequence[Any] = [None] * len(runs)
     try:
-        learner, prepared = _resumed(learner, runs, compiling)
+        waits = not isinstance(learner, EagerLearner)
+        for run in runs:
+            run.is_to_prepare = waits and run.example is not None
         while requests := _ask(loops, answers, streams):
             first = requests[0]
             if isinstance(first, Act):
                 answers = learner.act([request.observation for request in requests], streams)
             elif isinstance(first, Update):
                 batches = [request.batch for request in requests]
-                if not prepared:
-                    learner, prepared = _prepared(learner, batches, runs, compiling), True
+                if waits:
+                    for run, batch in zip(runs, batches, strict=True):
+                        run.example, run.is_to_prepare = batch.clone(), True
                 answers = learner.update(batches, streams)
+            elif isinstance(first, Prepare):
+                learner, waits = _prepared(learner, runs, streams, compiling), False
+                answers = [None] * len(runs)
             else:
                 if isinstance(first, Synchronize):
                     learner.synchronize()
@@ -294,33 +307,23 @@ def _ask(loops: Sequence[Loop], answers: Sequence[Any], streams: RandomStreams) 
     return requests
 
 
-def _resumed(learner: Learner, runs: Sequence[Run], compiling: _Compiling) -> tuple[Learner, bool]:
-    """The learner, and whether it is ready: for runs that go on, before their first action."""
-    examples = [
-        run.experience.example()
-        for run in runs
-        if run.agent.updates and isinstance(run.experience, ReplayBuffer)
-    ]
-    batches = [example for example in examples if example is not None]
-    if len(batches) < len(runs):
-        return learner, False
-    return _prepared(learner, batches, runs, compiling), True
-
-
 def _prepared(
-    learner: Learner,
-    batches: Sequence[TensorDictBase],
-    runs: Sequence[Run],
-    compiling: _Compiling,
+    learner: Learner, runs: Sequence[Run], streams: RandomStreams, compiling: _Compiling
 ) -> Learner:
     """The learner, or one that does without where it cannot get ready."""
-    if isinstance(learner, EagerLearner):
-        return learner
+    for run in runs:
+        run.is_to_prepare = False
+    examples = [run.example for run in runs if run.example is not None]
     observations = [run.observation for run in runs if run.observation is not None]
     try:
         with compiling():
-            learner.prepare(batches, observations)
+            learner.prepare(examples, observations)
     except CompilationError as error:
         tqdm.write(f"{error} The run goes on without; it learns the same, slower.", sys.stderr)
         return EagerLearner([run.agent for run in runs])
+    except BaseException:  # such as a signal's; it is between steps, and nothing has changed
+        for index, run in enumerate(runs):
+            with streams[index]:
+                run.save()
+        raise
     return learner

@@ -7,7 +7,6 @@ import gc
 import os
 import platform
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -30,8 +29,8 @@ _HANGUP: Any = getattr(signal, "SIGHUP", None)  # of a terminal that closes; not
 class Interruption:
     """Ctrl-C, SIGTERM and SIGHUP as a flag, so that a step is never left half done.
 
-    A second signal stops the process at once, and so does a first one while updates are compiled,
-    which may take minutes and changes nothing that could be saved.
+    A second signal stops the process at once, and so does a first one while updates are compiled:
+    that may take minutes, and no step is under way.
     """
 
     def __init__(self) -> None:
@@ -75,8 +74,6 @@ class Interruption:
         if self._compiles:
             self._compiles = False
             self._signal, self._noted, self._at_once = number, now, True
-            said = "Stopped while updates were compiled; steps since the last checkpoint are lost."
-            print(f"\n{said}", file=sys.stderr)
             self.raise_if_set()
         if self._signal is not None:
             if number == self._signal == signal.SIGTERM and now - self._noted < _ONE_SIGNAL:

@@ -201,9 +201,13 @@ class GymnasiumSimulator:
             self._env.step_wait()
 
     def state(self) -> dict[str, Any]:
-        return {"environments": envs.states(self._env), "lengths": self._lengths.tolist()}
+        ended = self._env.closed  # workers are, after an exception in one of them
+        states = None if ended else envs.states(self._env)
+        return {"environments": states, "lengths": self._lengths.tolist()}
 
     def restore(self, state: dict[str, Any]) -> TensorDictBase:
+        if state["environments"] is None:
+            raise ValueError("The state of the environments was lost with their workers.")
         observation = envs.restore(self._env, state["environments"])
         self._lengths[:] = one_each(state["lengths"], self._lengths)
         return self._observed(observation)

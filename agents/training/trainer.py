@@ -248,6 +248,10 @@ class Trainer:
             self._best = _number({"best_return": -math.inf, **state}, "best_return", (int, float))
             report = state["report"]
             run.report = None if report is None else TensorDict(report)
+            example = state["example"]
+            if not isinstance(example, dict | None):
+                raise ValueError(f"The checkpoint's example is {example!r}.")
+            run.example = None if example is None else TensorDict(example).auto_batch_size_(1)
             run.random_state = state["random_state"][0], list(state["random_state"][1])
             torch.Generator().set_state(run.random_state[0])  # raises, if it is no state
         except (LookupError, TypeError, AttributeError, OSError, RuntimeError) as error:
@@ -266,6 +270,7 @@ class Trainer:
             "simulator": run.simulator.state(),
             "statistics": run.statistics.state_dict(),
             "report": None if run.report is None else run.report.to_dict(),
+            "example": None if run.example is None else run.example.to_dict(),
             "random_state": [state[0], list(state[1])],
         }
 
@@ -480,8 +485,8 @@ def train(trainers: Sequence[Trainer], learner: Learner | None = None) -> None:
     Raises:
         KeyboardInterrupt: on Ctrl-C, after the step in progress is finished and every state
             saved; on a second Ctrl-C at once.
-        SystemExit: on SIGTERM or SIGHUP, with the states saved likewise; on a second one at once,
-            and while updates are compiled, with nothing saved since the last checkpoint.
+        SystemExit: on SIGTERM or SIGHUP, with the states saved likewise; on a second one at once;
+            while updates are compiled the first one stops it at once, with the states saved.
         NonFiniteError: from one of the runs; the states of the others are saved too.
         TaskError: an environment raised an exception; the states are saved likewise.
         ValueError: there are no trainers, or they differ by more than the seed; nothing has been

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from maxentflow.envs import like, make, restore, states, task_id
+from maxentflow.envs.workers import WorkerError
 
 
 def test_results_are_the_same():
@@ -122,6 +123,27 @@ def test_one_that_is_killed_is_told_of_and_ends_the_others(moment):
     use = env.reset if moment == "in a reset" else lambda: env.step(zero)
     with pytest.raises(ConnectionError, match=r"A worker process .* was killed by SIGKILL"):
         use()
+    assert not any(process.is_alive() for process in env.processes)
+    env.close()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("said", ["100% of it", ConnectionError("a socket of its own"), lambda: 0])
+def test_an_exception_of_an_environment_is_told_with_its_place(said):
+    """Also one that cannot be sent between processes, as its argument is a function."""
+
+    class Breaks(gym.Wrapper):
+        def step(self, action):
+            raise said if isinstance(said, Exception) else LookupError(said)
+
+    env = make(lambda: Breaks(gym.make("Pendulum-v1")), 2, workers=True)
+    env.reset(seed=0)
+    kind = "ConnectionError" if isinstance(said, Exception) else "LookupError"
+    words = re.escape(str(said)) if not callable(said) else "<function .*>"
+    with pytest.raises(WorkerError) as caught:
+        env.step(np.zeros((2, 1), np.float32))
+    assert re.fullmatch(rf"{kind}: {words} \(.*test_workers\.py, line \d+\)", str(caught.value))
+    assert "in step\n" in caught.value.__notes__[0]
     assert not any(process.is_alive() for process in env.processes)
     env.close()
 

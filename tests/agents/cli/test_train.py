@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 
+import gymnasium as gym
 import pytest
 import torch
 from PIL import Image
@@ -400,6 +401,31 @@ def test_an_environment_that_raises(tmp_path, refused, capsys, monkeypatch):
     assert all(
         torch.equal(entry, saved[name]) for name, entry in agent.policy.state_dict().items()
     )
+
+
+def test_an_environment_that_raises_in_a_worker(tmp_path, refused, capsys):
+    class Breaks(Line):  # pickled by value: workers cannot import from these tests
+        def step(self, action):
+            if self.steps == 17:
+                raise RuntimeError("the motor broke at 100%")
+            return super().step(action)
+
+    run, task = tmp_path / "run", "probe/Breaks-v0"
+    gym.register(task, entry_point=Breaks, max_episode_steps=20)
+    try:
+        command = words(run, "sac", env=task, num_envs=2, checkpoint_every=10, eval_every=0)
+        said = refused(*command, "--workers")
+        stopped = run / "checkpoints" / "stopped_34.pt"
+        assert re.fullmatch(
+            r"Stopped after 34 steps: the environment raised RuntimeError: the motor broke at "
+            rf"100% \(.*test_train\.py, line \d+\); the state is in {stopped}; continue from the "
+            rf"last checkpoint with maxentflow train --resume {run}\.",
+            said,
+        )
+        assert checkpoint(run)["step"] == 30
+        assert load(stopped).updates == 14
+    finally:
+        del gym.registry[task]
 
 
 def test_a_run_that_is_still_going_is_not_resumed(run, refused):

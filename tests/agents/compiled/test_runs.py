@@ -86,7 +86,7 @@ def test_seeds_that_differ_train_one_after_the_other(capsys):
     assert_same_run(together[1], theirs, tolerance=0.0)
 
 
-@pytest.mark.parametrize("name", ["soft-q", *others("meow", "sac")])
+@pytest.mark.parametrize("name", ["soft-q", "ppo", *others("meow", "sac", "bc")])
 def test_a_compiled_run_that_goes_on_is_the_run_bit_for_bit(traced_only, name):
     """Also its first action, which comes before its first update."""
     whole, first, second = (trainer(name, total_steps=steps) for steps in (64, 48, 64))

@@ -283,6 +283,7 @@ NOT_NEEDED = ("report", "settings", "best_return")  # the last is missing in old
         ("step", -5),
         ("seconds", "junk"),
         ("best_return", "junk"),
+        ("example", "junk"),
         ("random_state", ["junk", []]),
         ("random_state", [torch.zeros(3, dtype=torch.uint8), []]),
         ("random_state", []),

@@ -13,7 +13,7 @@ from maxentflow.agents.training import session as session_module
 from maxentflow.agents.training import train
 from maxentflow.agents.training.session import session
 
-from ..common import make_trainer
+from ..common import differences, make_trainer, resumed
 
 QUIET = {"eval_every": 0, "checkpoint_every": 0, "total_steps": 50, "warmup_steps": 40}
 
@@ -208,9 +208,9 @@ def test_a_library_that_fails_at_a_second_signal_is_no_failure():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_updates_are_compiled_ends_the_run_at_once(number, capsys):
-    trainer = make_trainer(**QUIET, threads=1)
-
+def test_a_signal_while_updates_are_compiled_ends_the_run_at_once_and_loses_nothing(
+    number, tmp_path
+):
     class Slow(EagerLearner):
         def prepare(self, batches, observations):
             os.kill(os.getpid(), number)
@@ -223,11 +223,18 @@ def test_a_signal_while_updates_are_compiled_ends_the_run_at_once(number, capsys
         def __getattr__(self, name):
             return getattr(self._eager, name)
 
+    run = {**QUIET, "agent": "sac", "threads": 1}
+    trainer = make_trainer(folder=tmp_path, **run)
     before = settings()
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as stopped:
         train([trainer], Compiled([trainer.agent]))
     if number == signal.SIGTERM:
         assert stopped.value.code == 143
-    assert "Stopped while updates were compiled" in capsys.readouterr().err
-    assert trainer.updates == 0
+    continued, whole = resumed(tmp_path, **run), make_trainer(**run)
+    assert (continued.step, continued.updates) == (41, 1)
+    for each in (continued, whole):
+        each.run()
+    ours, theirs = continued.state(), whole.state()
+    for part in ("policy", "loss", "experience", "random_state", "step", "updates"):
+        assert not differences(ours[part], theirs[part], part)
     assert settings() == before
