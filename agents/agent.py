@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from torchrl.objectives.utils import TargetNetUpdater
 
 from maxentflow.objectives import UpdaterChain
 
-__all__ = ["Agent", "HasState", "Rollout", "Step"]
+__all__ = ["Agent", "HasState", "Rollout", "Step", "nan_in"]
 
 
 class HasState(Protocol):
@@ -205,9 +206,12 @@ class Agent:
 
         Args:
             observation: entries that the behaviour reads, shapes ``(num_envs, ·)``; is written to.
+
+        Raises:
+            FloatingPointError: a probability of an action is not finite.
         """
         assert self.behavior is not None
-        with set_exploration_type(ExplorationType.RANDOM):
+        with set_exploration_type(ExplorationType.RANDOM), _sampling():
             return self.behavior(observation)
 
     @torch.no_grad()
@@ -276,11 +280,12 @@ class Agent:
             What the loss reports, detached.
 
         Raises:
-            FloatingPointError: the loss or its gradient is not finite; parameters, optimisers and
-                targets are then as they were.
+            FloatingPointError: the loss, its gradient or a probability is not finite; parameters,
+                optimisers and targets are then as they were.
         """
         due = [step for step in self.steps if step.is_due(self.updates + 1)]
-        report = self.loss(batch)
+        with _sampling():
+            report = self.loss(batch)
         total = sum_of_losses(report, due)
         for step in due:
             step.zero_grad()
@@ -327,7 +332,7 @@ class Agent:
         if _structure(state) != _structure(own):
             raise ValueError("The checkpoint's networks are not those of this run.")
         for name in own:
-            if (place := next(_nan_in(state[name], name), None)) is not None:
+            if (place := next(nan_in(state[name], name), None)) is not None:
                 raise ValueError(f"The checkpoint's {place} has numbers that are not finite.")
         assert self.behavior is not None
         self.policy.load_state_dict(state["policy"])
@@ -339,6 +344,17 @@ class Agent:
         for name, part in self.state.items():
             part.load_state_dict(state["state"][name])
         self.updates = state["updates"]
+
+
+@contextmanager
+def _sampling() -> Iterator[None]:
+    """Turn torch's exception for probabilities that are not finite into FloatingPointError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "probability tensor contains" not in str(error):
+            raise
+        raise FloatingPointError("a probability of an action is not finite") from error
 
 
 def sum_of_losses(report: TensorDictBase, steps: Sequence[Step]) -> Tensor:
@@ -379,17 +395,17 @@ def not_finite(verdict: Sequence[float]) -> FloatingPointError | None:
     return None
 
 
-def _nan_in(state: Any, name: str) -> Iterator[str]:
+def nan_in(state: Any, name: str) -> Iterator[str]:
     """The names of tensors in a nested state that have a NaN."""
     if isinstance(state, Tensor):
         if state.is_floating_point() and state.isnan().any():
             yield name
     elif isinstance(state, Mapping):
         for key, entry in state.items():
-            yield from _nan_in(entry, f"{name}.{key}")
+            yield from nan_in(entry, f"{name}.{key}")
     elif isinstance(state, list | tuple):
         for index, entry in enumerate(state):
-            yield from _nan_in(entry, f"{name}.{index}")
+            yield from nan_in(entry, f"{name}.{index}")
 
 
 def _structure(state: Mapping[str, Any]) -> dict[str, Any]:

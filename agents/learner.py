@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
@@ -49,8 +49,8 @@ class Learner(Protocol):
 
     def act(
         self, observations: Sequence[TensorDictBase], streams: RandomStreams
-    ) -> Sequence[TensorDictBase]:
-        """What :meth:`Agent.act` gives, for each."""
+    ) -> Sequence[TensorDictBase | FloatingPointError]:
+        """What :meth:`Agent.act` gives or raises, for each."""
         ...
 
     def update(
@@ -81,27 +81,31 @@ class EagerLearner:
 
     def act(
         self, observations: Sequence[TensorDictBase], streams: RandomStreams
-    ) -> list[TensorDictBase]:
-        acted = []
-        for index, (agent, observation) in enumerate(zip(self._agents, observations, strict=True)):
-            with streams[index]:
-                acted.append(agent.act(observation))
-        return acted
+    ) -> list[TensorDictBase | FloatingPointError]:
+        return _each([agent.act for agent in self._agents], observations, streams)
 
     def update(
         self, batches: Sequence[TensorDictBase], streams: RandomStreams
     ) -> list[TensorDictBase | FloatingPointError]:
-        reports: list[TensorDictBase | FloatingPointError] = []
-        for index, (agent, batch) in enumerate(zip(self._agents, batches, strict=True)):
-            with streams[index]:
-                try:
-                    reports.append(agent.update(batch))
-                except FloatingPointError as error:
-                    reports.append(error)
-        return reports
+        return _each([agent.update for agent in self._agents], batches, streams)
 
     def synchronize(self) -> None:
         """Nothing to do."""
+
+
+def _each(
+    uses: Sequence[Callable[[TensorDictBase], TensorDictBase]],
+    inputs: Sequence[TensorDictBase],
+    streams: RandomStreams,
+) -> list[TensorDictBase | FloatingPointError]:
+    results: list[TensorDictBase | FloatingPointError] = []
+    for index, (use, given) in enumerate(zip(uses, inputs, strict=True)):
+        with streams[index]:
+            try:
+                results.append(use(given))
+            except FloatingPointError as error:
+                results.append(error)
+    return results
 
 
 class RandomStreams:

@@ -117,7 +117,7 @@ class Ensemble:
 
     def act(
         self, observations: Sequence[TensorDictBase], streams: RandomStreams
-    ) -> Sequence[TensorDictBase]:
+    ) -> Sequence[TensorDictBase | FloatingPointError]:
         if self._act is None or not all(map(self._actings[0].takes, observations)):
             self._write_back()
             return self._alone.act(observations, streams)

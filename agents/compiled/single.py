@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.compiled.acting import CompiledActing
 from maxentflow.agents.compiled.update import CompiledUpdate, explained
-from maxentflow.agents.learner import RandomStreams
+from maxentflow.agents.learner import EagerLearner, RandomStreams
 
 __all__ = ["CompiledLearner"]
 
@@ -43,6 +43,7 @@ class CompiledLearner:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._update: CompiledUpdate | None = None
+        self._alone = EagerLearner([agent])
         self._acting: CompiledActing | None = None
         self._current: bool | None = None  # whether it is as it was traced; not known at first
 
@@ -73,30 +74,28 @@ class CompiledLearner:
 
     def act(
         self, observations: Sequence[TensorDictBase], streams: RandomStreams
-    ) -> list[TensorDictBase]:
-        (observation,) = observations
+    ) -> list[TensorDictBase | FloatingPointError]:
         acting = self._acting
+        if acting is None or not acting.takes(observations[0]):
+            return self._alone.act(observations, streams)
         with streams[0]:
-            if acting is None or not acting.takes(observation):
-                return [self._agent.act(observation)]
-            return [acting(observation)]
+            return [acting(observations[0])]
 
     def update(
         self, batches: Sequence[TensorDictBase], streams: RandomStreams
     ) -> list[TensorDictBase | FloatingPointError]:
-        (batch,) = batches
         update = self._update
-        with streams[0]:
-            try:
-                if update is not None:
-                    if self._current is None:
-                        self._current = update.is_current()
-                    if self._current and update.takes(batch):
-                        return [update(batch)]
-                self._current = None
-                return [self._agent.update(batch)]
-            except FloatingPointError as error:
-                return [error]
+        if update is not None:
+            if self._current is None:
+                self._current = update.is_current()
+            if self._current and update.takes(batches[0]):
+                with streams[0]:
+                    try:
+                        return [update(batches[0])]
+                    except FloatingPointError as error:
+                        return [error]
+        self._current = None
+        return self._alone.update(batches, streams)
 
     def synchronize(self) -> None:
         """The agent is always up to date; what is changed from now on is noticed."""

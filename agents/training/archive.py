@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gymnasium.vector import VectorEnv
 
-from maxentflow.agents.agent import Agent
+from maxentflow.agents.agent import Agent, nan_in
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.run_folder import RunFolder
 from maxentflow.envs import task_id
@@ -82,8 +82,8 @@ def save(agent: Agent, env: VectorEnv, path: str | os.PathLike[str]) -> None:
         path: a new .zip file.
 
     Raises:
-        ValueError: the file exists or cannot be written, or agent or task have parts that cannot
-            be made again from their settings.
+        ValueError: the file exists or cannot be written, a weight is NaN, or agent or task have
+            parts that cannot be made again from their settings.
 
     Example:
         >>> from maxentflow import agents, envs
@@ -98,6 +98,9 @@ def save(agent: Agent, env: VectorEnv, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path).expanduser()
     check_new(path)
+    state = agent.state_dict()
+    if (place := next(nan_in(state, "agent"), None)) is not None:
+        raise ValueError(f"The {place} has numbers that are not finite.")
     name, spec = task_id(env), getattr(env, "spec", None)
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder(place)
@@ -107,7 +110,7 @@ def save(agent: Agent, env: VectorEnv, path: str | os.PathLike[str]) -> None:
                 f"Parts of your own ({', '.join(custom)}) cannot be made again from a file; keep "
                 "agent.state_dict() with torch.save, and load it into an agent made as this one."
             )
-        checkpoint = folder.save_stopped({**agent.state_dict(), "step": agent.updates})
+        checkpoint = folder.save_stopped({**state, "step": agent.updates})
         pack(
             RunFolder.at(checkpoint), path, card=f"# {agent.name} in {name}\n\nSaved in Python.\n"
         )

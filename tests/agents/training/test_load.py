@@ -80,6 +80,9 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
     agents.save(agent, env, tmp_path / "sac.zip")
     with pytest.raises(ValueError, match="There is a file"):
         agents.save(agent, env, tmp_path / "sac.zip")
+    next(agent.policy.parameters()).data[0] = float("nan")
+    with pytest.raises(ValueError, match=r"^The agent\.policy\..*weight has numbers that are not"):
+        agents.save(agent, env, tmp_path / "nan.zip")
     assert [path.name for path in tmp_path.iterdir()] == ["sac.zip"]
 
 

@@ -208,3 +208,20 @@ def test_a_checkpoint_with_a_nan_is_refused(spoil):
         trainer.restore(state)
     for name, entry in before["loss"].items():
         assert torch.equal(entry, trainer.agent.loss.state_dict()[name])
+
+
+def test_a_probability_that_is_not_finite_stops_a_run(tmp_path):
+    """Torch samples from none: its exception is no agent's."""
+    trainer = make_trainer(agent="discrete-sac", folder=tmp_path, **RUN)
+
+    def spoil(report):
+        for parameter in trainer.agent.behavior.parameters():
+            parameter.data.fill_(math.nan)
+        return report
+
+    once(trainer, trainer.agent, "update", spoil)
+    with pytest.raises(
+        NonFiniteError, match=r"^Stopped after 28 steps: a probability of an action is not finite"
+    ):
+        trainer.run()
+    assert checkpoint(tmp_path, "stopped_28.pt")["step"] == 28
