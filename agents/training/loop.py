@@ -245,7 +245,7 @@ def drive(runs: Sequence[Run], learner: Learner, compiling: _Compiling = nullcon
                 answers = learner.act([request.observation for request in requests], streams)
             elif isinstance(first, Update):
                 batches = [request.batch for request in requests]
-                if waits:
+                if waits and not runs[0].is_to_prepare:
                     for run, batch in zip(runs, batches, strict=True):
                         run.example, run.is_to_prepare = batch.clone(), True
                 answers = learner.update(batches, streams)

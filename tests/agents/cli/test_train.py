@@ -12,6 +12,7 @@ import sys
 import gymnasium as gym
 import pytest
 import torch
+from gymnasium.envs.classic_control import PendulumEnv
 from PIL import Image
 
 from maxentflow import agents, envs, flows
@@ -374,6 +375,18 @@ def test_a_run_that_learns_nothing_says_so(tmp_path, capsys, without_conclusion,
     assert (checkpoint(tmp_path / "run")["updates"] == 0) == (why is not None)
 
 
+def stopped_by(said, reason, steps, run):
+    """The state of a run that an exception of its environment ended, as the sentence tells it."""
+    stopped = run / "checkpoints" / f"stopped_{steps}.pt"
+    assert re.fullmatch(
+        rf"Stopped after {steps} steps: the environment raised RuntimeError: {reason} "
+        rf"\(.*test_train\.py, line \d+\); the state is in {stopped}; continue from the last "
+        rf"checkpoint with maxentflow train --resume {run}\.",
+        said,
+    )
+    return stopped
+
+
 def test_an_environment_that_raises(tmp_path, refused, capsys, monkeypatch):
     step = Line.step
 
@@ -386,13 +399,7 @@ def test_an_environment_that_raises(tmp_path, refused, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Line, "step", breaks)
         said = refused(*words(run, "sac", checkpoint_every=10))
-    stopped = run / "checkpoints" / "stopped_17.pt"
-    assert re.fullmatch(
-        r"Stopped after 17 steps: the environment raised RuntimeError: the motor broke "
-        rf"\(.*test_train\.py, line \d+\); the state is in {stopped}; continue from the last "
-        rf"checkpoint with maxentflow train --resume {run}\.",
-        said,
-    )
+    stopped = stopped_by(said, "the motor broke", 17, run)
     assert checkpoint(run)["step"] == 10
     main(["evaluate", str(stopped), "--episodes", "1"])
     assert capsys.readouterr().out.startswith(f"{PROBE}, mode: return 20.0")
@@ -404,10 +411,13 @@ def test_an_environment_that_raises(tmp_path, refused, capsys, monkeypatch):
 
 
 def test_an_environment_that_raises_in_a_worker(tmp_path, refused, capsys):
-    class Breaks(Line):  # pickled by value: workers cannot import from these tests
+    class Breaks(PendulumEnv):  # pickled by value: workers cannot import from these tests
+        steps = 0
+
         def step(self, action):
             if self.steps == 17:
                 raise RuntimeError("the motor broke at 100%")
+            self.steps += 1
             return super().step(action)
 
     run, task = tmp_path / "run", "probe/Breaks-v0"
@@ -415,13 +425,7 @@ def test_an_environment_that_raises_in_a_worker(tmp_path, refused, capsys):
     try:
         command = words(run, "sac", env=task, num_envs=2, checkpoint_every=10, eval_every=0)
         said = refused(*command, "--workers")
-        stopped = run / "checkpoints" / "stopped_34.pt"
-        assert re.fullmatch(
-            r"Stopped after 34 steps: the environment raised RuntimeError: the motor broke at "
-            rf"100% \(.*test_train\.py, line \d+\); the state is in {stopped}; continue from the "
-            rf"last checkpoint with maxentflow train --resume {run}\.",
-            said,
-        )
+        stopped = stopped_by(said, "the motor broke at 100%", 34, run)
         assert checkpoint(run)["step"] == 30
         assert load(stopped).updates == 14
     finally:
