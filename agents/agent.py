@@ -247,7 +247,7 @@ class Agent:
         batch = torch.as_tensor(array[None] if is_one else array, device=device)
         kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
         try:
-            with set_exploration_type(kind):
+            with set_exploration_type(kind), _sampling():
                 acted = self.policy(TensorDict(observation=batch, batch_size=[len(batch)]))
         except RuntimeError as error:
             reason = str(error).partition("\n")[0].removesuffix(".")
@@ -256,7 +256,8 @@ class Agent:
                 f"{reason}."
             ) from error
         action = acted["action"].numpy(force=True)
-        if not np.isfinite(action).all():
+        # The largest of values that are NaN is an action like any other.
+        if not np.isfinite(action).all() or any(nan_in(acted, "")):
             raise FloatingPointError(f"The policy of {self.name!r} acts with nan or inf.")
         return action[0] if is_one else action
 

@@ -22,7 +22,7 @@ __all__ = [
     "WorkerEndedError",
     "WorkerError",
     "WorkerVectorEnv",
-    "described",
+    "exception_text",
     "in_worker",
     "start_method",
 ]
@@ -41,14 +41,14 @@ class WorkerEndedError(ConnectionError):
     """A worker has ended."""
 
 
-def described(error: BaseException) -> str:
+def exception_text(error: BaseException) -> str:
     """An exception that was caught: its kind, what it says, and where it was raised.
 
     Example:
         >>> try:
         ...     0 / 0
         ... except ZeroDivisionError as error:
-        ...     described(error).partition(" (")[0]
+        ...     exception_text(error).partition(" (")[0]
         'ZeroDivisionError: division by zero'
     """
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -182,7 +182,7 @@ class _Errors:
 
     def put(self, report: tuple[int, type[BaseException], BaseException, str]) -> None:
         index, _, error, trace = report
-        self._queue.put((index, WorkerError, described(error), trace))
+        self._queue.put((index, WorkerError, exception_text(error), trace))
 
 
 def _kill(processes: Sequence[Any]) -> None:

@@ -74,20 +74,27 @@ def parse(
 
 
 def _check_none_is_empty(words: Sequence[str]) -> None:
-    """Refuse empty words: an empty path would be the present folder."""
+    """Refuse words of nothing or of spaces: an empty path would be the present folder."""
     for before, word in itertools.pairwise(["", *words]):
         option, equals, value = word.partition("=")
-        if not value and ((equals and option.startswith("--")) or not word):
-            option = option or before
+        if not value.strip() and ((equals and option.startswith("--")) or not word.strip()):
+            option = option.strip() or before
             raise ValueError(f"{option if option.startswith('--') else 'A word'} is empty.")
 
 
 def _with_home(word: str) -> str:
-    """A word, or what an option is set to by an equals sign, with the home folder for ``~``."""
+    """A word, or what an option is set to by an equals sign, with a home folder for ``~`` or
+    ``~user``."""
     option, equals, value = word.partition("=")
-    if option.startswith("--") and value.startswith("~/"):
-        return f"{option}{equals}{os.path.expanduser(value)}"
-    return os.path.expanduser(word) if word.startswith("~/") else word
+    if not (equals and option.startswith("--")):
+        option, equals, value = "", "", word
+    user, slash, _ = value.partition("/")
+    if not (slash and user.startswith("~")):
+        return word
+    path = os.path.expanduser(value)
+    if path == value:
+        raise ValueError(f"There is no home folder {user}, of {word}.")
+    return f"{option}{equals}{path}"
 
 
 def check_least(options: Any, **least: int) -> None:

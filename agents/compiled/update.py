@@ -433,7 +433,9 @@ def explained(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # a mistake of the loss itself shows again where it is not compiled
         cause = getattr(error, "inner_exception", error)
-        reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        said = next((line for line in lines[1:] if "error: " in line), None)  # by the compiler
+        reason = lines[0] if said is None else f"{lines[0]}: {said}"
         raise CompilationError(f"The update of {name} was not compiled: {reason}.") from error
 
 

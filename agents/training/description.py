@@ -26,7 +26,7 @@ from maxentflow.agents.agent import Agent
 from maxentflow.agents.training.archive import opened
 from maxentflow.agents.training.callbacks import Callback
 from maxentflow.agents.training.config import TrainerConfig
-from maxentflow.agents.training.run_folder import RunFolder
+from maxentflow.agents.training.run_folder import ChangedConfigError, RunFolder
 from maxentflow.agents.training.trainer import Trainer
 
 __all__ = [
@@ -257,12 +257,13 @@ def restored(
     trainer = make_trainer(description, folder, callbacks, progress=progress)
     try:
         _use_newest(folder, trainer.restore)
+    except ChangedConfigError:
+        raise
     except ValueError as error:
-        if folder.previous_path.exists():
-            raise
         checkpoints = folder.checkpoint_path.parent
         raise ValueError(
-            f"{error} There is no other checkpoint; remove {checkpoints} to begin the run again."
+            f"{error} No other checkpoint can be used; remove {checkpoints} to begin the run "
+            "again."
         ) from error
     return trainer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
@@ -63,6 +64,9 @@ class Metrics:
             lines = [self._columns, *([row[name] for name in self._columns] for row in kept)]
         except (KeyError, ValueError) as error:
             raise ValueError(f"{self._path} is not the metrics of this run.") from error
+        if from_step and not (self._path.exists() and self._path.stat().st_size):
+            lost = f"{self._path} is missing or empty; it begins again after step {from_step:,}."
+            print(lost, file=sys.stderr)
         text = "".join(",".join(line) + "\n" for line in lines)
         try:
             write_atomically(self._path, text.encode())

@@ -27,7 +27,7 @@ from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.episodes import EpisodeStatistics
 from maxentflow.agents.training.experience import Experience
 from maxentflow.agents.training.simulator import Simulator
-from maxentflow.envs.workers import WorkerEndedError, WorkerError, described
+from maxentflow.envs.workers import WorkerEndedError, WorkerError, exception_text
 
 __all__ = [
     "Act",
@@ -59,7 +59,7 @@ def _of_the_task() -> Iterator[None]:
     except WorkerError as error:
         raise TaskError(f"the environment raised {error}") from error
     except Exception as error:
-        raise TaskError(f"the environment raised {described(error)}") from error
+        raise TaskError(f"the environment raised {exception_text(error)}") from error
 
 
 class Act(NamedTuple):

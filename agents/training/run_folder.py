@@ -11,6 +11,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +28,7 @@ try:
 except ImportError:  # not on Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["RunFolder", "plain", "read_metrics"]
+__all__ = ["ChangedConfigError", "RunFolder", "plain", "read_metrics"]
 
 _PACKAGES = ("maxentflow", "torch", "torchrl", "tensordict", "normflows", "gymnasium", "mujoco")
 _ENTRIES = ("agent", "env", "env_kwargs", "agent_config", "custom", "trainer_config", "compile")
@@ -35,6 +36,10 @@ _KINDS = {"env_kwargs": dict, "agent_config": dict, "custom": list, "trainer_con
 
 
 _OF_THE_TRAINER = "seed", *LEARNING_SETTINGS
+
+
+class ChangedConfigError(ValueError):
+    """``config.yaml`` has another agent, another task or other settings than a checkpoint."""
 
 
 class RunFolder:
@@ -146,11 +151,16 @@ class RunFolder:
             "imports": list(imports),
             "versions": {"python": platform.python_version(), **_versions()},
         }
+        folders = self.figures_path, self.replay_path, *self.replay_path.parents
+        new = [folder for folder in folders if not os.path.lexists(folder)]
         try:
             self.replay_path.mkdir(parents=True, exist_ok=True)
             self.figures_path.mkdir(exist_ok=True)
             self._write_config(content)
         except OSError as error:
+            for folder in new:
+                with suppress(OSError):
+                    folder.rmdir()
             raise ValueError(
                 f"Cannot make the run folder {self.path}: {error.strerror}."
             ) from error
@@ -288,8 +298,9 @@ class RunFolder:
             previous: the checkpoint before that.
 
         Raises:
-            ValueError: it cannot be read, or ``config.yaml`` has another agent, another task or
-                other settings of theirs than it was saved with.
+            ValueError: it cannot be read.
+            ChangedConfigError: ``config.yaml`` has another agent, another task or other settings
+                of theirs than it was saved with.
         """
         path = self.previous_path if previous else self.checkpoint_path
         if not path.exists():
@@ -303,7 +314,7 @@ class RunFolder:
         now = self._fixed()
         changed = [name for name in saved | now if saved.get(name, ...) != now.get(name, ...)]
         if changed:
-            raise ValueError(
+            raise ChangedConfigError(
                 f"{self.config_path} was changed: {', '.join(changed)} must be as in the "
                 "checkpoint; change it back, or begin a new run."
             )
@@ -322,6 +333,7 @@ class RunFolder:
 
         Raises:
             ValueError: there are checkpoints, and none is of use; it says why of the newest.
+            ChangedConfigError: see :meth:`load_checkpoint`.
         """
         refusals: list[ValueError] = []
         for path, previous in ((self.checkpoint_path, False), (self.previous_path, True)):
@@ -332,6 +344,8 @@ class RunFolder:
                         refusals.append(ValueError(f"{path} is missing."))
                     continue
                 use(state, path)
+            except ChangedConfigError:
+                raise
             except ValueError as error:
                 refusals.append(error)
                 continue
@@ -470,10 +484,16 @@ def read_metrics(folder: RunFolder) -> list[dict[str, str]]:
     try:
         if "\0" in text:
             raise csv.Error("a character that no table has")
-        rows = list(csv.reader(lines))
+        head, *rows = list(csv.reader(lines)) or [[]]
     except csv.Error as error:
         raise ValueError(f"{folder.metrics_path} is no table.") from error
-    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:] if len(row) == len(rows[0])]
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(head):
+            raise ValueError(
+                f"{folder.metrics_path} is no table: line {number} has {len(row)} cells, not "
+                f"{len(head)}."
+            )
+    return [dict(zip(head, row, strict=True)) for row in rows]
 
 
 @functools.cache

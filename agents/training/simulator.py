@@ -173,7 +173,8 @@ class GymnasiumSimulator:
         if done.any():
             final = observation.copy()
             final[done] = np.stack(list(info["final_obs"][done]))
-        reward = reward.astype(np.float32)
+        with np.errstate(over="ignore"):  # it is told as infinite
+            reward = reward.astype(np.float32)
         check_finite("observation", final)
         check_finite("reward", reward)
         if self._limit is not None:

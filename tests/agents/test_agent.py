@@ -870,9 +870,14 @@ def test_what_is_no_vector_environment_is_refused(make):
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_a_policy_that_acts_with_nan_is_told(env, deterministic):
-    agent = agents.make("sac", env, hidden=(8,))
+@pytest.mark.parametrize("name", ["sac", "meow", "ppo", "soft-q", "discrete-sac", "dqn"])
+def test_a_policy_that_acts_with_nan_is_told(env, name, deterministic):
+    is_continuous = "continuous" in registry.summaries()[name].actions
+    env = env if is_continuous else envs.make("CartPole-v1")
+    agent = agents.make(name, env)
     with torch.no_grad():
-        next(agent.policy.parameters()).view(-1)[0] = torch.nan
-    with pytest.raises(FloatingPointError, match="The policy of 'sac' acts with nan or inf"):
-        agent.predict(np.ones(3), deterministic=deterministic)
+        for parameter in agent.policy.parameters():
+            parameter.fill_(torch.nan)
+    observation = np.ones(env.single_observation_space.shape)
+    with pytest.raises(FloatingPointError, match=r"acts with nan or inf|is not finite"):
+        agent.predict(observation, deterministic=deterministic)

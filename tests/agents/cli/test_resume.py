@@ -157,16 +157,6 @@ def test_settings_that_change_what_is_learned_cannot_be_edited(run, refused, set
     assert contents(run) == before
 
 
-def test_a_checkpoint_that_does_not_note_them_is_of_use(run):
-    state = checkpoint(run)
-    for name in ("seed", "batch_size"):
-        del state["settings"][name]
-    torch.save(state, RunFolder(run).checkpoint_path)
-    main(["train", "--resume", str(run), "--total-steps", "70"])
-    assert checkpoint(run)["step"] == 70
-    assert checkpoint(run)["settings"]["batch_size"] == 16
-
-
 def test_python_too_is_refused_a_configuration_that_was_edited(run):
     rewrite(run, agent_config={"temperature": 0.7}, env_kwargs={"reward": 2})
     with pytest.raises(ValueError, match=r"was changed: temperature, env_kwargs must be as in"):
@@ -340,24 +330,24 @@ def test_the_last_two_checkpoints_are_kept_with_their_replay(run):
 
 
 @pytest.mark.parametrize(
-    ("make_damage", "told"),
+    "make_damage",
     [
-        (lambda folder: flip(folder.checkpoint_path), True),
-        (lambda folder: folder.checkpoint_path.write_bytes(b"PK half of it"), True),
-        (lambda folder: folder.checkpoint_path.unlink(), True),
-        (lambda folder: flip(max(folder.replay_path.iterdir())), True),
+        lambda folder: flip(folder.checkpoint_path),
+        lambda folder: folder.checkpoint_path.write_bytes(b"PK half of it"),
+        lambda folder: folder.checkpoint_path.unlink(),
+        lambda folder: flip(max(folder.replay_path.iterdir())),
     ],
     ids=["a bit", "cut short", "gone", "a bit of the newest part of the replay"],
 )
 @pytest.mark.quick_for("part of the replay", "cut short")
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
-    run, make_damage, told, without_conclusion, capsys
+    run, make_damage, without_conclusion, capsys
 ):
     before, rows = checkpoint(run), metrics(run)
     make_damage(RunFolder(run))
     main(["train", "--resume", str(run)])
     said = capsys.readouterr().err
-    assert ("previous.pt, of step 50, is used" in said) == told
+    assert "previous.pt, of step 50, is used" in said
     assert metrics(run) == rows
     after = checkpoint(run)
     assert after["step"] == 60
@@ -411,24 +401,56 @@ def test_the_only_checkpoint_damaged(run, refused):
     folder.previous_path.unlink()
     flip(folder.checkpoint_path)
     checkpoints, expected = folder.checkpoint_path.parent, metrics(run)
-    said = f"There is no other checkpoint; remove {checkpoints} to begin the run again."
+    said = f"No other checkpoint can be used; remove {checkpoints} to begin the run again."
     assert refused("train", "--resume", run).endswith(said)
     shutil.rmtree(checkpoints)
     main(["train", "--resume", str(run)])
     assert metrics(run) == expected
 
 
-def test_both_checkpoints_damaged(run, refused, command):
+def flip_both(run):
     for path in (RunFolder(run).checkpoint_path, RunFolder(run).previous_path):
         flip(path)
+
+
+@pytest.mark.parametrize("make_damage", [flip_both, damage_replay, remove_replay])
+def test_no_checkpoint_can_be_used(run, refused, make_damage):
+    make_damage(run)
+    said = refused("train", "--resume", run)
+    assert said.endswith(f"; remove {run / 'checkpoints'} to begin the run again.")
+
+
+def test_a_changed_configuration_costs_no_checkpoint(run, refused):
+    """It is to be changed back: nothing is said of checkpoints, however many there are."""
+    rewrite(run, agent_config={"flow": "affine"})
+    said = refused("train", "--resume", run)
+    assert said.endswith("; change it back, or begin a new run.")
+    RunFolder(run).previous_path.unlink()
+    assert refused("train", "--resume", run) == said
+
+
+@pytest.mark.parametrize("empties", [True, False])
+def test_metrics_that_are_lost(run, capsys, without_conclusion, empties):
+    path = RunFolder(run).metrics_path
+    kept = metrics(run)[-1]
+    path.unlink()
+    if empties:
+        path.touch()
+    main(["train", "--resume", str(run), "--total-steps", "70"])
+    said = f"{path} is missing or empty; it begins again after step 60.\n"
+    assert said in capsys.readouterr().err
+    (row,) = metrics(run)
+    assert int(row["step"]) == int(kept["step"]) + 10
+
+
+def test_both_checkpoints_damaged(run, refused, command):
+    flip_both(run)
     before = contents(run)
     assert "latest.pt is not a readable checkpoint" in refused(*command(run))
     assert contents(run) == before
 
 
-@pytest.mark.parametrize(
-    "make_damage", [damage_replay, lambda run: shutil.rmtree(run / "checkpoints" / "replay")]
-)
+@pytest.mark.parametrize("make_damage", [damage_replay, remove_replay])
 @pytest.mark.quick_for("damage_replay")
 def test_a_replay_that_is_damaged_or_gone(run, refused, make_damage):
     """Evaluation does without; a run cannot go on."""

@@ -351,6 +351,11 @@ def test_a_folder_below_home_after_an_equals_sign(tmp_path, monkeypatch, without
     assert not (tmp_path / "~").exists()
 
 
+def test_a_folder_that_cannot_be_made_leaves_none(tmp_path, refused):
+    assert "File name too long" in refused(*words(tmp_path / "a" / "b" / ("x" * 300)))
+    assert not [*tmp_path.iterdir()]
+
+
 def test_what_comes_next_can_be_pasted(tmp_path, capsys):
     main(words(tmp_path / "a run", "sac", total_steps=25))
     said = capsys.readouterr().out

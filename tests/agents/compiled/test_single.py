@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torchrl.modules import AdditiveGaussianModule
 from maxentflow import flows
 from maxentflow.agents import compiled
 from maxentflow.agents.agent import Agent
-from maxentflow.agents.compiled import CompiledLearner, Ensemble
+from maxentflow.agents.compiled import CompiledLearner, Ensemble, single
 from maxentflow.agents.compiled.acting import CompiledActing
 from maxentflow.agents.learner import CompilationError, EagerLearner, RandomStreams
 
@@ -253,6 +254,15 @@ def test_without_a_compiler(tmp_path):
     line, different = run.stdout.splitlines()
     assert line.startswith("The update of meow was not compiled: No working C++ compiler found")
     assert different == "[]"
+
+
+def test_what_the_compiler_says_is_told(monkeypatch):
+    """Torch puts it after the command line, which is long."""
+    said = "C++ compile error\n\nCommand:\ng++ -O3\n\nOutput:\ng++: fatal error: no input\nEnd."
+    monkeypatch.setattr(single.CompiledUpdate, "compile", Mock(side_effect=RuntimeError(said)))
+    message = "^The update of meow was not compiled: C[+][+] compile error: g[+][+]: fatal error: "
+    with pytest.raises(CompilationError, match=f"{message}no input[.]$"):
+        prepared(meow())
 
 
 def test_a_mistake_of_the_loss_is_told_in_one_sentence(traced_only):

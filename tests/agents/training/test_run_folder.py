@@ -375,6 +375,18 @@ def test_metrics_as_text(folder):
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "cells"), [("15,x", "2 cells"), ("15,1.0,2.0,3.0", "4 cells"), ("", "0 cells")]
+)
+def test_a_whole_row_of_another_length_is_refused(folder, line, cells):
+    folder.path.mkdir()
+    write_rows(folder, 10, 20)
+    text = folder.metrics_path.read_text().replace("20,40.0,2.0", f"{line}\n20,40.0,2.0")
+    folder.metrics_path.write_text(text)
+    with pytest.raises(ValueError, match=rf"csv is no table: line 3 has {cells}, not 3\.$"):
+        read_metrics(folder)
+
+
 @pytest.mark.parametrize("value", [0.1 + 0.2, 1e-300, -1.7976931348623157e308, float("nan")])
 def test_metrics_keep_every_digit(folder, value):
     folder.path.mkdir()

@@ -1,5 +1,6 @@
 """Environments as the loop sees them: gymnasium's and TorchRL's, whoever has made them."""
 
+import warnings
 from functools import partial
 
 import gymnasium as gym
@@ -361,6 +362,13 @@ def test_a_torchrl_environment_that_is_not_finite_stops_the_run(spoilt):
     env = GymWrapper(gym.wrappers.RescaleAction(Count(spoilt=spoilt, at=45), -1.0, 1.0))
     with pytest.raises(NonFiniteError, match=rf"^Stopped after 44 steps: {spoilt} is nan\.$"):
         train(env, envs.make(Count))
+
+
+def test_a_reward_beyond_single_precision_is_told_without_a_warning(count):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(NonFiniteError, match=r"^Stopped after 44 steps: reward is inf\.$"):
+            train(envs.make(count(spoilt="reward", value=1e300, at=45)))
 
 
 def test_settings_that_do_not_fit_torchrl_are_refused():
