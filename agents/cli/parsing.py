@@ -93,7 +93,7 @@ def _with_home(word: str) -> str:
         return word
     path = os.path.expanduser(value)
     if path == value:
-        raise ValueError(f"There is no home folder {user}, of {word}.")
+        raise ValueError(f"There is no home folder {user}, of {value}.")
     return f"{option}{equals}{path}"
 
 

@@ -306,9 +306,9 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            state = load(path)
-            state = {"agent": state["agent"], "step": state["step"], **state}
+            state = dict(load(path))  # of a tensor it is none
             saved = dict(state["settings"])
+            _ = state["agent"], state["step"]
         except Exception as error:  # anything may be in it
             raise ValueError(f"{path} is not a readable checkpoint of maxentflow.") from error
         now = self._fixed()
