@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import os
+import random
 import shutil
 from typing import get_args, get_type_hints
 
@@ -44,7 +45,14 @@ extremes = st.sampled_from([1e-30, -1e308, float("nan"), float("inf"), -0.0])
 small = st.one_of(st.integers(-1, 3), st.sampled_from([10**30, "x", "", "1.5", "None"]))
 
 
-options = functools.cache(options_of)
+@functools.cache
+def options(command):
+    """What the help names. Its styles have random names, of which Hypothesis would warn."""
+    state = random.getstate()
+    try:
+        return options_of(command)
+    finally:
+        random.setstate(state)
 
 
 def name_of(flag):
