@@ -18,7 +18,7 @@ from maxentflow.agents import Agent, RunFolder, Step, TrainerConfig
 from maxentflow.agents.training.loggers import Metrics
 from maxentflow.agents.training.run_folder import read_metrics
 
-from ..common import SMALL, task
+from ..common import SMALL, differences, task
 
 COLUMNS = ["step", "eval_return", "loss"]
 
@@ -290,16 +290,39 @@ def test_every_flipped_bit_of_the_numbers_is_found(folder):
     content = bytearray(save(folder).read_bytes())
     with zipfile.ZipFile(folder.checkpoint_path) as archive:
         numbers = [each for each in archive.infolist() if "/data/" in each.filename]
-    assert numbers
+    assert sum(each.file_size for each in numbers) == 24
     for each in numbers:
         start = content.index(each.filename.encode()) + len(each.filename)
         start = content.index(archive_bytes(folder.checkpoint_path, each), start)
-        flipped = bytearray(content)
-        flipped[start + each.file_size // 2] ^= 1
-        folder.checkpoint_path.write_bytes(flipped)
-        torch.load(folder.checkpoint_path, weights_only=True)
-        with pytest.raises(ValueError, match=r"latest\.pt is not a readable checkpoint"):
-            folder.load_checkpoint()
+        for bit in range(8 * each.file_size):
+            folder.checkpoint_path.write_bytes(flipped(content, start + bit // 8, bit % 8))
+            torch.load(folder.checkpoint_path, weights_only=True)
+            with pytest.raises(ValueError, match=r"latest\.pt is not a readable checkpoint"):
+                folder.load_checkpoint()
+
+
+@pytest.mark.slow
+def test_every_flipped_bit_of_a_checkpoint_is_found_or_changes_nothing(folder):
+    content = bytearray(save(folder).read_bytes())
+    whole = folder.load_checkpoint()
+    found = 0
+    for place in range(len(content)):
+        for bit in range(8):
+            folder.checkpoint_path.write_bytes(flipped(content, place, bit))
+            try:
+                loaded = folder.load_checkpoint()
+            except ValueError:
+                found += 1
+            else:
+                assert not differences(whole, loaded), (place, bit)
+    assert found > 4 * len(content)
+
+
+def flipped(content, place, bit):
+    """Bytes with one bit changed."""
+    changed = bytearray(content)
+    changed[place] ^= 1 << bit
+    return changed
 
 
 def test_an_entry_that_became_a_folder_is_found(folder):
@@ -308,9 +331,7 @@ def test_an_entry_that_became_a_folder_is_found(folder):
     listed = [found.start() for found in re.finditer(b"PK\x01\x02", content)]
     assert len(listed) > 5
     for start in listed:
-        flipped = bytearray(content)
-        flipped[start + 38] ^= 0x10
-        folder.checkpoint_path.write_bytes(flipped)
+        folder.checkpoint_path.write_bytes(flipped(content, start + 38, 4))
         with pytest.raises(ValueError, match=r"latest\.pt is not a readable checkpoint"):
             folder.load_checkpoint()
 
