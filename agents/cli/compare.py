@@ -15,6 +15,7 @@ from maxentflow.agents.cli.curves import Group, evaluated, read_curves
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.cli.tables import write_table
 from maxentflow.agents.training import RunFolder
+from maxentflow.agents.training.files import check_place
 from maxentflow.agents.training.statistics import (
     area_under_curve,
     bootstrap,
@@ -46,8 +47,7 @@ def run(arguments: list[str]) -> None:
     if options.threshold is not None and not math.isfinite(options.threshold):
         raise ValueError(f"threshold must be finite, got {options.threshold}.")
     out = options.out if options.out.suffix else options.out.with_suffix(".csv")
-    if out.suffix != ".csv":
-        raise ValueError(f"--out must be a .csv file, got {options.out}.")
+    check_place(out, "table", ".csv")
     tasks = read_curves(evaluated([RunFolder(path) for path in options.runs]))
     table = rows(tasks, options.threshold)
     print(_as_text(table))

@@ -15,6 +15,7 @@ from maxentflow.agents.cli.tables import write_table
 from maxentflow.agents.training import RunFolder, diagnose
 from maxentflow.agents.training.description import make_env, read, trained
 from maxentflow.agents.training.evaluation import AT_ONCE
+from maxentflow.agents.training.files import check_place
 from maxentflow.agents.training.replay import read_files
 
 __all__ = ["run"]
@@ -63,10 +64,8 @@ def run(arguments: list[str]) -> None:
 
 def _check(options: _Diagnose, out: Path) -> None:
     check_least(options, episodes=1, seed=0)
-    if out.suffix != ".png":
-        raise ValueError(f"The figure must be a .png file, got {out}.")
-    if options.out is not None and not out.parent.is_dir():
-        raise ValueError(f"Cannot write the figure {out}: {out.parent} is no folder.")
+    if options.out is not None:
+        check_place(out, "figure", ".png")
 
 
 def _replay(folder: RunFolder, agent: Agent) -> TensorDict | None:

@@ -18,6 +18,7 @@ from maxentflow.agents.training import evaluate, record_video
 from maxentflow.agents.training.archive import opened
 from maxentflow.agents.training.description import make_env, read, trained
 from maxentflow.agents.training.evaluation import AT_ONCE, STEP_LIMIT
+from maxentflow.agents.training.files import check_place
 
 __all__ = ["run"]
 
@@ -83,14 +84,11 @@ def _check(options: _Evaluate) -> None:
     video = options.video
     if video is None:
         return
-    if video.suffix != ".mp4":
-        raise ValueError(f"A video must be an .mp4 file, got {video}.")
-    if not video.parent.is_dir():
-        raise ValueError(f"Cannot write a video to {video}: {video.parent} is no folder.")
+    check_place(video, "video", ".mp4")
     is_new = not video.exists()
     try:
         video.open("ab").close()
     except OSError as error:
-        raise ValueError(f"Cannot write a video to {video}: {error.strerror}.") from error
+        raise ValueError(f"Cannot write the video {video}: {error.strerror}.") from error
     if is_new:
         video.unlink()

@@ -11,6 +11,7 @@ from maxentflow.agents.cli import figures
 from maxentflow.agents.cli.curves import evaluated, read_curves
 from maxentflow.agents.cli.parsing import parse
 from maxentflow.agents.training import RunFolder
+from maxentflow.agents.training.files import check_place
 
 __all__ = ["run"]
 
@@ -30,6 +31,7 @@ def run(arguments: list[str]) -> None:
     options = parse(_Plot, arguments, "plot")
     if not options.runs:
         raise ValueError("plot needs at least one run folder.")
+    check_place(options.out, "figure")
     folders = evaluated([RunFolder(path) for path in options.runs])
     figures.learning_curves(read_curves(folders), options.out)
     print(f"Figure: {options.out}")

@@ -21,7 +21,7 @@ from maxentflow.agents.cli.runs import COLUMNS, line_of
 from maxentflow.agents.cli.show import shown_settings
 from maxentflow.agents.training import RunFolder, collect, diagnose, record_video
 from maxentflow.agents.training.description import Description, make_env, read, trained
-from maxentflow.agents.training.files import write_atomically
+from maxentflow.agents.training.files import check_place, write_atomically
 from maxentflow.agents.training.health import Finding, health
 from maxentflow.agents.training.run_folder import read_metrics
 
@@ -52,12 +52,7 @@ def run(arguments: list[str]) -> None:
     check_least(options, seed=0)
     if not options.runs:
         raise ValueError("report needs a run folder.")
-    if options.out.suffix != ".html":
-        raise ValueError(f"The page must be an .html file, got {options.out}.")
-    if not options.out.parent.is_dir():
-        raise ValueError(
-            f"Cannot write the page {options.out}: {options.out.parent} is no folder."
-        )
+    check_place(options.out, "page", ".html")
     folders = [RunFolder(path) for path in options.runs]
     check_once(folders)
     with tempfile.TemporaryDirectory() as place:

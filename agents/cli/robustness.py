@@ -17,6 +17,7 @@ from maxentflow.agents.cli.tables import write_table
 from maxentflow.agents.training import RunFolder
 from maxentflow.agents.training.description import make_env, read, trained
 from maxentflow.agents.training.disturbances import Robustness, robustness
+from maxentflow.agents.training.files import check_place
 from maxentflow.envs import PERTURBATIONS
 
 __all__ = ["run"]
@@ -52,10 +53,7 @@ def run(arguments: list[str]) -> None:
     options = parse(_Robustness, arguments, "robustness")
     if not options.runs:
         raise ValueError("robustness needs at least one run folder.")
-    if options.out.suffix != ".png":
-        raise ValueError(f"The figure must be a .png file, got {options.out}.")
-    if not options.out.parent.is_dir():
-        raise ValueError(f"Cannot write {options.out}: {options.out.parent} is no folder.")
+    check_place(options.out, "figure", ".png")
     check_least(options, episodes=1, seed=0)
     quantity, values = options.perturb[0], _numbers(options.perturb[1])
     tasks = by_label([RunFolder(path) for path in options.runs])

@@ -16,6 +16,7 @@ from gymnasium.vector import VectorEnv
 
 from maxentflow.agents.agent import Agent, nan_in
 from maxentflow.agents.training.config import TrainerConfig
+from maxentflow.agents.training.files import check_place
 from maxentflow.agents.training.run_folder import RunFolder
 from maxentflow.envs import task_id
 from maxentflow.envs.tasks import TORCHRL
@@ -122,12 +123,9 @@ def check_new(path: Path) -> None:
     Raises:
         ValueError: it is no .zip file, there is one already, or its folder is missing.
     """
-    if path.suffix != ".zip":
-        raise ValueError(f"An archive must be a .zip file, got {path}.")
+    check_place(path, "archive", ".zip")
     if path.exists():
         raise ValueError(f"There is a file {path} already.")
-    if not path.parent.is_dir():
-        raise ValueError(f"Cannot write to {path}: {path.parent} is no folder.")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from maxentflow import envs
 from maxentflow.agents.parts.demonstrations import import_minari
 from maxentflow.agents.training.evaluation import episode_limit
+from maxentflow.agents.training.files import check_place
 from maxentflow.envs.spaces import is_rescaled
 from maxentflow.envs.tasks import create
 
@@ -114,8 +115,7 @@ def check_dataset(name: str, task: str | Callable[..., gym.Env[Any, Any]], **opt
         path = Path(name).expanduser()
         if path.exists():
             raise ValueError(f"{path} exists already.")
-        if not path.parent.is_dir():
-            raise ValueError(f"Cannot write {path}: {path.parent} is no folder.")
+        check_place(path, "data set")
         return
     minari = import_minari()
     from minari.dataset.minari_dataset import parse_dataset_id

@@ -19,7 +19,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from maxentflow.agents.agent import Agent
-from maxentflow.agents.training.files import write_atomically
+from maxentflow.agents.training.files import check_place, write_atomically
 from maxentflow.agents.training.formats import NEEDED, SUFFIXES, WRITERS, Format
 from maxentflow.agents.training.portable import Noise, PortablePolicy, own_space
 
@@ -112,10 +112,7 @@ def _observations(env: VectorEnv, rows: int) -> Tensor:
 def _check(path: Path, format: str) -> None:
     if format not in SUFFIXES:
         raise ValueError(f"Unknown format {format!r}; known: {', '.join(get_args(Format))}.")
-    if path.suffix != SUFFIXES[format]:
-        raise ValueError(f"A file of format {format} must end in {SUFFIXES[format]}, got {path}.")
-    if not path.parent.is_dir():
-        raise ValueError(f"Cannot write to {path}: {path.parent} is no folder.")
+    check_place(path, f"{format} file", SUFFIXES[format])
     missing = [name for name in NEEDED.get(format, ()) if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(

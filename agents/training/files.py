@@ -13,9 +13,31 @@ from typing import Any
 import torch
 import yaml
 
-__all__ = ["load", "load_yaml", "save_atomically", "write_atomically"]
+__all__ = ["check_place", "load", "load_yaml", "save_atomically", "write_atomically"]
 
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+
+
+def check_place(path: Path, kind: str, suffix: str = "") -> None:
+    """Refuse a path that no file of a kind can have.
+
+    Args:
+        path: of the file.
+        kind: what it is, for the message.
+        suffix: what it must end in.
+
+    Raises:
+        ValueError: it does not, or its folder is missing.
+
+    Example:
+        >>> check_place(Path("curves.pdf"), "figure", ".png")
+        Traceback (most recent call last):
+        ValueError: The figure must be a file ending in .png, got curves.pdf.
+    """
+    if suffix and path.suffix != suffix:
+        raise ValueError(f"The {kind} must be a file ending in {suffix}, got {path}.")
+    if not path.parent.is_dir():
+        raise ValueError(f"Cannot write the {kind} {path}: {path.parent} is no folder.")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -27,7 +27,10 @@ def test_from_the_command_line_and_cloned(tmp_path, capsys, monkeypatch, refused
     main(["train", "bc", "--env", TASK, "--dataset", "steps.npz", "--run-dir", "clone", *small])
     for words, sentence in (
         (("--out", "steps.npz"), "steps.npz exists already."),
-        (("--out", "nowhere/steps.npz"), "Cannot write nowhere/steps.npz: nowhere is no folder."),
+        (
+            ("--out", "nowhere/steps.npz"),
+            "Cannot write the data set nowhere/steps.npz: nowhere is no folder.",
+        ),
         (("--out", "a.npz", "--episodes", "0"), "episodes must be at least 1, got 0."),
         (("--out", "a.npz", "--seed", "-1"), "seed must be at least 0, got -1."),
     ):

@@ -46,7 +46,7 @@ def table(path):
 
 def test_a_line_for_the_seeds_of_a_setting(three, made, tmp_path, capsys):
     other = [made(0.0, 2.0, 11.0, agent="sac", seed=seed) for seed in range(2)]
-    out = tmp_path / "new" / "numbers.csv"
+    out = tmp_path / "numbers.csv"
     main(["compare", *three, *other, "--threshold", "6", "--out", str(out)])
     ours, theirs = table(out)
     assert (ours["task"], ours["agent"], ours["seeds"]) == ("Pendulum-v1", "meow, additive", "3")
@@ -108,7 +108,9 @@ def test_a_setting_that_differs_on_one_task_is_in_the_labels_of_all(tmp_path, ma
 
 def test_other_suffixes_are_refused(three, refused, tmp_path):
     for name in ("table.png", "v1.5"):
-        assert "--out must be a .csv file" in refused("compare", *three, "--out", name)
+        assert "The table must be a file ending in .csv" in refused(
+            "compare", *three, "--out", name
+        )
 
 
 def test_more_curves_than_can_be_told_apart_are_refused(made, tmp_path):

@@ -157,8 +157,8 @@ def test_agents_without_a_soft_value(finished, refused):
         (("--seed", "99999999999999999999"), "seed must be below 2**32"),
         (("--out", "{run}/nowhere/x.png"), "nowhere is no folder"),
         (("--out", "{run}/config.yaml/x.png"), "config.yaml is no folder"),
-        (("--out", "{run}/x.pdf"), "The figure must be a .png file"),
-        (("--out", "{run}"), "The figure must be a .png file"),
+        (("--out", "{run}/x.pdf"), "The figure must be a file ending in .png"),
+        (("--out", "{run}"), "The figure must be a file ending in .png"),
     ],
 )
 def test_wrong_words_are_refused_and_nothing_is_written(run, refused, words, says):

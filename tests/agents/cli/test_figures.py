@@ -317,9 +317,9 @@ def test_a_figure_that_cannot_be_written(runs, tmp_path):
 
 def test_plot(run, capsys, monkeypatch):
     monkeypatch.chdir(run.parent)
-    main(["plot", str(run), "--out", "new/curves.png"])
-    assert capsys.readouterr().out == "Figure: new/curves.png\n"
-    assert imageio.imread(run.parent / "new" / "curves.png").shape == (810, 960, 4)
+    main(["plot", str(run), "--out", "drawn.png"])
+    assert capsys.readouterr().out == "Figure: drawn.png\n"
+    assert imageio.imread(run.parent / "drawn.png").shape == (810, 960, 4)
 
 
 def test_the_committed_runs_can_be_drawn(drawn, capsys):
@@ -328,7 +328,7 @@ def test_the_committed_runs_can_be_drawn(drawn, capsys):
     # The same settings with other forms of the update have the same seeds.
     forms = "-batched-", "-one-graph-", "-newest-"
     committed = sorted(path for path in everything if not any(f in path.name for f in forms))
-    main(["plot", *map(str, committed), "--out", "never/written.png"])
+    main(["plot", *map(str, committed), "--out", "never-written.png"])
     titles = {axes.get_title(): len(lines(axes)) for axes in drawn[0].axes}
     assert titles.keys() >= {"HalfCheetah-v4", "Hopper-v4"}
     assert min(titles["HalfCheetah-v4"], titles["Hopper-v4"]) > 1

@@ -69,7 +69,7 @@ def test_a_run_that_cannot_be_looked_at_costs_the_others_nothing(run, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "page.pdf"], "must be an .html file"),
+        (["--out", "page.pdf"], "must be a file ending in .html"),
         (["--out", "none/page.html"], "is no folder"),
     ],
 )

@@ -79,7 +79,11 @@ def test_values():
         (("gravity", "1"), ("--episodes", "0"), "episodes must be at least 1, got 0"),
         (("gravity", "1"), ("--seed", "-1"), "seed must be at least 0, got -1"),
         (("gravity", "1"), ("--seed", str(2**70)), "seed must be below 2**32"),
-        (("gravity", "1"), ("--out", "figure.pdf"), "must be a .png file, got figure.pdf"),
+        (
+            ("gravity", "1"),
+            ("--out", "figure.pdf"),
+            "must be a file ending in .png, got figure.pdf",
+        ),
         (("gravity", "1"), ("--out", "nowhere/a.png"), "nowhere is no folder"),
     ],
 )

@@ -61,7 +61,9 @@ def test_an_archive_is_shown(of_sac, tmp_path, monkeypatch, capsys):
 
 
 def test_export_refuses_other_suffixes(run, refused):
-    assert "must end in .onnx" in refused("export", run, "--format", "onnx", "--out", "policy.pt")
+    assert "must be a file ending in .onnx" in refused(
+        "export", run, "--format", "onnx", "--out", "policy.pt"
+    )
 
 
 def test_a_package_is_evaluated_as_its_run_is(run, tmp_path, capsys, monkeypatch):

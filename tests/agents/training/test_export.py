@@ -149,7 +149,7 @@ def test_actions_that_mean_something_as_they_are_stay_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("path", "format", "message"),
     [
-        ("policy.pt2", "onnx", "must end in .onnx"),
+        ("policy.pt2", "onnx", "must be a file ending in .onnx"),
         ("policy.pt2", "keras", "Unknown format 'keras'; known: torch-export, torchscript, onnx"),
         ("none/policy.pt2", "torch-export", "is no folder"),
     ],
