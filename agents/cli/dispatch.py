@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from maxentflow.agents.cli import help_texts, imports
 from maxentflow.agents.cli.examples import EXAMPLES
@@ -77,11 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, OSError):
             place = f"{error.filename}: " if error.filename else ""
             message = f"{place}{error.strerror or error}."
-        print(f"maxentflow: {' '.join(message.splitlines())}", file=sys.stderr)
+        _say(f"maxentflow: {' '.join(message.splitlines())}")
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        print(f"\n{str(interrupt) or 'Interrupted.'}", file=sys.stderr)
+        _say(f"\n{str(interrupt) or 'Interrupted.'}")
         sys.exit(130)
+
+
+def _say(sentence: str) -> None:
+    with suppress(OSError):  # of a full disk, where standard error is a file
+        print(sentence, file=sys.stderr)
 
 
 def _run(words: list[str]) -> None:
