@@ -75,7 +75,7 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"Parts of your own \(flow\) cannot be made again"):
         agents.save(agents.meow(env, flow=flow), env, tmp_path / "own.zip")
     agent = agents.make("sac", env, hidden=(8, 8))
-    with pytest.raises(ValueError, match=r"must be a \.zip file"):
+    with pytest.raises(ValueError, match=r"must be a file ending in \.zip"):
         agents.save(agent, env, tmp_path / "sac.pt")
     agents.save(agent, env, tmp_path / "sac.zip")
     with pytest.raises(ValueError, match="There is a file"):
