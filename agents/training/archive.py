@@ -100,8 +100,8 @@ def save(agent: Agent, env: VectorEnv, path: str | os.PathLike[str]) -> None:
     path = Path(path).expanduser()
     check_new(path)
     state = agent.state_dict()
-    if (place := next(nan_in(state, "agent"), None)) is not None:
-        raise ValueError(f"The {place} has numbers that are not finite.")
+    if (entry := next(nan_in(state, "agent"), None)) is not None:
+        raise ValueError(f"The {entry} has numbers that are not finite.")
     name, spec = task_id(env), getattr(env, "spec", None)
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder(place)

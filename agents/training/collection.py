@@ -105,7 +105,7 @@ def check_dataset(name: str, task: str | Callable[..., gym.Env[Any, Any]], **opt
     Example:
         >>> check_dataset("nowhere/steps.npz", "Pendulum-v1")
         Traceback (most recent call last):
-        ValueError: Cannot write nowhere/steps.npz: nowhere is no folder.
+        ValueError: Cannot write the data set nowhere/steps.npz: nowhere is no folder.
     """
     env = envs.make_single(task, **options)
     if not isinstance(env.action_space, gym.spaces.Box):
