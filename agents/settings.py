@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
 from types import UnionType
@@ -11,6 +12,7 @@ from typing import (
     Annotated,
     Any,
     ClassVar,
+    Literal,
     NamedTuple,
     Self,
     Union,
@@ -19,6 +21,8 @@ from typing import (
     get_origin,
     get_type_hints,
 )
+
+import numpy as np
 
 from maxentflow.agents.presets import preset
 
@@ -36,6 +40,7 @@ __all__ = [
     "Threads",
     "Widths",
     "check",
+    "typed",
 ]
 
 
@@ -73,7 +78,8 @@ Widths = Annotated[
 def check(settings: Any) -> None:
     """Refuse a dataclass with a value that the annotation of its field does not accept.
 
-    A field without a rule has the one that a class it derives from gives it.
+    A field without a rule has the one that a class it derives from gives it. Numbers of NumPy are
+    made Python's, and lists tuples where the annotation says so.
 
     Raises:
         ValueError: naming the first such field.
@@ -93,6 +99,62 @@ def check(settings: Any) -> None:
             for rule in _accepts(hint):
                 if not rule.takes(value):
                     raise ValueError(f"{name} must be {rule.rule}, got {value}.")
+    hints = _hints(cast(Hashable, type(settings)))
+    for name in (entry.name for entry in fields(settings)):
+        if name in hints and hasattr(settings, name):
+            setattr(settings, name, typed(name, getattr(settings, name), hints[name]))
+
+
+def typed(name: str, value: Any, hint: Any) -> Any:
+    """A setting's value as its type hint has it, with lists as tuples where it says so.
+
+    Raises:
+        ValueError: it is of another type.
+
+    Example:
+        >>> typed("hidden", [64, 64], tuple[int, ...])
+        (64, 64)
+    """
+    try:
+        return _typed(value, hint)
+    except TypeError:
+        said = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise ValueError(f"{name} must be {said}, got {value!r}.") from None
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """A value as its type hint has it; TypeError if it is of another type."""
+    origin, inner = get_origin(hint) or hint, get_args(hint)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if origin in (Union, UnionType):
+        for one in inner:
+            with suppress(TypeError):
+                return _typed(value, one)
+    elif origin is Any or (origin is Literal and value in inner):
+        return value
+    elif origin in (list, tuple) and isinstance(value, list | tuple):
+        hints = inner if origin is tuple and ... not in inner else inner[:1] * len(value)
+        if len(hints) == len(value):
+            return origin(map(_typed, value, hints))
+    elif origin is dict and isinstance(value, dict):
+        return {_typed(key, inner[0]): _typed(entry, inner[1]) for key, entry in value.items()}
+    elif (
+        type(value) is origin
+        or (origin is float and type(value) is int)
+        or (origin not in (int, float, str, bool, Literal) and isinstance(value, origin))
+    ):
+        return value
+    raise TypeError
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The type hint of each field, or none where a class in a function has some unknown."""
+    try:
+        return get_type_hints(kind)
+    except NameError:
+        return {}
 
 
 @cache

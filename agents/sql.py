@@ -41,12 +41,12 @@ class SqlConfig(TemperatureConfig):
     """Hidden widths of sampler and critics."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.target_entropy is not None:
             raise ValueError(
                 "The entropy of Stein's sampler is not known, so that no temperature is learned: "
                 f"target_entropy must be None, got {self.target_entropy}."
             )
+        super().__post_init__()
 
 
 @register("sql", SqlConfig)

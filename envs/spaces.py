@@ -69,9 +69,11 @@ def _not_numbers(env: gym.Env[Any, Any]) -> ValueError:
 
 
 def _rescaled(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    space: Any = env.action_space
+    if isinstance(space, gym.spaces.Box) and 0 in space.shape:
+        raise ValueError(f"{_name(env)} has actions without entries: {space}.")
     if not is_rescaled(env):
         return env
-    space: Any = env.action_space
     if not np.issubdtype(space.dtype, np.floating):
         raise ValueError(f"{_name(env)} has actions that are no real numbers: {space}.")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):

@@ -13,6 +13,8 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from maxentflow.envs.workers import exception_text
+
 __all__ = ["TORCHRL", "Recipe", "Task", "create", "is_torchrl", "task_class"]
 
 TORCHRL = "torchrl:"
@@ -85,6 +87,9 @@ def create(task: Task, options: dict[str, Any]) -> gym.Env[Any, Any]:
         except (gym.error.Error, ImportError, TypeError) as error:
             name = task if isinstance(task, str) else task.id
             raise ValueError(f"Task {name!r} cannot be made: {error}") from error
+        except Exception as error:  # of the task's own code
+            name = task if isinstance(task, str) else task.id
+            raise ValueError(f"Task {name!r} cannot be made: {exception_text(error)}.") from error
 
 
 def _take_mujocos_warnings(task: str | EnvSpec) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from maxentflow.agents.cli.parsing import check_least, parse
+from maxentflow.agents.task_errors import close
 from maxentflow.agents.training import RunFolder
 from maxentflow.agents.training.collection import check_dataset, collect, write_dataset
 from maxentflow.agents.training.description import make_env, read, trained
@@ -41,7 +42,7 @@ def run(arguments: list[str]) -> None:
     check_dataset(options.out, description.env, **description.env_kwargs)
     env = make_env(description, 1)
     policy = trained(description, folder, env).policy
-    env.close()
+    close(env)
     recorded = collect(
         policy,
         description.env,

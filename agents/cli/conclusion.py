@@ -13,6 +13,7 @@ from maxentflow import envs
 from maxentflow.agents.agent import Agent
 from maxentflow.agents.cli import figures
 from maxentflow.agents.cli.curves import read_curves
+from maxentflow.agents.task_errors import close
 from maxentflow.agents.training import RunFolder, Trainer, evaluate
 from maxentflow.agents.training.description import Description, make_env
 from maxentflow.agents.training.evaluation import AT_ONCE
@@ -25,7 +26,7 @@ def conclude(description: Description, trainer: Trainer, folder: RunFolder) -> N
     config, policy = trainer.config, trainer.agent.policy
     env = make_env(description, min(config.eval_episodes, AT_ONCE))
     result = evaluate(policy, env, episodes=config.eval_episodes, device=config.device)
-    env.close()
+    close(env)
     print(f"{description.env} after {trainer.step} steps, mode: {result}")
     summary = getattr(envs.task_class(description.env), "summary", None)
     if summary is not None:

@@ -12,6 +12,7 @@ from maxentflow.agents.agent import Agent
 from maxentflow.agents.cli import figures
 from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.cli.tables import write_table
+from maxentflow.agents.task_errors import close
 from maxentflow.agents.training import RunFolder, diagnose
 from maxentflow.agents.training.description import make_env, read, trained
 from maxentflow.agents.training.evaluation import AT_ONCE
@@ -51,7 +52,7 @@ def run(arguments: list[str]) -> None:
     agent = trained(description, folder, env)
     replay = _replay(folder, agent)
     result = diagnose(agent, env, episodes=options.episodes, seed=options.seed, replay=replay)
-    env.close()
+    close(env)
     print(
         f"{description.env}, {len(result.value)} states of {options.episodes} episodes, samples:"
     )

@@ -80,6 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             message = f"{place}{error.strerror or error}."
         _say(f"maxentflow: {' '.join(message.splitlines())}")
         sys.exit(2)
+    except RuntimeError as error:
+        from maxentflow.agents.task_errors import TaskError
+
+        if not isinstance(error, TaskError):
+            raise
+        _say(f"maxentflow: {str(error)[0].upper()}{str(error)[1:].removesuffix('.')}.")
+        sys.exit(2)
     except KeyboardInterrupt as interrupt:
         _say(f"\n{str(interrupt) or 'Interrupted.'}")
         sys.exit(130)

@@ -14,6 +14,7 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow.agents.cli.parsing import check_least, parse
+from maxentflow.agents.task_errors import close
 from maxentflow.agents.training import evaluate, record_video
 from maxentflow.agents.training.archive import opened
 from maxentflow.agents.training.description import make_env, read, trained
@@ -54,7 +55,7 @@ def run(arguments: list[str]) -> None:
         policy = trained(description, folder, env, best=options.best).policy
     how: dict[str, Any] = {"deterministic": not options.stochastic, "seed": options.seed}
     result = evaluate(policy, env, episodes=options.episodes, max_steps=options.max_steps, **how)
-    env.close()
+    close(env)
     if not np.isfinite(result.returns).all():
         raise ValueError(f"The returns of the policy in {options.run} are not finite.")
     print(f"{description.env}, {'samples' if options.stochastic else 'mode'}: {result}")

@@ -12,6 +12,7 @@ import yaml
 
 from maxentflow.agents.cli import imports
 from maxentflow.agents.cli.parsing import check_least, parse, quoted
+from maxentflow.agents.task_errors import close
 from maxentflow.agents.training import Evaluation, RunFolder, evaluate, record_video
 from maxentflow.agents.training.archive import check_new, pack
 from maxentflow.agents.training.description import Description, make_env, read, trained
@@ -48,7 +49,7 @@ def run(arguments: list[str]) -> None:
     env = make_env(description, min(options.episodes, AT_ONCE))
     policy = trained(description, folder, env).policy
     result = evaluate(policy, env, episodes=options.episodes, seed=options.seed)
-    env.close()
+    close(env)
     with tempfile.TemporaryDirectory() as place:
         video = folder.newest_film()
         if options.video:

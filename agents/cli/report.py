@@ -19,6 +19,7 @@ from maxentflow.agents.cli.curves import check_once, is_evaluated, read_curves
 from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.cli.runs import COLUMNS, line_of
 from maxentflow.agents.cli.show import shown_settings
+from maxentflow.agents.task_errors import TaskError, close
 from maxentflow.agents.training import RunFolder, collect, diagnose, record_video
 from maxentflow.agents.training.description import Description, make_env, read, trained
 from maxentflow.agents.training.files import check_place, write_atomically
@@ -55,6 +56,7 @@ def run(arguments: list[str]) -> None:
     check_place(options.out, "page", ".html")
     folders = [RunFolder(path) for path in options.runs]
     check_once(folders)
+    refusals: list[Exception] = []
     with tempfile.TemporaryDirectory() as place:
         parts = [
             page.table(COLUMNS, map(line_of, folders)),
@@ -64,7 +66,10 @@ def run(arguments: list[str]) -> None:
             parts.append(f"<h2>{escape(str(folder))}</h2>")
             try:
                 parts.append(_about(folder, Path(place) / str(index), options))
-            except ValueError as error:  # the other runs have their sections all the same
+            except (ValueError, FloatingPointError, TaskError) as error:
+                if len(refusals) + 1 == len(folders):  # nothing is left for a page
+                    raise
+                refusals.append(error)
                 print(f"maxentflow: {error}", file=sys.stderr)
                 parts.append(f'<p class="look">{escape(str(error))}</p>')
     text = page.page("maxentflow report", parts)
@@ -94,7 +99,7 @@ def _about(folder: RunFolder, place: Path, options: _Report) -> str:
     description = read(folder)
     env = make_env(description, 1)
     agent = trained(description, folder, env)
-    env.close()
+    close(env)
     parts.append(_health(_findings(description, agent, rows, options.seed)))
     columns = sorted({name for row in rows for name in row} - set(_NOT_DRAWN))
     if columns:
@@ -122,7 +127,7 @@ def _findings(
     if hasattr(agent.critic, "q_and_value"):
         env = make_env(description, _EPISODES)
         result = diagnose(agent, env, episodes=_EPISODES, seed=seed)
-        env.close()
+        close(env)
         numbers = result.numbers
         text = f"V is {numbers['value']:.4g}, soft returns are {numbers['soft_return']:.4g}. "
         text += " ".join(result.warnings)

@@ -14,6 +14,7 @@ from maxentflow.agents.cli import figures
 from maxentflow.agents.cli.curves import by_label
 from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.cli.tables import write_table
+from maxentflow.agents.task_errors import close
 from maxentflow.agents.training import RunFolder
 from maxentflow.agents.training.description import make_env, read, trained
 from maxentflow.agents.training.disturbances import Robustness, robustness
@@ -91,7 +92,7 @@ def _measure(
     description = read(folder)
     env = make_env(description, 1)
     policy = trained(description, folder, env).policy
-    env.close()
+    close(env)
     return robustness(
         policy,
         description.env,

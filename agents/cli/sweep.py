@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +18,10 @@ import tyro
 
 from maxentflow.agents.cli import compare, figures, imports
 from maxentflow.agents.cli.curves import shortened
-from maxentflow.agents.cli.parsing import parse
+from maxentflow.agents.cli.parsing import parse, quoted
 from maxentflow.agents.cli.tables import write_table
 from maxentflow.agents.cluster import Spec, Trial, sweep
+from maxentflow.agents.task_errors import SignalExit
 
 __all__ = ["run"]
 
@@ -74,14 +77,22 @@ def run(arguments: list[str]) -> None:
         except OSError as error:
             raise ValueError(f"Cannot write to {out}: {error.strerror}.") from error
     print(f"Sweep: {out}", flush=True)
-    trials = sweep(
-        spec,
-        out,
-        address=options.address,
-        resume=options.resume is not None,
-        parallel=options.parallel,
-        imports=imports.named,
-    )
+    go_on = f"go on with maxentflow sweep{imports.words()} --resume {quoted(out)}"
+    try:
+        trials = sweep(
+            spec,
+            out,
+            address=options.address,
+            resume=options.resume is not None,
+            parallel=options.parallel,
+            imports=imports.named,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted; {go_on}.") from None
+    except SignalExit:
+        with suppress(OSError):  # of a terminal that is gone
+            print(f"Terminated; {go_on}.", file=sys.stderr)
+        raise
     rows = _rows(trials)
     if rows:
         write_table(rows, out / "sweep.csv")
@@ -113,17 +124,18 @@ def _rows(trials: Sequence[Trial]) -> list[dict[str, Any]]:
 
 def _best(trials: Sequence[Trial]) -> list[tuple[float, list[Trial]]]:
     """Trials that differ by seed alone together, with the mean of their last returns; those that
-    came furthest first, and of these the best."""
-    groups: dict[str, list[Trial]] = defaultdict(list)
+    came furthest first, and of these the best. Of trials that were drawn alike, one counts."""
+    groups: dict[str, dict[int, Trial]] = defaultdict(dict)
     for trial in trials:
         if trial.returns:
             settings = {name: by for name, by in trial.settings.items() if name != "seed"}
-            groups[json.dumps(settings, sort_keys=True)].append(trial)
+            groups[json.dumps(settings, sort_keys=True)].setdefault(trial.settings["seed"], trial)
+    alike = [list(group.values()) for group in groups.values()]
     ranked = [
         (min(trial.steps for trial in group), np.mean([trial.returns[-1] for trial in group]))
-        for group in groups.values()
+        for group in alike
     ]
-    order = sorted(zip(ranked, groups.values(), strict=True), key=lambda pair: pair[0])[::-1]
+    order = sorted(zip(ranked, alike, strict=True), key=lambda pair: pair[0])[::-1]
     return [(float(rank[1]), group) for rank, group in order]
 
 

@@ -22,7 +22,8 @@ from maxentflow.agents.cli import imports
 from maxentflow.agents.cli.conclusion import conclude
 from maxentflow.agents.cli.parsing import parse, quoted, value_of
 from maxentflow.agents.learner import CompilationError
-from maxentflow.agents.training import RunFolder, TaskError, Trainer, TrainerConfig, train
+from maxentflow.agents.task_errors import SignalExit, TaskError
+from maxentflow.agents.training import RunFolder, Trainer, TrainerConfig, train
 from maxentflow.agents.training.description import (
     Description,
     create,
@@ -219,7 +220,7 @@ def _train(runs: list[_Run]) -> None:
         raise ValueError(str(error)) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Interrupted; {go_on}.") from None
-    except SystemExit:  # of SIGTERM or SIGHUP, with everything saved
+    except SignalExit:  # of SIGTERM or SIGHUP, with everything saved
         with suppress(OSError):  # of a terminal that is gone
             print(f"\nTerminated; {go_on}.", file=sys.stderr)
         raise

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from maxentflow.agents.cli.parsing import check_least, parse
+from maxentflow.agents.task_errors import close
 from maxentflow.agents.training.archive import opened
 from maxentflow.agents.training.description import make_env, read, trained
 from maxentflow.agents.training.evaluation import record_video, watch
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> None:
         description = read(folder)
         env = make_env(description, 1)
         policy = trained(description, folder, env, best=options.best).policy
-        env.close()
+        close(env)
     name = options.run.resolve().name.removesuffix(".zip")
     for seed in range(options.seed, options.seed + options.episodes):
         how: dict[str, Any] = {"deterministic": not options.stochastic, "seed": seed}

@@ -5,11 +5,18 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from maxentflow.agents.task_errors import SignalExit
+
 __all__ = ["connected", "ray"]
+
+_PATIENCE = 10  # seconds, for an answer of a cluster's address
 
 
 def ray() -> ModuleType:
@@ -56,15 +63,41 @@ def connected(address: str | None = None, *, num_cpus: int = 1) -> Iterator[None
             # A cluster that runs on this machine is used by its address only.
             package.init("local", num_cpus=cores, include_dashboard=False, **quiet)
         else:
+            _check_listens(address)
             package.init(address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0].removesuffix(".")
         raise ValueError(f"There is no Ray cluster at {address or 'hand'}: {reason}.") from error
     try:
-        _check_cores(package, num_cpus)
-        yield
+        with _terminable():
+            _check_cores(package, num_cpus)
+            yield
     finally:
         package.shutdown()
+
+
+def _check_listens(address: str) -> None:
+    """Refuse a host and port that nobody listens on; Ray would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """A context that SIGTERM ends, with exit status 143; Ray's own handler exits with 15."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: object) -> None:
+    raise SignalExit(128 + number)
 
 
 def _check_cores(package: ModuleType, needed: int) -> None:

@@ -104,6 +104,8 @@ class Spec:
             raise ValueError("search names no setting.")
         if not self.seeds:
             raise ValueError("seeds must name at least one.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds names a seed twice: {self.seeds}.")
         if twice := self.settings.keys() & self.search.keys():
             raise ValueError(f"{min(twice)} stands in settings and in search.")
         if "seed" in {*self.settings, *self.search}:
@@ -179,7 +181,10 @@ def _named(entries: Mapping[Any, Any]) -> dict[str, Any]:
 def _choices(name: str, by: Any) -> list[Any] | Range:
     """The values of a setting, or their range."""
     if isinstance(by, list) and by:
-        return [_number(value) for value in by]
+        values = [_number(value) for value in by]
+        if any(value in values[:index] for index, value in enumerate(values)):
+            raise ValueError(f"search names a value of {name} twice: {values}.")
+        return values
     if isinstance(by, Range):
         return by
     if not isinstance(by, dict) or not by.keys() <= {"low", "high", "log"} or len(by) < 2:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from maxentflow.agents.cluster.spec import Spec
 from maxentflow.agents.training import Callback, RunFolder, train
 from maxentflow.agents.training.description import create, make_parts, make_trainer, restored
 from maxentflow.agents.training.run_folder import read_metrics
+from maxentflow.agents.training.session import Interruption, signals
 
 __all__ = ["Trial", "sweep"]
 
@@ -68,6 +71,8 @@ def sweep(
 
     Raises:
         ValueError: there is a sweep in the folder, or none to go on with, or no cluster.
+        KeyboardInterrupt: on Ctrl-C; the sweep can go on, each trial from its last checkpoint.
+        SystemExit: on SIGTERM or SIGHUP, likewise.
     """
     ray()
     tune = importlib.import_module("ray.tune")
@@ -87,6 +92,7 @@ def sweep(
     )
     trainable = tune.with_resources(_named(trial), {"cpu": threads})
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # see _stops_at_signals
     with connected(address, num_cpus=threads * (parallel or 1)):
         if resume:
             tuner = tune.Tuner.restore(
@@ -104,9 +110,31 @@ def sweep(
                     verbose=0,
                 ),
             )
-        results = tuner.fit()
+        with _stops_at_signals():
+            results = tuner.fit()
     trials = [_trial(out, result) for result in results]
     return sorted(trials, key=lambda trial: (len(trial.folder.path.name), trial.folder.path.name))
+
+
+@contextmanager
+def _stops_at_signals() -> Iterator[None]:
+    """A context in which Ctrl-C, SIGTERM and SIGHUP end Tune's loop between two steps.
+
+    An exception that is raised in the middle of Ray's code may be lost.
+    """
+    interruption = Interruption()
+
+    def note(number: int, frame: object) -> None:
+        interruption.note(number, frame)
+        stop = signal.getsignal(getattr(signal, "SIGUSR1", signal.SIGTERM))
+        if stop is not note and callable(stop):  # Tune's, while its loop runs
+            stop(number, None)
+        else:
+            interruption.raise_if_set()
+
+    with signals(note):
+        yield
+    interruption.raise_if_set()
 
 
 def _named(function: Any) -> Any:

@@ -12,16 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gymnasium.vector import VectorEnv
-
-from maxentflow.agents.agent import Agent, nan_in
-from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.files import check_place
 from maxentflow.agents.training.run_folder import RunFolder
-from maxentflow.envs import task_id
 from maxentflow.envs.tasks import TORCHRL
 
-__all__ = ["check_new", "opened", "pack", "save"]
+__all__ = ["check_new", "opened", "pack"]
 
 CARD = "README.md"
 VIDEO = "video.mp4"
@@ -68,53 +63,6 @@ def pack(
         raise ValueError(f"Cannot write to {path}: {error.strerror or error}.") from error
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def save(agent: Agent, env: VectorEnv, path: str | os.PathLike[str]) -> None:
-    """Write an agent as it is now as one file, which :func:`~maxentflow.agents.training.load` and
-    the commands take.
-
-    A :class:`RunFolder` given to the trainer keeps the whole run instead.
-
-    Args:
-        agent: made by :func:`~maxentflow.agents.make` or a function of its own such as
-            :func:`~maxentflow.agents.sac`.
-        env: the environment that it was made for.
-        path: a new .zip file.
-
-    Raises:
-        ValueError: the file exists or cannot be written, a weight is NaN, or agent or task have
-            parts that cannot be made again from their settings.
-
-    Example:
-        >>> from maxentflow import agents, envs
-        >>> env = envs.make("Pendulum-v1")
-        >>> agent = agents.make("sac", env, hidden=(8, 8))
-        >>> with tempfile.TemporaryDirectory() as place:
-        ...     save(agent, env, f"{place}/sac.zip")
-        ...     again = agents.load(f"{place}/sac.zip")
-        >>> observation, _ = env.reset(seed=0)
-        >>> bool((again.predict(observation) == agent.predict(observation)).all())
-        True
-    """
-    path = Path(path).expanduser()
-    check_new(path)
-    state = agent.state_dict()
-    if (entry := next(nan_in(state, "agent"), None)) is not None:
-        raise ValueError(f"The {entry} has numbers that are not finite.")
-    name, spec = task_id(env), getattr(env, "spec", None)
-    with tempfile.TemporaryDirectory() as place:
-        folder = RunFolder(place)
-        folder.create(agent, TrainerConfig(), name, None if spec is None else spec.kwargs)
-        if custom := folder.config()["custom"]:
-            raise ValueError(
-                f"Parts of your own ({', '.join(custom)}) cannot be made again from a file; keep "
-                "agent.state_dict() with torch.save, and load it into an agent made as this one."
-            )
-        checkpoint = folder.save_stopped({**state, "step": agent.updates})
-        pack(
-            RunFolder.at(checkpoint), path, card=f"# {agent.name} in {name}\n\nSaved in Python.\n"
-        )
 
 
 def check_new(path: Path) -> None:

@@ -63,7 +63,7 @@ class Schedule(Callback):
             of one that is resumed.
 
     Raises:
-        ValueError: ``every`` is below 1.
+        ValueError: ``every`` is no whole number, or below 1.
 
     Example:
         >>> from maxentflow import agents, envs
@@ -87,8 +87,8 @@ class Schedule(Callback):
         value: Callable[[float], float],
         every: int = 1_000,
     ) -> None:
-        if not every >= 1:
-            raise ValueError(f"every must be at least 1, got {every}.")
+        if type(every) is not int or every < 1:
+            raise ValueError(f"every must be a whole number of at least 1, got {every!r}.")
         self._put, self._value, self._every = put, value, every
         self._has_begun = False
 

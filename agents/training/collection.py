@@ -16,7 +16,8 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow import envs
 from maxentflow.agents.parts.demonstrations import import_minari
-from maxentflow.agents.training.evaluation import episode_limit
+from maxentflow.agents.task_errors import close, of_the_task
+from maxentflow.agents.training.evaluation import check_policy, episode_limit
 from maxentflow.agents.training.files import check_place
 from maxentflow.envs.spaces import is_rescaled
 from maxentflow.envs.tasks import create
@@ -60,6 +61,7 @@ def collect(
         >>> episode["action"].shape, episode["next", "reward"].shape
         (torch.Size([200, 1]), torch.Size([200, 1]))
     """
+    check_policy(policy)
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}.")
     env = envs.make_single(task, **options)
@@ -69,18 +71,20 @@ def collect(
         torch.manual_seed(seed)
         for index in range(episodes):
             found.append(_episode(policy, env, seed + index))
-    env.close()
+    close(env)
     return found
 
 
 def _episode(policy: TensorDictModuleBase, env: gym.Env[Any, Any], seed: int) -> TensorDict:
-    observation, _ = env.reset(seed=seed)
+    with of_the_task():
+        observation, _ = env.reset(seed=seed)
     limit = episode_limit(env)
     steps: list[TensorDict] = []
     while not steps or not (steps[-1]["next", "terminated"] or steps[-1]["next", "truncated"]):
         seen = torch.as_tensor(np.array(observation))
         action = policy(TensorDict({"observation": seen[None]}, [1]))["action"][0]
-        observation, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
+        with of_the_task():
+            observation, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
         following = {
             "observation": torch.as_tensor(np.array(observation)),
             "reward": torch.tensor([float(reward)]),
@@ -110,7 +114,7 @@ def check_dataset(name: str, task: str | Callable[..., gym.Env[Any, Any]], **opt
     env = envs.make_single(task, **options)
     if not isinstance(env.action_space, gym.spaces.Box):
         raise ValueError("A data set of demonstrations needs continuous actions.")
-    env.close()
+    close(env)
     if name.endswith(".npz"):
         path = Path(name).expanduser()
         if path.exists():

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import torch
 import tyro
@@ -23,7 +21,7 @@ from gymnasium.vector import VectorEnv
 from maxentflow import envs
 from maxentflow.agents import registry
 from maxentflow.agents.agent import Agent
-from maxentflow.agents.training.archive import opened
+from maxentflow.agents.settings import typed
 from maxentflow.agents.training.callbacks import Callback
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.run_folder import ChangedConfigError, RunFolder
@@ -33,7 +31,6 @@ __all__ = [
     "Description",
     "create",
     "described",
-    "load",
     "make_env",
     "make_parts",
     "make_trainer",
@@ -123,33 +120,8 @@ def settings(kind: type, entries: Mapping[str, Any]) -> dict[str, Any]:
             near = difflib.get_close_matches(name, known, n=3) or known[:_SHOWN]
             more = f" and {len(known) - len(near)} more" if len(known) > len(near) else ""
             raise ValueError(f"there is no setting {name!r}; known: {', '.join(near)}{more}.")
-        try:
-            taken[name] = _typed(value, hints[name])
-        except TypeError:
-            hint = hints[name]
-            said = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-            raise ValueError(f"{name} must be {said}, got {value!r}.") from None
+        taken[name] = typed(name, value, hints[name])
     return taken
-
-
-def _typed(value: Any, hint: Any) -> Any:
-    """A plain value as its type hint has it; TypeError if it is of another type."""
-    origin, inner = get_origin(hint) or hint, get_args(hint)
-    if origin in (Union, UnionType):
-        for one in inner:
-            with suppress(TypeError):
-                return _typed(value, one)
-    elif origin is Any or (origin is Literal and value in inner):
-        return value
-    elif origin in (list, tuple) and isinstance(value, list):
-        hints = inner if origin is tuple and ... not in inner else inner[:1] * len(value)
-        if len(hints) == len(value):
-            return origin(map(_typed, value, hints))
-    elif origin is dict and isinstance(value, dict):
-        return {_typed(key, inner[0]): _typed(entry, inner[1]) for key, entry in value.items()}
-    elif type(value) is origin or (origin is float and type(value) is int):
-        return value
-    raise TypeError
 
 
 def described(
@@ -301,43 +273,6 @@ def _use_newest(folder: RunFolder, use: Callable[[dict[str, Any]], object]) -> b
     for refusal in refusals:
         print(f"{refusal} {path}, of step {step}, is used.", file=sys.stderr)
     return path is not None
-
-
-def load(run: str | os.PathLike[str], *, best: bool = False) -> Agent:
-    """The agent of a run, as it was at its last checkpoint, on the CPU.
-
-    Torch's generators and number of threads are as before.
-
-    Args:
-        run: the run's folder, or an archive of ``maxentflow package``.
-        best: take the policy with the highest return of an evaluation, in place of the newest.
-
-    Raises:
-        ValueError: there is no run, it has no checkpoint yet, one of its files cannot be read, or
-            it was trained with parts that its configuration does not hold.
-
-    Example:
-        >>> import tempfile
-        >>> from maxentflow import agents
-        >>> env = envs.make("Pendulum-v1")
-        >>> agent = agents.make("sac", env, hidden=(8, 8))
-        >>> config = TrainerConfig(total_steps=40, warmup_steps=32, batch_size=16, eval_every=0)
-        >>> with tempfile.TemporaryDirectory() as place:
-        ...     folder = RunFolder(f"{place}/run")
-        ...     folder.create(agent, config, "Pendulum-v1")
-        ...     Trainer(agent, env, config, folder, progress=False).run()
-        ...     again = load(folder.path)
-        >>> observation, _ = env.reset(seed=0)
-        >>> bool((again.predict(observation) == agent.predict(observation)).all())
-        True
-    """
-    threads = torch.get_num_threads()
-    try:
-        with opened(run) as folder, torch.random.fork_rng(range(torch.cuda.device_count())):
-            description = read(folder)
-            return trained(description, folder, make_env(description, 1), best=best)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _make_agent(description: Description, env: VectorEnv, device: str) -> Agent:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from maxentflow import envs, flows
 from maxentflow.agents.agent import Agent
+from maxentflow.agents.task_errors import close, of_the_task
 from maxentflow.agents.training.evaluation import AT_ONCE, Task, episode_limit
 
 __all__ = ["MEANINGS", "Diagnosis", "diagnose"]
@@ -152,7 +153,7 @@ def diagnose(
             observation, soft, plain = _play(model, made, episodes, seed, gamma, free)
         finally:
             if made is not env:
-                made.close()
+                close(made)
         parts = [_sampled(model, part, raw) for part in observation.split(_STATES)]
     noise = {name: np.concatenate([part[name] for part in parts], -1) for name in parts[0]}
     value, own, alpha = noise["value"], noise["log_prob"], float(model.temperature)
@@ -209,12 +210,15 @@ def _play(
         running = range(first, first + env.num_envs)
         alive, rest = np.array(running) < episodes, np.zeros(env.num_envs)
         seeds: Any = [seed + index for index in running]  # gymnasium types one number only
-        observation, _ = env.reset(seed=seeds)
+        with of_the_task():
+            observation, _ = env.reset(seed=seeds)
         path = []
         for _ in range(episode_limit(env)):
             state = torch.from_numpy(observation).to(device)
             action, log_prob = model.sample(state)
-            observation, reward, terminated, truncated, info = env.step(action.numpy(force=True))
+            taken = action.numpy(force=True)
+            with of_the_task():
+                observation, reward, terminated, truncated, info = env.step(taken)
             bonus = _array(-model.temperature * log_prob)
             path.append((state, reward, bonus, alive.copy(), ~terminated))
             cut = alive & truncated & ~terminated

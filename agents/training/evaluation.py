@@ -22,6 +22,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow import envs
+from maxentflow.agents.task_errors import close, of_the_task
 from maxentflow.agents.training.files import write_atomically
 from maxentflow.agents.training.simulator import STEP_LIMIT, check_finite, check_tensor
 
@@ -93,15 +94,17 @@ def evaluate(
         device: where the policy is.
 
     Raises:
-        ValueError: ``episodes`` or ``max_steps`` is below 1, ``seed`` negative, or ``gamma``
-            outside [0, 1].
+        ValueError: ``policy`` is none, ``episodes`` or ``max_steps`` is below 1, ``seed``
+            negative, or ``gamma`` outside [0, 1].
         FloatingPointError: an observation or a reward is not finite.
+        TaskError: the environment raised an exception.
 
     Example:
         >>> agent = make("meow", envs.make("Pendulum-v1"))
         >>> evaluate(agent.policy, "Pendulum-v1", episodes=2).lengths
         array([200, 200])
     """
+    check_policy(policy)
     for name, value in (("episodes", episodes), ("max_steps", max_steps)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
@@ -121,7 +124,17 @@ def evaluate(
         try:
             return _evaluate_vector(policy, made, episodes, seed, max_steps, gamma, device)
         finally:
-            made.close()
+            close(made)
+
+
+def check_policy(policy: object) -> None:
+    """Refuse what is no policy, such as an agent.
+
+    Raises:
+        ValueError: it cannot be called.
+    """
+    if not callable(policy):
+        raise ValueError(f"A policy is needed, such as agent.policy, got {type(policy).__name__}.")
 
 
 def episode_limit(env: VectorEnv | gym.Env[Any, Any]) -> int:
@@ -144,7 +157,8 @@ def _evaluate_vector(
     def begin(first: int) -> NDArray[Any]:
         nonlocal observation
         seeds: Any = [first + index for index in range(env.num_envs)]  # gymnasium types one only
-        observation, _ = env.reset(seed=seeds)
+        with of_the_task():
+            observation, _ = env.reset(seed=seeds)
         check_finite(_OBSERVATION, observation)
         return observation
 
@@ -152,7 +166,8 @@ def _evaluate_vector(
         nonlocal observation
         seen = torch.from_numpy(observation).to(device)
         action = policy(TensorDict({"observation": seen}, [env.num_envs]))["action"]
-        observation, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
+        with of_the_task():
+            observation, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
         check_finite(_OBSERVATION, observation)
         return reward, terminated | truncated
 
@@ -177,8 +192,9 @@ def _evaluate_torchrl(
 
     def begin(first: int) -> NDArray[Any]:
         nonlocal present
-        env.set_seed(first)
-        present = env.reset()
+        with of_the_task():
+            env.set_seed(first)
+            present = env.reset()
         check_tensor(_OBSERVATION, present["observation"])
         return shown()["observation"].numpy(force=True)
 
@@ -186,7 +202,8 @@ def _evaluate_torchrl(
         nonlocal present
         action = policy(shown().to(device))["action"].to(env.device)
         action = action.reshape(env.action_spec.shape)
-        stepped, present = env.step_and_maybe_reset(present.set("action", action))
+        with of_the_task():
+            stepped, present = env.step_and_maybe_reset(present.set("action", action))
         check_tensor(_OBSERVATION, present["observation"])
         reward, done = (
             stepped["next", name].reshape(copies).numpy(force=True) for name in ("reward", "done")
@@ -257,7 +274,9 @@ def record_video(
 
     Raises:
         ValueError: the task cannot render, or the file cannot be written.
+        TaskError: the environment raised an exception.
     """
+    check_policy(policy)
     import imageio.v2 as imageio
 
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
@@ -265,7 +284,8 @@ def record_video(
         os.environ.setdefault("MUJOCO_GL", "egl")
         os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
     with closing(envs.make_single(env, render_mode="rgb_array", **options)) as made:
-        observation, _ = made.reset(seed=seed)
+        with of_the_task():
+            observation, _ = made.reset(seed=seed)
         first = _picture(made, env)
         # ffmpeg does not say that a disk is full: what it wrote elsewhere is copied.
         with tempfile.TemporaryDirectory() as place:
@@ -316,21 +336,27 @@ def watch(
 
     Raises:
         ValueError: the task cannot be shown.
+        TaskError: the environment raised an exception.
     """
+    check_policy(policy)
     with closing(envs.make_single(env, render_mode="human", **options)) as made:
-        observation, _ = made.reset(seed=seed)
+        with of_the_task():
+            observation, _ = made.reset(seed=seed)
         _picture(made, env)
         return _act(policy, made, observation, deterministic, seed, max_steps, lambda: None)
 
 
 def _picture(made: gym.Env[Any, Any], env: Task) -> Any:
     try:
-        return made.render()
+        picture = made.render()
     except NotImplementedError as error:
         raise ValueError(f"{env} cannot be drawn: it has no picture.") from error
     except Exception as error:  # each simulator raises its own where it cannot draw
         reason = str(error) or type(error).__name__
         raise ValueError(f"{env} cannot be drawn on this machine: {reason}.") from error
+    if picture is None and made.render_mode == "rgb_array":
+        raise ValueError(f"{env} cannot be drawn: its render gives no picture.")
+    return picture
 
 
 def _act(
@@ -351,7 +377,8 @@ def _act(
         for _ in range(max_steps):
             seen = torch.from_numpy(observation)[None].to(device)
             action = policy(TensorDict({"observation": seen}, [1]))["action"][0].cpu().numpy()
-            observation, reward, terminated, truncated, _ = env.step(action)
+            with of_the_task():
+                observation, reward, terminated, truncated, _ = env.step(action)
             total += float(reward)
             after_step()
             if terminated or truncated:

@@ -64,6 +64,9 @@ class Metrics:
             lines = [self._columns, *([row[name] for name in self._columns] for row in kept)]
         except (KeyError, ValueError) as error:
             raise ValueError(f"{self._path} is not the metrics of this run.") from error
+        steps = [row[step] for row in kept]
+        if len(set(steps)) < len(steps):
+            raise ValueError(f"{self._path} is not the metrics of this run: it has steps twice.")
         if from_step and not (self._path.exists() and self._path.stat().st_size):
             lost = f"{self._path} is missing or empty; it begins again after step {from_step:,}."
             print(lost, file=sys.stderr)

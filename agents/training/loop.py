@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,19 +22,18 @@ from maxentflow.agents.learner import (
     random_state,
     set_random_state,
 )
+from maxentflow.agents.task_errors import TaskError, of_the_task
 from maxentflow.agents.training.collector import Collector
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.episodes import EpisodeStatistics
 from maxentflow.agents.training.experience import Experience
 from maxentflow.agents.training.simulator import Simulator
-from maxentflow.envs.workers import WorkerEndedError, WorkerError, exception_text
 
 __all__ = [
     "Act",
     "NonFiniteError",
     "Run",
     "Synchronize",
-    "TaskError",
     "Update",
     "drive",
     "training_loop",
@@ -43,23 +42,6 @@ __all__ = [
 
 class NonFiniteError(FloatingPointError):
     """An observation, a reward, an action, a loss or a gradient was not finite."""
-
-
-class TaskError(RuntimeError):
-    """An environment raised an exception, which is the cause of this one."""
-
-
-@contextmanager
-def _of_the_task() -> Iterator[None]:
-    """Tell exceptions of an environment from those of an agent."""
-    try:
-        yield
-    except (FloatingPointError, WorkerEndedError):  # a number that is not finite
-        raise
-    except WorkerError as error:
-        raise TaskError(f"the environment raised {error}") from error
-    except Exception as error:
-        raise TaskError(f"the environment raised {exception_text(error)}") from error
 
 
 class Act(NamedTuple):
@@ -141,7 +123,7 @@ def training_loop(run: Run) -> Loop:
     """
     config = run.config
     if run.observation is None:
-        with _of_the_task():
+        with of_the_task():
             run.observation = run.simulator.reset(config.seed)
     stops = False
     while run.step < config.total_steps and not stops:
@@ -177,11 +159,11 @@ def _step(run: Run) -> Loop:
     else:
         acted = yield Act(run.observation)
 
-    with _of_the_task():
+    with of_the_task():
         run.simulator.send(acted)
     if run.has_company:
         yield Wait()
-    with _of_the_task():
+    with of_the_task():
         transitions, run.observation = run.simulator.receive()
 
     run.statistics.add(transitions)
@@ -222,6 +204,7 @@ def drive(runs: Sequence[Run], learner: Learner, compiling: _Compiling = nullcon
         SystemExit: likewise.
         NonFiniteError: from one of the runs; the states of all are saved.
         TaskError: likewise.
+        Exception: a callback's, with a note of where the states are saved.
     """
     loops = [training_loop(run) for run in runs]
     streams = RandomStreams(len(runs))
@@ -270,6 +253,9 @@ def drive(runs: Sequence[Run], learner: Learner, compiling: _Compiling = nullcon
                     paths.append(None)
         run, path = runs[stopped.index], paths[stopped.index]
         saved = "" if path is None else f"; the state is in {path}"
+        if not isinstance(stopped.reason, FloatingPointError | TaskError):
+            stopped.reason.add_note(f"Stopped after {run.step} steps{saved}.")
+            raise stopped.reason from stopped.reason.__cause__
         kind = TaskError if isinstance(stopped.reason, TaskError) else NonFiniteError
         cause = stopped.reason.__cause__ or stopped.reason
         raise kind(f"Stopped after {run.step} steps: {stopped}{saved}.") from cause
@@ -284,7 +270,7 @@ def drive(runs: Sequence[Run], learner: Learner, compiling: _Compiling = nullcon
 class _StoppedError(Exception):
     """One of several loops cannot go on."""
 
-    def __init__(self, index: int, reason: FloatingPointError | TaskError) -> None:
+    def __init__(self, index: int, reason: Exception) -> None:
         super().__init__(str(reason))
         self.index, self.reason = index, reason
 
@@ -300,7 +286,9 @@ def _ask(loops: Sequence[Loop], answers: Sequence[Any], streams: RandomStreams) 
                 requests.append(loop.throw(answer) if failed else loop.send(answer))
             except StopIteration:
                 continue
-            except (FloatingPointError, TaskError) as error:
+            except (OSError, MemoryError):  # nor could a state be saved
+                raise
+            except Exception as error:  # also a callback's
                 stopped.append(_StoppedError(index, error))
     if stopped:
         raise stopped[0]

@@ -9,13 +9,15 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-__all__ = ["Interruption", "session"]
+from maxentflow.agents.task_errors import SignalExit
+
+__all__ = ["Interruption", "session", "signals"]
 
 # malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -47,12 +49,12 @@ class Interruption:
 
         Raises:
             KeyboardInterrupt: after Ctrl-C.
-            SystemExit: after SIGTERM or SIGHUP, with exit status 143 or 129.
+            SignalExit: after SIGTERM or SIGHUP, with exit status 143 or 129.
         """
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self._signal is not None:
-            raise SystemExit(128 + self._signal)
+            raise SignalExit(128 + self._signal)
 
     def raise_if_at_once(self) -> None:
         """Stop after a second signal, as :meth:`raise_if_set`."""
@@ -101,11 +103,6 @@ def session(threads: int) -> Iterator[Interruption]:
         (0.0, False)
     """
     interruption = Interruption()
-    handlers: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        heeds_hangup = _HANGUP and signal.getsignal(_HANGUP) != signal.SIG_IGN  # as under nohup
-        for number in (signal.SIGINT, signal.SIGTERM, *([_HANGUP] if heeds_hangup else [])):
-            handlers[number] = signal.signal(number, interruption.note)
     threads_before, flushed_before = torch.get_num_threads(), _flushes_denormals()
     torch.set_num_threads(min(threads, _cores()))
     torch.set_flush_denormal(True)  # a processor is slow with such numbers
@@ -113,7 +110,8 @@ def session(threads: int) -> Iterator[Interruption]:
     gc.collect()
     gc.freeze()
     try:
-        yield interruption
+        with signals(interruption.note):
+            yield interruption
     except Exception:  # a library may fail at an exception in the middle of its work
         interruption.raise_if_at_once()
         raise
@@ -122,8 +120,24 @@ def session(threads: int) -> Iterator[Interruption]:
         _set_malloc_thresholds(_DEFAULT_THRESHOLD)
         torch.set_flush_denormal(flushed_before)
         torch.set_num_threads(threads_before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+
+
+@contextmanager
+def signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """A context in which a function handles Ctrl-C, SIGTERM, and SIGHUP where it is heeded.
+
+    Only the main thread can handle signals; in another one nothing changes.
+    """
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        heeds_hangup = _HANGUP and signal.getsignal(_HANGUP) != signal.SIG_IGN  # as under nohup
+        for number in (signal.SIGINT, signal.SIGTERM, *([_HANGUP] if heeds_hangup else [])):
+            before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _cores() -> int:

@@ -230,6 +230,11 @@ def test_actions_without_finite_bounds_are_refused(low, high):
         make(PROBE, action_space=Box(low, high, (2,), np.float32))
 
 
+def test_actions_without_entries_are_refused():
+    with pytest.raises(ValueError, match=f"{PROBE} has actions without entries: Box"):
+        make(PROBE, action_space=Box(-1.0, 1.0, (0,), np.float32))
+
+
 def test_observations_that_are_no_numbers_are_refused():
     with pytest.raises(ValueError, match=rf"{PROBE} observes Sequence\(.*\); numbers are needed"):
         make(PROBE, observation_space=Sequence(Discrete(2)))

@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +103,10 @@ def test_a_reader_that_leaves_is_no_error():
     child.stdout.close()
     assert child.stderr.read() == b""
     assert child.wait() == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_refusal_that_cannot_be_written_has_its_code(tmp_path):
+    with open("/dev/full", "w") as full:
+        program = [sys.executable, "-m", "maxentflow.agents", "evaluate", str(tmp_path / "none")]
+        assert subprocess.run(program, stderr=full, check=False).returncode == 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ import pytest
 
 from maxentflow.agents.cli import main
 from maxentflow.agents.cluster import Spec, sweep
+from maxentflow.agents.cluster.connection import connected
 from maxentflow.agents.training import RunFolder
 from maxentflow.agents.training.run_folder import read_metrics
 
@@ -219,6 +222,62 @@ def test_a_sweep_goes_on_when_the_machine_of_a_trial_is_lost(tmp_path):
     words += "--eval-episodes 1 --checkpoint-every 100 --hidden 8 8 --compile off --logger csv "
     main([*words.split(), "--batch-size", "16", "--run-dir", str(alone)])
     assert learned(folder) == learned(RunFolder(alone))
+
+
+def test_trials_that_are_drawn_alike(tmp_path):
+    """Two trials, and two draws of the same only value."""
+    settings = {"total_steps": 60, "warmup_steps": 20, "batch_size": 16, "eval_every": 30}
+    settings |= {"eval_episodes": 1, "hidden": [8], "compile": "off", "logger": "csv"}
+    content = {"agent": "sac", "env": "Pendulum-v1", "settings": settings, "trials": 2}
+    path = tmp_path / "alike.yaml"
+    path.write_text(json.dumps(content | {"search": {"tau": [0.01]}}))
+    main(["sweep", str(path), "--out", str(tmp_path / "out")])
+    with open(tmp_path / "out" / "sweep.csv") as file:
+        assert [row["state"] for row in csv.DictReader(file)] == 2 * ["complete"]
+    with open(tmp_path / "out" / "compare.csv") as file:
+        assert len(list(csv.DictReader(file))) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGTERM, 143, "Terminated"), (signal.SIGINT, 130, "Interrupted")],
+)
+def test_a_signal_ends_a_sweep_that_can_go_on(tmp_path, number, code, word):
+    settings = {"total_steps": 3000, "warmup_steps": 100, "eval_every": 100}
+    settings |= {"eval_episodes": 1, "hidden": [8], "compile": "off", "logger": "csv"}
+    content = {"agent": "sac", "env": "Pendulum-v1", "settings": settings, "trials": 1}
+    path, out = tmp_path / "long.yaml", tmp_path / "out"
+    path.write_text(json.dumps(content | {"search": {"tau": [0.01]}}))
+    # As a shell's foreground process, which Python sees SIGINT in.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "from maxentflow.agents.cli import main; main()"
+    words = [sys.executable, "-c", program, "sweep", str(path), "--out", str(out)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        while not (out / "trial-0" / "metrics.csv").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    finally:
+        _kill_family(process.pid)
+    assert process.returncode == code
+    assert error.strip() == f"{word}; go on with maxentflow sweep --resume {out}."
+    main(["sweep", "--resume", str(out)])
+    with open(out / "sweep.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["state"], row["steps"]) == ("complete", "3000")
+
+
+def test_an_address_that_nobody_listens_on():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with (
+        pytest.raises(ValueError, match=f"There is no Ray cluster at {address}: .*refused"),
+        connected(address),
+    ):
+        pass
 
 
 def _kill_family(pid: int) -> None:

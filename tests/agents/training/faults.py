@@ -153,11 +153,11 @@ class Countdown:
             sys.setprofile(None)
 
 
-def child(words, place, fault, shared):
+def child(words, place, fault, shared, log):
     """Train in a forked process, which the fault happens to."""
-    with open(place / "log.txt", "w") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    log.truncate(0)
+    for stream in (1, 2):
+        os.dup2(log.fileno(), stream)
     sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1)
     os.register_at_fork(after_in_child=lambda: sys.setprofile(None))
     happens, calls = effects(place, fault, shared), Countdown(0, lambda: None)
@@ -305,6 +305,8 @@ class Harness:
 
     def __init__(self, place, seed):
         self.place, self.seed = Path(place), seed
+        # Not on the small disk, which is filled.
+        self.log = tempfile.TemporaryFile("a+")  # noqa: SIM115
         self.reason = mount_small_disk(self.place)  # why there is no small disk
         self.quiet = {}
         # Orphans of a child become children of this process, which waits for their end.
@@ -347,7 +349,7 @@ class Harness:
         if moments[-1].step < TOTAL:
             _, code, _ = self.stretch(name, place)
         if code:
-            last.append(f"The run does not go on: exit code {code}.\n{said(place)}")
+            last.append(f"The run does not go on: exit code {code}.\n{self.said()}")
         elif found := self.unlike(place / "run", quiet):
             last.append(f"The end differs from the quiet run's: {found}.")
         if not last:
@@ -373,7 +375,7 @@ class Harness:
             place = self.place / name.replace(" ", "-")
             place.mkdir()
             shared, code, _ = self.stretch(name, place)
-            assert code == 0, said(place)
+            assert code == 0, self.said()
             for module in (place / "modules.txt").read_text().splitlines():
                 with contextlib.suppress(Exception):
                     importlib.import_module(module)
@@ -388,7 +390,7 @@ class Harness:
             options = [word for option in TRAIN.items() for word in option]
             words = ["train", "sac", *options, *RUNS[name], "--run-dir", str(folder)]
         process = multiprocessing.get_context("fork").Process(
-            target=child, args=(words, place, fault, shared)
+            target=child, args=(words, place, fault, shared, self.log)
         )
         process.start()
         try:
@@ -405,12 +407,16 @@ class Harness:
             return shared, "none: it is stuck, or a worker is", time.monotonic()
         return shared, process.exitcode, end
 
+    def said(self):
+        """The end of what the last child wrote."""
+        return os.pread(self.log.fileno(), 10**7, 0).decode()[-3000:]
+
     def disturb(self, number, name, fault, chance):
         """Let a fault happen, then see that the run can go on with what it may lose at most."""
         place = self.place / f"run-{number}"
         folder = RunFolder(place / "run")
         shared, code, end = self.stretch(name, place, fault)
-        log = said(place)
+        log = self.said()
         fired = shared.fired.value > 0
         seconds = end - shared.fired.value if fired else 0.0
         reached = shared.step.value if shared.began.value >= 0 else None
@@ -528,10 +534,6 @@ def final_state(run):
     trainer = description.make_trainer(replace_workers(description.read(folder)), folder)
     trainer.restore(folder.load_checkpoint())
     return {**comparable(trainer.state()), "best": folder.load_best()}
-
-
-def said(place):
-    return (place / "log.txt").read_text()[-3000:]
 
 
 def wait_for(process):

@@ -8,7 +8,7 @@ from maxentflow import agents, envs
 from maxentflow.agents import compiled
 from maxentflow.agents.training import Callback, Schedule, StopAtReturn, train
 
-from ..common import checkpoint, make_trainer, metrics, resumed
+from ..common import checkpoint, comparable, differences, make_trainer, metrics, resumed
 
 LENGTHS = {"total_steps": 60, "warmup_steps": 20, "log_every": 20, "eval_every": 40}
 LENGTHS |= {"agent": "sac"}  # a third of an update of meow
@@ -181,9 +181,37 @@ def test_a_schedule_follows_the_share_of_the_run():
     assert told == [3 / 60, 21 / 60, 42 / 60, 60 / 60]
 
 
-def test_a_schedule_needs_an_interval():
-    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
-        Schedule(print, float, every=0)
+@pytest.mark.parametrize("every", [0, 1.5, True])
+def test_a_schedule_needs_an_interval(every):
+    with pytest.raises(ValueError, match=f"every must be a whole number .*, got {every}"):
+        Schedule(print, float, every=every)
+
+
+@pytest.mark.parametrize("number", [-0.1, float("nan"), float("inf")])
+def test_a_learning_rate_that_is_none_is_refused(number):
+    def put(trainer, number):
+        trainer.agent.steps[-1].optimizer.param_groups[0]["lr"] = number
+
+    trainer = make_trainer(callbacks=[Schedule(put, lambda share: number)], **LENGTHS)
+    with pytest.raises(ValueError, match=f"Schedule set a learning rate of {number}; it must be"):
+        trainer.run()
+
+
+def test_a_callback_that_raises_costs_no_steps(tmp_path):
+    class Fails(Callback):
+        def on_step(self, trainer):
+            if trainer.step == 33:
+                raise LookupError("of one's own")
+
+    failing = make_trainer(folder=tmp_path / "run", callbacks=[Fails()], **LENGTHS)
+    with pytest.raises(LookupError, match="of one's own") as said:
+        failing.run()
+    kept = tmp_path / "run" / "checkpoints" / "stopped_33.pt"
+    assert said.value.__notes__ == [f"Stopped after 33 steps; the state is in {kept}."]
+    quiet = make_trainer(callbacks=[StopAt(33)], **LENGTHS)
+    quiet.run()
+    state = torch.load(kept, weights_only=True)
+    assert not differences(comparable(state), comparable(quiet.state()))
 
 
 def test_what_is_no_callback_is_refused():

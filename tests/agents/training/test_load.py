@@ -80,6 +80,8 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
     agents.save(agent, env, tmp_path / "sac.zip")
     with pytest.raises(ValueError, match="There is a file"):
         agents.save(agent, env, tmp_path / "sac.zip")
+    with pytest.raises(ValueError, match=r"^The agent was not made for Hopper-v4: "):
+        agents.save(agent, envs.make("Hopper-v4"), tmp_path / "hopper.zip")
     next(agent.policy.parameters()).data[0] = float("nan")
     with pytest.raises(ValueError, match=r"^The agent\.policy\..*weight has numbers that are not"):
         agents.save(agent, env, tmp_path / "nan.zip")

@@ -89,3 +89,14 @@ def test_a_service_that_fails_is_a_sentence(name, place, tmp_path, monkeypatch):
     monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda _: True)
     with pytest.raises(ValueError, match=rf"^The logger '{name}' cannot be used: no account\.$"):
         trained(tmp_path / "run", logger=name)
+
+
+def test_metrics_with_a_step_twice_are_refused_before_training(tmp_path):
+    folder = trained(tmp_path / "run", logger="none")
+    text = folder.metrics_path.read_text()
+    folder.metrics_path.write_text(text + text.splitlines(keepends=True)[-1])
+    with pytest.raises(
+        ValueError, match=r"metrics.csv is not the metrics of .*: it has steps twi"
+    ):
+        loggers.Metrics(folder, list(read_metrics(folder)[0]), from_step=60)
+    assert len(folder.metrics_path.read_text().splitlines()) == 5
