@@ -87,13 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _say(f"maxentflow: {str(error)[0].upper()}{str(error)[1:].removesuffix('.')}.")
         sys.exit(2)
+    except SystemExit as end:
+        for note in getattr(end, "__notes__", ()):
+            _say(note)
+        raise
     except KeyboardInterrupt as interrupt:
         _say(f"\n{str(interrupt) or 'Interrupted.'}")
         sys.exit(130)
 
 
 def _say(sentence: str) -> None:
-    with suppress(OSError):  # of a full disk, where standard error is a file
+    with suppress(OSError):  # of a terminal that is gone, or a file on a full disk
         print(sentence, file=sys.stderr)
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,9 +87,8 @@ def run(arguments: list[str]) -> None:
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Interrupted; {go_on}.") from None
-    except SignalExit:
-        with suppress(OSError):  # of a terminal that is gone
-            print(f"Terminated; {go_on}.", file=sys.stderr)
+    except SignalExit as end:
+        end.add_note(f"Terminated; {go_on}.")
         raise
     rows = _rows(trials)
     if rows:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count
@@ -220,9 +219,8 @@ def _train(runs: list[_Run]) -> None:
         raise ValueError(str(error)) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Interrupted; {go_on}.") from None
-    except SignalExit:  # of SIGTERM or SIGHUP, with everything saved
-        with suppress(OSError):  # of a terminal that is gone
-            print(f"\nTerminated; {go_on}.", file=sys.stderr)
+    except SignalExit as end:  # with everything saved
+        end.add_note(f"\nTerminated; {go_on}.")
         raise
     except TaskError as error:
         raise ValueError(f"{str(error).removesuffix('.')}; {go_on}.") from error

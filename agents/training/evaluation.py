@@ -307,7 +307,7 @@ def record_video(
                 write_atomically(Path(path), unfinished.read_bytes())
             except OSError as error:
                 raise ValueError(
-                    f"Cannot write a video to {path}: {error.strerror or error}."
+                    f"Cannot write the video {path}: {error.strerror or error}."
                 ) from error
 
 

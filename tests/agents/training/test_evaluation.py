@@ -180,7 +180,7 @@ def test_a_film_of_a_task_that_pygame_draws_is_not_black(tmp_path, monkeypatch):
 
 def test_a_video_that_cannot_be_written(tmp_path):
     path = tmp_path / "missing" / "film.mp4"
-    with pytest.raises(ValueError, match=r"Cannot write a video to .*film\.mp4"):
+    with pytest.raises(ValueError, match=r"Cannot write the video .*film\.mp4"):
         record_video(Scripted(lean), TASK, str(path), deterministic=True, seed=0)
 
 
