@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,6 @@ import pytest
 
 from maxentflow.agents.cli import main
 from maxentflow.agents.cluster import Spec, sweep
-from maxentflow.agents.cluster.connection import connected
 from maxentflow.agents.training import RunFolder
 from maxentflow.agents.training.run_folder import read_metrics
 
@@ -273,11 +273,13 @@ def test_an_address_that_nobody_listens_on():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with (
-        pytest.raises(ValueError, match=f"There is no Ray cluster at {address}: .*refused"),
-        connected(address),
-    ):
-        pass
+    # In a process of its own, which is connected to no cluster yet.
+    program = "import sys; from maxentflow.agents.cluster.connection import connected\n"
+    program += "with connected(sys.argv[1]): pass"
+    command = [sys.executable, "-c", program, address]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    last = ended.stderr.strip().splitlines()[-1]
+    assert re.fullmatch(f"ValueError: There is no Ray cluster at {address}: .*refused.*", last)
 
 
 def _kill_family(pid: int) -> None:

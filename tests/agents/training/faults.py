@@ -23,6 +23,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -155,9 +156,9 @@ class Countdown:
 
 def child(words, place, fault, shared, log):
     """Train in a forked process, which the fault happens to."""
-    log.truncate(0)
     for stream in (1, 2):
-        os.dup2(log.fileno(), stream)
+        os.dup2(log, stream)
+    os.close(log)
     sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1)
     os.register_at_fork(after_in_child=lambda: sys.setprofile(None))
     happens, calls = effects(place, fault, shared), Countdown(0, lambda: None)
@@ -305,8 +306,7 @@ class Harness:
 
     def __init__(self, place, seed):
         self.place, self.seed = Path(place), seed
-        # Not on the small disk, which is filled.
-        self.log = tempfile.TemporaryFile("a+")  # noqa: SIM115
+        self.log = b""  # what the last child wrote
         self.reason = mount_small_disk(self.place)  # why there is no small disk
         self.quiet = {}
         # Orphans of a child become children of this process, which waits for their end.
@@ -389,10 +389,16 @@ class Harness:
         if not (folder / "config.yaml").exists():
             options = [word for option in TRAIN.items() for word in option]
             words = ["train", "sac", *options, *RUNS[name], "--run-dir", str(folder)]
+        log, into = (
+            os.pipe()
+        )  # no file, which may be limited, nor on the small disk, which is filled
         process = multiprocessing.get_context("fork").Process(
-            target=child, args=(words, place, fault, shared, self.log)
+            target=child, args=(words, place, fault, shared, into)
         )
         process.start()
+        os.close(into)
+        reader = threading.Thread(target=self.read, args=(log,))
+        reader.start()
         try:
             with alarm(STUCK):
                 while wait_for(process.pid) == os.CLD_STOPPED:
@@ -405,11 +411,18 @@ class Harness:
         except TimeoutError:
             process.kill()
             return shared, "none: it is stuck, or a worker is", time.monotonic()
+        finally:
+            reader.join(timeout=1)
         return shared, process.exitcode, end
+
+    def read(self, log):
+        """Take what a child and its workers write, to their end."""
+        with open(log, "rb") as file:
+            self.log = file.read()
 
     def said(self):
         """The end of what the last child wrote."""
-        return os.pread(self.log.fileno(), 10**7, 0).decode()[-3000:]
+        return self.log.decode()[-3000:]
 
     def disturb(self, number, name, fault, chance):
         """Let a fault happen, then see that the run can go on with what it may lose at most."""
@@ -568,7 +581,7 @@ def table(moments):
         if not of:
             continue
         codes = Counter(moment.code for moment in of)
-        shown = ", ".join(f"{code}: {count}" for code, count in sorted(codes.items()))
+        shown = ", ".join(f"{code}: {count}" for code, count in sorted(codes.items(), key=str))
         lines.append(
             f"{name:<30} {len(of):>7}  {sum(m.fired for m in of):>8}  {shown:<20}"
             f"  {max(m.lost for m in of):>18}  {max(m.seconds for m in of):>9.2f}"
