@@ -59,8 +59,8 @@ class MeowConfig(TemperatureConfig, FlowConfig):
     """Decoupled weight decay (AdamW) of the layers of the flow, for each entry of the action, so
     that the policy does not fit the noise of targets; 0 for none."""
     flow_decay_updates: Count | None = 15_000
-    """Updates after which that weight decay falls, in inverse proportion to their number, as more
-    data outweigh a prior; None for one that stays."""
+    """Updates after which that weight decay falls, as one over the root of their number, since
+    more data need less of it; None for one that stays."""
     max_grad_norm: Positive | None = 30.0
     """Clip the gradient's norm; None for no clipping."""
     average_decay: FractionBelowOne = 0.995

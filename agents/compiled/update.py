@@ -124,7 +124,7 @@ class UpdateGraph:
                 clip = torch.where(norm > max_norm, max_norm / (norm + 1e-6), 1.0)
             decay = rate * weight_decay
             if fade is not None:  # as FadingAdamW does
-                decay = decay * (fade / taken).clamp(max=1).to(rate)
+                decay = decay * (fade / taken).clamp(max=1).sqrt().to(rate)
             shrink = 1 - decay
             size, spread, clip, shrink = stored(torch.stack([size, spread, clip, shrink])).unbind()
             gradient = gradient * clip

@@ -549,7 +549,7 @@ def test_three_updates_by_hand(env, heads, max_grad_norm, weight_decay, fade):
                 m.mul_(0.9).add_(0.1 * clip * g)
                 v.mul_(0.999).add_(0.001 * (clip * g) ** 2)
                 if id(p) in layers:
-                    share = 1.0 if fade is None or count <= fade else fade / count
+                    share = 1.0 if fade is None or count <= fade else (fade / count) ** 0.5
                     p *= 1 - rate * weight_decay * share * env.single_action_space.shape[0]
                 p -= rate * (m / (1 - 0.9**count)) / ((v / (1 - 0.999**count)).sqrt() + 1e-8)
             for p, t in zip(parameters, target.parameters(), strict=True):

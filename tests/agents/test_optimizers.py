@@ -10,7 +10,7 @@ from maxentflow.agents.parts.optimizers import FadingAdamW
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("fade", [None, 1, 3])
-def test_the_decay_falls_as_one_over_the_updates(fade, fused):
+def test_the_decay_falls_as_one_over_the_root_of_the_updates(fade, fused):
     torch.manual_seed(0)
     weights, bias = (torch.nn.Parameter(torch.randn(size)) for size in (4, 2))
     plain_weights, plain_bias = copy.deepcopy((weights, bias))
@@ -23,7 +23,7 @@ def test_the_decay_falls_as_one_over_the_updates(fade, fused):
     )
     for count in range(1, 8):
         plain.param_groups[0]["weight_decay"] = (
-            0.5 if fade is None or count <= fade else 0.5 * fade / count
+            0.5 if fade is None or count <= fade else 0.5 * (fade / count) ** 0.5
         )
         for one, other in ((weights, plain_weights), (bias, plain_bias)):
             one.grad = other.grad = torch.randn_like(one)
