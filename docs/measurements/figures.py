@@ -122,6 +122,38 @@ def decay() -> None:
     save(figure, "decay.png")
 
 
+def falling() -> None:
+    """How the weight decay falls: returns of each seed, and their means."""
+    forms = {
+        "": ("stays", "#BB5566"),
+        ", falling": ("as 1 / n", "#DDAA33"),
+        ", falling as the root": ("as 1 / sqrt(n)", OURS),
+    }
+    decays = {"HalfCheetah-v4": "0.75", "Hopper-v4": "0.375", "Ant-v4": "1"}
+    rows = read("untuned_changes.csv")
+    figure, panels = plt.subplots(1, 3, figsize=(8.4, 2.8), layout="constrained")
+    for axes, (task, decay) in zip(panels, decays.items(), strict=True):
+        for form, (name, color) in forms.items():
+            curves: dict[str, dict[int, float]] = {}
+            for row in rows:
+                if (row["task"], row["change"]) == (task, f"weight decay {decay}{form}"):
+                    curve = curves.setdefault(row["seed"], {})
+                    curve[int(row["step"]) // 1_000] = float(row["eval_return"])
+            whole = [curve for curve in curves.values() if max(curve) == 100]
+            for curve in whole:
+                axes.plot(
+                    *zip(*sorted(curve.items()), strict=True), color=color, alpha=0.3, lw=0.8
+                )
+            steps = range(10, 101, 10)
+            means = [float(np.mean([curve[step] for curve in whole])) for step in steps]
+            axes.plot(steps, means, color=color, lw=1.8, label=name)
+        axes.set(title=task, xlabel="thousand steps")
+        plain(axes)
+    panels[0].set_ylabel("return of the mode")
+    panels[0].legend(frameon=False, fontsize=8)
+    save(figure, "falling.png")
+
+
 def changes(
     task: str,
     settings: Mapping[tuple[str, str, str], tuple[str, str]],
@@ -358,5 +390,6 @@ if __name__ == "__main__":
         twin,
         entropy,
         decay,
+        falling,
     ):
         draw()
