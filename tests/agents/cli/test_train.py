@@ -386,8 +386,8 @@ def stopped_by(said, reason, steps, run):
     # From a worker, cloudpickle from 3.1.3 has no file's name.
     assert re.fullmatch(
         rf"Stopped after {steps} steps: the environment raised RuntimeError: {reason} "
-        rf"\((.*test_train\.py|<dynamic-code>), line \d+\); the state is in {stopped}; continue from the last "
-        rf"checkpoint with maxentflow train --resume {run}\.",
+        rf"\((.*test_train\.py|<dynamic-code>), line \d+\); the state is in {stopped}; "
+        rf"continue from the last checkpoint with maxentflow train --resume {run}\.",
         said,
     )
     return stopped
