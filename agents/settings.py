@@ -54,7 +54,7 @@ class Accepts(NamedTuple):
         """Whether a value passes; one of another type does not."""
         try:
             return self.test(value)
-        except TypeError:
+        except (TypeError, ValueError, RuntimeError, OverflowError):  # the middle two of arrays
             return False
 
 
@@ -131,21 +131,35 @@ def _typed(value: Any, hint: Any) -> Any:
         for one in inner:
             with suppress(TypeError):
                 return _typed(value, one)
-    elif origin is Any or (origin is Literal and value in inner):
-        return value
-    elif origin in (list, tuple) and isinstance(value, list | tuple):
+        raise TypeError
+    if origin is Literal:
+        word = (
+            {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+        )  # as in YAML
+        if word in inner:
+            return word
+        raise TypeError
+    if origin in (list, tuple) and isinstance(value, list | tuple):
         hints = inner if origin is tuple and ... not in inner else inner[:1] * len(value)
-        if len(hints) == len(value):
-            return origin(map(_typed, value, hints))
-    elif origin is dict and isinstance(value, dict):
+        if inner and len(hints) != len(value):
+            raise TypeError
+        return origin(map(_typed, value, hints) if inner else value)
+    if origin is dict and inner and isinstance(value, dict):
         return {_typed(key, inner[0]): _typed(entry, inner[1]) for key, entry in value.items()}
-    elif (
-        type(value) is origin
-        or (origin is float and type(value) is int)
-        or (origin not in (int, float, str, bool, Literal) and isinstance(value, origin))
-    ):
+    if (
+        origin is Any or not isinstance(origin, type) or _fits(value, origin)
+    ):  # or it names no class, as NewType
         return value
     raise TypeError
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return kind in (bool, object) and isinstance(value, kind)
+    try:
+        return isinstance(value, (int, float) if kind is float else kind)
+    except TypeError:  # of a protocol or a TypedDict, which cannot be asked
+        return True
 
 
 @cache

@@ -87,7 +87,9 @@ def create(task: Task, options: dict[str, Any]) -> gym.Env[Any, Any]:
         except (gym.error.Error, ImportError, TypeError) as error:
             name = task if isinstance(task, str) else task.id
             raise ValueError(f"Task {name!r} cannot be made: {error}") from error
-        except Exception as error:  # of the task's own code
+        except (Exception, SystemExit) as error:  # of the task's own code
+            if isinstance(error, SystemExit) and type(error) is not SystemExit:  # of a signal
+                raise
             name = task if isinstance(task, str) else task.id
             raise ValueError(f"Task {name!r} cannot be made: {exception_text(error)}.") from error
 

@@ -171,7 +171,11 @@ def _work(
     """Do what gymnasium's workers do, and end in silence where the main process is gone."""
     told: Any = _Errors(errors)
     with suppress(EOFError, ConnectionError):
-        _async_worker(index, make, pipe, other_end, memory, told, *more)
+        try:
+            _async_worker(index, make, pipe, other_end, memory, told, *more)
+        except SystemExit as error:  # of the environment; gymnasium's worker ends by it in silence
+            told.put((index, SystemExit, error, traceback.format_exc()))
+            pipe.send((None, False))
 
 
 class _Errors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,25 +65,26 @@ def sweep(
         spec: what to train.
         out: where the run folders are to be.
         address: of a Ray cluster, see :func:`connected`.
-        resume: go on with the sweep of that folder.
+        resume: go on with the sweep of that folder, or begin it if it has no trial yet.
         parallel: trials at a time; by default as many as the cluster has cores for, each takes as
             many as it has threads.
         imports: modules that register the flow, the agent or the task.
 
     Raises:
-        ValueError: there is a sweep in the folder, or none to go on with, or no cluster.
+        ValueError: there is a sweep in the folder, or no cluster.
         KeyboardInterrupt: on Ctrl-C; the sweep can go on, each trial from its last checkpoint.
         SystemExit: on SIGTERM or SIGHUP, likewise.
     """
     ray()
     tune = importlib.import_module("ray.tune")
     state = (out / _STATE).resolve()
-    if resume != state.exists():
-        raise ValueError(
-            f"{out} holds no sweep to go on with."
-            if resume
-            else f"{out} holds a sweep already; go on with it, or choose another folder."
-        )
+    if not resume and state.exists():
+        raise ValueError(f"{out} holds a sweep already; go on with it, or choose another folder.")
+    if resume and not any(
+        state.glob("experiment_state-*.json")
+    ):  # it ended before its first trial
+        shutil.rmtree(state, ignore_errors=True)
+        resume = False
     first = spec.description(next(spec.grid()))
     make_parts(first)[1].close()  # what cannot be made is refused before anything begins
     out.mkdir(parents=True, exist_ok=True)

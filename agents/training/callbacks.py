@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from maxentflow.agents.training.evaluation import Evaluation
 
 __all__ = ["Callback", "Schedule", "StopAtReturn"]
@@ -87,7 +89,7 @@ class Schedule(Callback):
         value: Callable[[float], float],
         every: int = 1_000,
     ) -> None:
-        if type(every) is not int or every < 1:
+        if not isinstance(every, int | np.integer) or isinstance(every, bool) or every < 1:
             raise ValueError(f"every must be a whole number of at least 1, got {every!r}.")
         self._put, self._value, self._every = put, value, every
         self._has_begun = False

@@ -22,7 +22,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow import envs
-from maxentflow.agents.task_errors import close, of_the_task
+from maxentflow.agents.task_errors import TaskError, close, of_the_task
 from maxentflow.agents.training.files import write_atomically
 from maxentflow.agents.training.simulator import STEP_LIMIT, check_finite, check_tensor
 
@@ -300,7 +300,9 @@ def record_video(
                 writer.append_data(first)
 
                 def film() -> None:
-                    writer.append_data(made.render())
+                    with of_the_task():
+                        picture = made.render()
+                    writer.append_data(picture)
 
                 _act(policy, made, observation, deterministic, seed, max_steps, film)
             try:
@@ -348,11 +350,12 @@ def watch(
 
 def _picture(made: gym.Env[Any, Any], env: Task) -> Any:
     try:
-        picture = made.render()
-    except NotImplementedError as error:
-        raise ValueError(f"{env} cannot be drawn: it has no picture.") from error
-    except Exception as error:  # each simulator raises its own where it cannot draw
-        reason = str(error) or type(error).__name__
+        with of_the_task():
+            picture = made.render()
+    except TaskError as error:  # each simulator raises its own where it cannot draw
+        if isinstance(error.__cause__, NotImplementedError):
+            raise ValueError(f"{env} cannot be drawn: it has no picture.") from error
+        reason = str(error.__cause__) or type(error.__cause__).__name__
         raise ValueError(f"{env} cannot be drawn on this machine: {reason}.") from error
     if picture is None and made.render_mode == "rgb_array":
         raise ValueError(f"{env} cannot be drawn: its render gives no picture.")

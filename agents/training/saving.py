@@ -51,7 +51,9 @@ def save(agent: Agent, env: VectorEnv, path: str | os.PathLike[str]) -> None:
     state = agent.state_dict()
     if (entry := next(nan_in(state, "agent"), None)) is not None:
         raise ValueError(f"The {entry} has numbers that are not finite.")
-    name, spec = task_id(env), getattr(env, "spec", None)
+    recipe, spec = getattr(env, "recipe", None), getattr(env, "spec", None)
+    # What a function makes may differ from the task whose name it has.
+    name = task_id(env) if recipe is None or isinstance(recipe.task, str) else None
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder(place)
         folder.create(agent, TrainerConfig(), name, None if spec is None else spec.kwargs)

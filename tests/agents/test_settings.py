@@ -1,9 +1,12 @@
 """Settings given in Python: values of another type are refused, those of NumPy are Python's."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Final, NewType
 
 import numpy as np
 import pytest
+import torch
 
 from maxentflow import agents, envs, flows
 from maxentflow.agents import TrainerConfig, training
@@ -61,6 +64,41 @@ def test_a_setting_of_a_class_of_ones_own():
     assert Config(rate=2, flow=flow).flow is flow
     with pytest.raises(ValueError, match=r"flow must be .*EnergyBasedFlow"):
         Config(flow=Named("affine"))
+
+
+@dataclass
+class Loose(AgentConfig):
+    """What people annotate their own settings with."""
+
+    hidden: tuple = (64, 64)
+    options: dict = field(default_factory=dict)
+    names: list = field(default_factory=list)
+    shape: tuple | None = None
+    units: NewType("Units", int) = 3
+    rate: Final[float] = 0.5
+    order: int = 1
+    word: str = "a"
+
+
+def test_annotations_that_say_little_accept_much():
+    class Order(IntEnum):
+        SECOND = 2
+
+    class Word(StrEnum):
+        B = "b"
+
+    config = Loose(hidden=[8, 8], shape=(2,), order=Order.SECOND, word=Word.B, options={"a": 1})
+    assert config.hidden == (8, 8)
+    assert (config.shape, config.order, config.word, config.units) == ((2,), 2, "b", 3)
+    for entries in ({"hidden": 8}, {"options": [1]}, {"order": True}, {"shape": "2"}):
+        with pytest.raises(ValueError, match=f"{next(iter(entries))} must be "):
+            Loose(**entries)
+
+
+@pytest.mark.parametrize("value", [np.array([0.2, 0.3]), torch.tensor([0.2, 0.3]), 10**400, "a"])
+def test_what_cannot_be_compared_is_refused(value):
+    with pytest.raises(ValueError, match=r"gamma must be in \[0, 1\], got"):
+        AgentConfig(gamma=value)
 
 
 @pytest.mark.parametrize("use", [training.evaluate, training.collect])

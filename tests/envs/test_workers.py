@@ -128,17 +128,19 @@ def test_one_that_is_killed_is_told_of_and_ends_the_others(moment):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("said", ["100% of it", ConnectionError("a socket of its own"), lambda: 0])
+@pytest.mark.parametrize(
+    "said", ["100% of it", ConnectionError("a socket of its own"), lambda: 0, SystemExit(0)]
+)
 def test_an_exception_of_an_environment_is_told_with_its_place(said):
     """Also one that cannot be sent between processes, as its argument is a function."""
 
     class Breaks(gym.Wrapper):
         def step(self, action):
-            raise said if isinstance(said, Exception) else LookupError(said)
+            raise said if isinstance(said, BaseException) else LookupError(said)
 
     env = make(lambda: Breaks(gym.make("Pendulum-v1")), 2, workers=True)
     env.reset(seed=0)
-    kind = "ConnectionError" if isinstance(said, Exception) else "LookupError"
+    kind = type(said).__name__ if isinstance(said, BaseException) else "LookupError"
     words = re.escape(str(said)) if not callable(said) else "<function .*>"
     with pytest.raises(WorkerError) as caught:
         env.step(np.zeros((2, 1), np.float32))

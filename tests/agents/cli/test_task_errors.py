@@ -53,6 +53,29 @@ def test_a_task_that_cannot_be_made(run, refused, monkeypatch, command):
     assert said.startswith(f"Task {PROBE!r} cannot be made: KeyError: 'scene.xml' (")
 
 
+def test_a_constructor_that_ends_python(run, refused, monkeypatch):
+    monkeypatch.setattr(Line, "__init__", failing(SystemExit(0)))
+    said = refused("evaluate", run)
+    assert said.startswith(f"Task {PROBE!r} cannot be made: SystemExit: 0 (")
+
+
+@pytest.mark.parametrize("error", [KeyError("lamp"), StopIteration("lamp"), SystemExit(0)])
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_picture_that_cannot_be_drawn(run, refused, monkeypatch, error, first):
+    render, count = Line.render, iter(range(1, 100))
+
+    def fails(self):
+        if next(count) >= first:
+            raise error
+        return render(self)
+
+    monkeypatch.setattr(Line, "render", fails)
+    said = refused("evaluate", run, "--video", "film.mp4")
+    begins = f"{PROBE} cannot be drawn on this machine: " if first == 1 else "The environment rai"
+    assert said.startswith(begins)
+    assert not Path("film.mp4").exists()
+
+
 @pytest.mark.parametrize("error", ENDS)
 def test_training_keeps_its_state(tmp_path, refused, monkeypatch, error):
     step = Line.step

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from maxentflow.agents.cli import sweep
 from maxentflow.agents.cluster import Spec
@@ -121,3 +122,9 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_bounds_are_finite(low):
     with pytest.raises(ValueError, match="low must be below high"):
         Range(low, 1.0)
+
+
+def test_off_of_yaml_is_the_word():
+    """YAML 1.1 reads it as false."""
+    read = spec(settings=yaml.safe_load("{compile: off}"))
+    assert read.description({}).compile == "off"

@@ -238,6 +238,21 @@ def test_trials_that_are_drawn_alike(tmp_path):
         assert len(list(csv.DictReader(file))) == 1
 
 
+def test_a_sweep_that_ended_before_its_first_trial_begins(tmp_path):
+    out = tmp_path / "out"
+    (out / ".tune").mkdir(parents=True)
+    (out / ".tune" / "tuner.pkl").write_bytes(b"of a sweep without trials")
+    settings = {"total_steps": 60, "warmup_steps": 20, "batch_size": 16, "eval_every": 30}
+    settings |= {"eval_episodes": 1, "hidden": [8], "compile": "off", "logger": "csv"}
+    content = {"agent": "sac", "env": "Pendulum-v1", "settings": settings, "trials": 1}
+    (out / "sweep.yaml").write_text(json.dumps(content | {"search": {"tau": [0.01]}}))
+    main(["sweep", "--resume", str(out)])
+    with open(out / "sweep.csv") as file:
+        assert [(row["state"], row["tau"]) for row in csv.DictReader(file)] == [
+            ("complete", "0.01")
+        ]
+
+
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGTERM, 143, "Terminated"), (signal.SIGINT, 130, "Interrupted")],

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import TransformReward
 
 from maxentflow import agents, envs, flows
 from maxentflow.agents import RunFolder
@@ -80,6 +81,9 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
     agents.save(agent, env, tmp_path / "sac.zip")
     with pytest.raises(ValueError, match="There is a file"):
         agents.save(agent, env, tmp_path / "sac.zip")
+    twisted = envs.make(lambda: TransformReward(gym.make("Pendulum-v1"), lambda r: -r))
+    with pytest.raises(ValueError, match=r"Parts of your own \(environment\) cannot be made"):
+        agents.save(agent, twisted, tmp_path / "twisted.zip")
     with pytest.raises(ValueError, match=r"^The agent was not made for Hopper-v4: "):
         agents.save(agent, envs.make("Hopper-v4"), tmp_path / "hopper.zip")
     next(agent.policy.parameters()).data[0] = float("nan")
