@@ -133,11 +133,8 @@ def _typed(value: Any, hint: Any) -> Any:
                 return _typed(value, one)
         raise TypeError
     if origin is Literal:
-        word = (
-            {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-        )  # as in YAML
-        if word in inner:
-            return word
+        if value in inner:
+            return value
         raise TypeError
     if origin in (list, tuple) and isinstance(value, list | tuple):
         hints = inner if origin is tuple and ... not in inner else inner[:1] * len(value)

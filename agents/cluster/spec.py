@@ -175,7 +175,10 @@ class Spec:
 
 def _named(entries: Mapping[Any, Any]) -> dict[str, Any]:
     """Settings by their names in Python, where the shell has hyphens."""
-    return {str(name).replace("-", "_"): _number(value) for name, value in entries.items()}
+    named = {str(name).replace("-", "_"): _number(value) for name, value in entries.items()}
+    if isinstance(named.get("compile"), bool):  # as YAML reads on and off
+        named["compile"] = "on" if named["compile"] else "off"
+    return named
 
 
 def _choices(name: str, by: Any) -> list[Any] | Range:
