@@ -123,7 +123,7 @@ def decay() -> None:
 
 
 def falling() -> None:
-    """How the weight decay falls: returns of each seed, and their means."""
+    """How the weight decay falls: returns of seeds 0 to 2, and their means."""
     forms = {
         "": ("stays", "#BB5566"),
         ", falling": ("as 1 / n", "#DDAA33"),
@@ -139,7 +139,11 @@ def falling() -> None:
                 if (row["task"], row["change"]) == (task, f"weight decay {decay}{form}"):
                     curve = curves.setdefault(row["seed"], {})
                     curve[int(row["step"]) // 1_000] = float(row["eval_return"])
-            whole = [curve for curve in curves.values() if max(curve) == 100]
+            whole = [
+                curve
+                for seed, curve in curves.items()
+                if seed in ("0", "1", "2") and max(curve) == 100
+            ]
             for curve in whole:
                 axes.plot(
                     *zip(*sorted(curve.items()), strict=True), color=color, alpha=0.3, lw=0.8
