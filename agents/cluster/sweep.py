@@ -71,7 +71,7 @@ def sweep(
         imports: modules that register the flow, the agent or the task.
 
     Raises:
-        ValueError: there is a sweep in the folder, or no cluster.
+        ValueError: there is a sweep in the folder, or none to go on with, or no cluster.
         KeyboardInterrupt: on Ctrl-C; the sweep can go on, each trial from its last checkpoint.
         SystemExit: on SIGTERM or SIGHUP, likewise.
     """
@@ -80,9 +80,10 @@ def sweep(
     state = (out / _STATE).resolve()
     if not resume and state.exists():
         raise ValueError(f"{out} holds a sweep already; go on with it, or choose another folder.")
-    if resume and not any(
-        state.glob("experiment_state-*.json")
-    ):  # it ended before its first trial
+    if resume and not (state.exists() or (out / "sweep.yaml").exists()):
+        raise ValueError(f"{out} holds no sweep to go on with.")
+    if resume and not any(state.glob("experiment_state-*.json")):
+        # It ended before its first trial.
         shutil.rmtree(state, ignore_errors=True)
         resume = False
     first = spec.description(next(spec.grid()))
