@@ -143,9 +143,8 @@ def _typed(value: Any, hint: Any) -> Any:
         return origin(map(_typed, value, hints) if inner else value)
     if origin is dict and inner and isinstance(value, dict):
         return {_typed(key, inner[0]): _typed(entry, inner[1]) for key, entry in value.items()}
-    if (
-        origin is Any or not isinstance(origin, type) or _fits(value, origin)
-    ):  # or it names no class, as NewType
+    is_class = isinstance(origin, type) and origin is not Any  # unlike NewType and type variables
+    if not is_class or _fits(value, origin):
         return value
     raise TypeError
 

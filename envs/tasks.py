@@ -74,6 +74,7 @@ def create(task: Task, options: dict[str, Any]) -> gym.Env[Any, Any]:
         )
     if isinstance(task, str):
         _check_known(task)
+    name = task if isinstance(task, str) else task.id
     _take_mujocos_warnings(task)
     with warnings.catch_warnings():
         # The v4 tasks are what the published curves were measured on.
@@ -85,12 +86,10 @@ def create(task: Task, options: dict[str, Any]) -> gym.Env[Any, Any]:
         except gym.error.UnregisteredEnv as error:
             raise ValueError(f"Unknown task {task!r}: {error}") from error
         except (gym.error.Error, ImportError, TypeError) as error:
-            name = task if isinstance(task, str) else task.id
             raise ValueError(f"Task {name!r} cannot be made: {error}") from error
         except (Exception, SystemExit) as error:  # of the task's own code
             if isinstance(error, SystemExit) and type(error) is not SystemExit:  # of a signal
                 raise
-            name = task if isinstance(task, str) else task.id
             raise ValueError(f"Task {name!r} cannot be made: {exception_text(error)}.") from error
 
 

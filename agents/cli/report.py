@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> None:
     check_place(options.out, "page", ".html")
     folders = [RunFolder(path) for path in options.runs]
     check_once(folders)
-    refusals: list[Exception] = []
+    refused = 0
     with tempfile.TemporaryDirectory() as place:
         parts = [
             page.table(COLUMNS, map(line_of, folders)),
@@ -67,9 +67,9 @@ def run(arguments: list[str]) -> None:
             try:
                 parts.append(_about(folder, Path(place) / str(index), options))
             except (ValueError, FloatingPointError, TaskError) as error:
-                if len(refusals) + 1 == len(folders):  # nothing is left for a page
+                refused += 1
+                if refused == len(folders):  # nothing is left for a page
                     raise
-                refusals.append(error)
                 print(f"maxentflow: {error}", file=sys.stderr)
                 parts.append(f'<p class="look">{escape(str(error))}</p>')
     text = page.page("maxentflow report", parts)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import signal
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from maxentflow.agents.task_errors import SignalExit
+from maxentflow.agents.training.session import Interruption, signals
 
 __all__ = ["connected", "ray"]
 
@@ -69,7 +67,7 @@ def connected(address: str | None = None, *, num_cpus: int = 1) -> Iterator[None
         reason = str(error).partition("\n")[0].partition(". ")[0].removesuffix(".")
         raise ValueError(f"There is no Ray cluster at {address or 'hand'}: {reason}.") from error
     try:
-        with _terminable():
+        with signals(_end):  # Ray's own handler of SIGTERM exits with 15
             _check_cores(package, num_cpus)
             yield
     finally:
@@ -83,21 +81,10 @@ def _check_listens(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """A context that SIGTERM ends, with exit status 143; Ray's own handler exits with 15."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _end(number: int, frame: object) -> None:
-    raise SignalExit(128 + number)
+    interruption = Interruption()
+    interruption.note(number, frame)
+    interruption.raise_if_set()
 
 
 def _check_cores(package: ModuleType, needed: int) -> None:

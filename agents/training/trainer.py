@@ -341,13 +341,13 @@ class Trainer:
         for callback in self._callbacks:
             answer = getattr(callback, event)(self, *about)
             self._stops |= isinstance(answer, bool | np.bool_) and bool(answer)
-            for step in self.agent.steps:
-                for group in step.optimizer.param_groups:
-                    if not 0 <= group["lr"] < math.inf:
-                        raise ValueError(
-                            f"{type(callback).__name__} set a learning rate of {group['lr']}; it "
-                            "must be at least 0, finite."
-                        )
+            groups = (group for step in self.agent.steps for group in step.optimizer.param_groups)
+            for rate in (group["lr"] for group in groups):
+                if not 0 <= rate < math.inf:
+                    raise ValueError(
+                        f"{type(callback).__name__} set a learning rate of {rate}; it must be at "
+                        "least 0, finite."
+                    )
 
     def _columns(self) -> list[str]:
         return [
