@@ -22,7 +22,7 @@ from maxentflow.agents.learner import (
     random_state,
     set_random_state,
 )
-from maxentflow.agents.task_errors import TaskError, of_the_task
+from maxentflow.agents.task_errors import SignalExit, TaskError, of_the_task
 from maxentflow.agents.training.collector import Collector
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.episodes import EpisodeStatistics
@@ -201,7 +201,7 @@ def drive(runs: Sequence[Run], learner: Learner, compiling: _Compiling = nullcon
 
     Raises:
         KeyboardInterrupt: while it gets ready; the states of all are saved.
-        SystemExit: likewise.
+        SystemExit: likewise; or a callback's, with its state saved.
         NonFiniteError: from one of the runs; the states of all are saved.
         TaskError: likewise.
         Exception: a callback's, with a note of where the states are saved.
@@ -270,7 +270,7 @@ def drive(runs: Sequence[Run], learner: Learner, compiling: _Compiling = nullcon
 class _StoppedError(Exception):
     """One of several loops cannot go on."""
 
-    def __init__(self, index: int, reason: Exception) -> None:
+    def __init__(self, index: int, reason: Exception | SystemExit) -> None:
         super().__init__(str(reason))
         self.index, self.reason = index, reason
 
@@ -286,9 +286,9 @@ def _ask(loops: Sequence[Loop], answers: Sequence[Any], streams: RandomStreams) 
                 requests.append(loop.throw(answer) if failed else loop.send(answer))
             except StopIteration:
                 continue
-            except (OSError, MemoryError):  # nor could a state be saved
+            except (OSError, MemoryError, SignalExit):  # nor could or should a state be saved
                 raise
-            except Exception as error:  # also a callback's
+            except (Exception, SystemExit) as error:  # also a callback's
                 stopped.append(_StoppedError(index, error))
     if stopped:
         raise stopped[0]

@@ -197,14 +197,15 @@ def test_a_learning_rate_that_is_none_is_refused(number):
         trainer.run()
 
 
-def test_a_callback_that_raises_costs_no_steps(tmp_path):
+@pytest.mark.parametrize("kind", [LookupError, SystemExit])
+def test_a_callback_that_raises_costs_no_steps(kind, tmp_path):
     class Fails(Callback):
         def on_step(self, trainer):
             if trainer.step == 33:
-                raise LookupError("of one's own")
+                raise kind("of one's own")
 
     failing = make_trainer(folder=tmp_path / "run", callbacks=[Fails()], **LENGTHS)
-    with pytest.raises(LookupError, match="of one's own") as said:
+    with pytest.raises(kind, match="of one's own") as said:
         failing.run()
     kept = tmp_path / "run" / "checkpoints" / "stopped_33.pt"
     assert said.value.__notes__ == [f"Stopped after 33 steps; the state is in {kept}."]
