@@ -28,7 +28,7 @@ def meow(
     env: gym.vector.VectorEnv,
     config: MeowConfig | None = None,
     *,
-    flow: flows.EnergyBasedFlow | flows.TwinFlow | None = None,
+    flow: flows.EnergyBasedFlow | flows.TwinFlow | str | None = None,
     device: str = "cpu",
     **overrides: Any,
 ) -> Agent:
@@ -39,7 +39,7 @@ def meow(
         config: settings; the usual ones by default.
         flow: a flow of one's own, in place of the one that the configuration names. It is what
             learns, on observations and rewards as they are, and its temperature counts; the
-            agent's policy holds the average.
+            agent's policy holds the average. Or a registered flow's name, as in ``config``.
         device: where its networks are.
         overrides: settings to replace.
 
@@ -57,6 +57,8 @@ def meow(
     """
     if config is None:
         config = MeowConfig.for_task(envs.task_id(env))
+    if isinstance(flow, str):
+        overrides, flow = {**overrides, "flow": flow}, None
     config = replace(config, **overrides)
     if flow is None:
         check_image(config, env, "meow")

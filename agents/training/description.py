@@ -25,6 +25,7 @@ from maxentflow.agents.settings import typed
 from maxentflow.agents.training.callbacks import Callback
 from maxentflow.agents.training.config import TrainerConfig
 from maxentflow.agents.training.run_folder import ChangedConfigError, RunFolder
+from maxentflow.agents.training.session import use_threads
 from maxentflow.agents.training.trainer import Trainer
 
 __all__ = [
@@ -280,7 +281,7 @@ def _make_agent(description: Description, env: VectorEnv, device: str) -> Agent:
     with _refused(f"Device {device!r} cannot be used"):
         torch.zeros(1, device=device).item()
     torch.manual_seed(config.seed)
-    torch.set_num_threads(config.threads)  # initial weights depend on it, in the last bits
+    use_threads(config.threads)  # initial weights depend on it, in the last bits
     with _refused(f"Agent {name!r} cannot be made", RuntimeError):  # sizes beyond the memory
         return registry.make(name, env, device=device, **vars(description.agent_config))
 

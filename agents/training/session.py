@@ -17,7 +17,7 @@ import torch
 
 from maxentflow.agents.task_errors import SignalExit
 
-__all__ = ["Interruption", "session", "signals"]
+__all__ = ["Interruption", "session", "signals", "use_threads"]
 
 # malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -94,8 +94,7 @@ def session(threads: int) -> Iterator[Interruption]:
     exists already, and signals are flags. On leaving, each is as it was.
 
     Args:
-        threads: threads of torch, but for those beyond one a core that the process may use: they
-            would only wait for each other.
+        threads: as :func:`use_threads` takes them.
 
     Example:
         >>> with session(threads=1) as interruption:
@@ -104,7 +103,7 @@ def session(threads: int) -> Iterator[Interruption]:
     """
     interruption = Interruption()
     threads_before, flushed_before = torch.get_num_threads(), _flushes_denormals()
-    torch.set_num_threads(min(threads, _cores()))
+    use_threads(threads)
     torch.set_flush_denormal(True)  # a processor is slow with such numbers
     _set_malloc_thresholds(2**30)
     gc.collect()
@@ -138,6 +137,12 @@ def signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def use_threads(threads: int) -> None:
+    """Have torch compute with so many threads, but for those beyond one a core that the process
+    may use: they would only wait for each other."""
+    torch.set_num_threads(min(threads, _cores()))
 
 
 def _cores() -> int:

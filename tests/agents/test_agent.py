@@ -442,6 +442,14 @@ def test_an_average_of_weights_is_the_policy(name, decay):
         torch.testing.assert_close(average, torch.full_like(average, 1.1))
 
 
+def test_meow_takes_a_flows_name_as_the_other_agents_do(env):
+    agent = agents.meow(env, flow="spline", flow_options={"blocks": 1})
+    assert agent.config.flow == "spline"
+    assert not agent.custom
+    with pytest.raises(ValueError, match="Unknown flow 'splin'"):
+        agents.meow(env, flow="splin")
+
+
 def test_a_flow_of_ones_own_is_used(env):
     own = flows.build("affine", 1, 3, temperature=0.125, blocks=1, hidden=(8,))
     agent = agents.meow(env, flow=own)

@@ -93,6 +93,18 @@ def test_an_agent_registered_by_a_script(tmp_path, monkeypatch, without_conclusi
     assert checkpoint(tmp_path / "run")["step"] == 60
 
 
+def test_more_threads_than_cores_are_not_used_before_and_after_training_either(
+    tmp_path, without_conclusion
+):
+    """A thousand took minutes for an evaluation."""
+    before = torch.get_num_threads()
+    try:
+        main(words(tmp_path / "run", agent="td3", threads=1_000))
+        assert torch.get_num_threads() <= os.cpu_count()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_without_progress_nothing_is_written_to_standard_error(
     tmp_path, capsys, without_conclusion
 ):
