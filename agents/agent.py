@@ -23,7 +23,7 @@ from torchrl.objectives.utils import TargetNetUpdater
 
 from maxentflow.objectives import UpdaterChain
 
-__all__ = ["Agent", "HasState", "Rollout", "Step", "nan_in"]
+__all__ = ["Agent", "HasState", "Rollout", "Step", "act_with", "nan_in"]
 
 
 class HasState(Protocol):
@@ -246,15 +246,8 @@ class Agent:
         device = next((p.device for p in self.policy.parameters()), None)
         batch = torch.as_tensor(array[None] if is_one else array, device=device)
         kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
-        try:
-            with set_exploration_type(kind), _sampling():
-                acted = self.policy(TensorDict(observation=batch, batch_size=[len(batch)]))
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0].removesuffix(".")
-            raise ValueError(
-                f"The policy of {self.name!r} takes no observations of shape {array.shape}: "
-                f"{reason}."
-            ) from error
+        with set_exploration_type(kind):
+            acted = act_with(self.policy, batch, f"The policy of {self.name!r}")
         action = acted["action"].numpy(force=True)
         # The largest of values that are NaN is an action like any other.
         if not np.isfinite(action).all() or any(nan_in(acted, "")):
@@ -394,6 +387,29 @@ def not_finite(verdict: Sequence[float]) -> FloatingPointError | None:
         if not math.isfinite(value):
             return FloatingPointError(f"{name} is {value}")
     return None
+
+
+def act_with(
+    policy: TensorDictModuleBase, observation: Tensor, who: str = "The policy"
+) -> TensorDictBase:
+    """What a policy reads and writes for a batch of observations ``(batch, *)``.
+
+    Args:
+        policy: reads ``"observation"``.
+        observation: a tensor on its device.
+        who: the subject of a refusal.
+
+    Raises:
+        ValueError: it takes none of this shape.
+        FloatingPointError: a probability of an action is not finite.
+    """
+    try:
+        with _sampling():
+            return policy(TensorDict({"observation": observation}, [len(observation)]))
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0].removesuffix(".")
+        shape = tuple(observation.shape[1:])
+        raise ValueError(f"{who} takes no observations of shape {shape}: {reason}.") from error
 
 
 def nan_in(state: Any, name: str) -> Iterator[str]:

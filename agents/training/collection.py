@@ -15,6 +15,7 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow import envs
+from maxentflow.agents.agent import act_with
 from maxentflow.agents.parts.demonstrations import import_minari
 from maxentflow.agents.task_errors import close, of_the_task
 from maxentflow.agents.training.evaluation import check_policy, episode_limit
@@ -82,7 +83,7 @@ def _episode(policy: TensorDictModuleBase, env: gym.Env[Any, Any], seed: int) ->
     steps: list[TensorDict] = []
     while not steps or not (steps[-1]["next", "terminated"] or steps[-1]["next", "truncated"]):
         seen = torch.as_tensor(np.array(observation))
-        action = policy(TensorDict({"observation": seen[None]}, [1]))["action"][0]
+        action = act_with(policy, seen[None])["action"][0]
         with of_the_task():
             observation, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
         following = {

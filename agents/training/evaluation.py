@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from maxentflow import envs
+from maxentflow.agents.agent import act_with
 from maxentflow.agents.task_errors import TaskError, close, of_the_task
 from maxentflow.agents.training.files import write_atomically
 from maxentflow.agents.training.simulator import STEP_LIMIT, check_finite, check_tensor
@@ -94,8 +95,8 @@ def evaluate(
         device: where the policy is.
 
     Raises:
-        ValueError: ``policy`` is none, ``episodes`` or ``max_steps`` is below 1, ``seed``
-            negative, or ``gamma`` outside [0, 1].
+        ValueError: ``policy`` is none, or takes no observations of this task; ``episodes`` or
+            ``max_steps`` is below 1, ``seed`` negative, or ``gamma`` outside [0, 1].
         FloatingPointError: an observation or a reward is not finite.
         TaskError: the environment raised an exception.
 
@@ -165,7 +166,7 @@ def _evaluate_vector(
     def step() -> tuple[NDArray[Any], NDArray[Any]]:
         nonlocal observation
         seen = torch.from_numpy(observation).to(device)
-        action = policy(TensorDict({"observation": seen}, [env.num_envs]))["action"]
+        action = act_with(policy, seen)["action"]
         with of_the_task():
             observation, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
         check_finite(_OBSERVATION, observation)
@@ -200,7 +201,7 @@ def _evaluate_torchrl(
 
     def step() -> tuple[NDArray[Any], NDArray[Any]]:
         nonlocal present
-        action = policy(shown().to(device))["action"].to(env.device)
+        action = act_with(policy, shown()["observation"].to(device))["action"].to(env.device)
         action = action.reshape(env.action_spec.shape)
         with of_the_task():
             stepped, present = env.step_and_maybe_reset(present.set("action", action))
@@ -379,7 +380,7 @@ def _act(
         torch.manual_seed(seed)
         for _ in range(max_steps):
             seen = torch.from_numpy(observation)[None].to(device)
-            action = policy(TensorDict({"observation": seen}, [1]))["action"][0].cpu().numpy()
+            action = act_with(policy, seen)["action"][0].cpu().numpy()
             with of_the_task():
                 observation, reward, terminated, truncated, _ = env.step(action)
             total += float(reward)

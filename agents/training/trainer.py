@@ -17,10 +17,11 @@ import torch
 from gymnasium.vector import VectorEnv
 from tensordict import TensorDict
 from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
 from maxentflow import envs
-from maxentflow.agents.agent import Agent
+from maxentflow.agents.agent import Agent, act_with
 from maxentflow.agents.learner import EagerLearner, Learner, random_state
 from maxentflow.agents.training import experience as experiences
 from maxentflow.agents.training.alarms import Alarms
@@ -40,7 +41,7 @@ from maxentflow.agents.training.loop import Run, drive
 from maxentflow.agents.training.progress import Progress
 from maxentflow.agents.training.run_folder import RunFolder
 from maxentflow.agents.training.session import session
-from maxentflow.agents.training.simulator import simulator
+from maxentflow.agents.training.simulator import Simulator, simulator
 
 __all__ = ["Trainer", "train"]
 
@@ -78,10 +79,10 @@ class Trainer:
         NonFiniteError: from :meth:`run`, an action, an observation, a reward, a loss or a gradient
             is not finite; the message names it and the step, and the state is saved beside the
             last checkpoint.
-        ValueError: the agent is on another device than the configuration says; the environment has
-            another number of copies, does not reset in the step in which an episode ends, or
-            cannot be copied for evaluations; from :meth:`restore`, a state of another agent or
-            environment.
+        ValueError: the agent is on another device than the configuration says, or for other
+            observations or actions than the environment's; the environment has another number of
+            copies, does not reset in the step in which an episode ends, or cannot be copied for
+            evaluations; from :meth:`restore`, a state of another agent or environment.
 
     Example:
         >>> from maxentflow import agents, envs
@@ -106,6 +107,11 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> None:
+        for name, given, kind in (("agent", agent, Agent), ("config", config, TrainerConfig)):
+            if not isinstance(given, kind):
+                raise ValueError(f"{name} must be of type {kind.__name__}, got {given!r}.")
+        if folder is not None and not isinstance(folder, RunFolder):
+            raise ValueError(f"folder must be of RunFolder.create, got {folder!r}.")
         devices = {parameter.device.type for parameter in agent.loss.parameters()}
         if devices != {torch.device(config.device).type}:
             raise ValueError(
@@ -118,6 +124,7 @@ class Trainer:
                 f"The environment has {steps.num_envs} copies, the configuration says num_envs="
                 f"{config.num_envs}."
             )
+        _check_fits(agent, steps)
         if eval_env is None and config.eval_every:
             copies = min(config.eval_episodes, AT_ONCE)
             is_torchrl = isinstance(env, EnvBase)
@@ -446,6 +453,23 @@ def _number(state: Mapping[str, Any], name: str, kind: Any, least: float = -math
     if not isinstance(number, kind) or not number >= least:
         raise ValueError(f"The checkpoint's {name} is {number!r}.")
     return number
+
+
+def _check_fits(agent: Agent, steps: Simulator) -> None:
+    """Refuse an agent of another environment; torch's generators are as before."""
+    device = next((parameter.device for parameter in agent.policy.parameters()), None)
+    seen = torch.zeros(1, *steps.observation.shape, dtype=steps.observation.dtype, device=device)
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng(range(torch.cuda.device_count())),
+        set_exploration_type(ExplorationType.DETERMINISTIC),
+    ):
+        action = act_with(agent.policy, seen, f"The policy of {agent.name!r}")["action"]
+    ours, theirs = tuple(action.shape[1:]), tuple(steps.action.shape)
+    if ours != theirs:
+        raise ValueError(
+            f"The actions of {agent.name!r} have shape {ours}, those of the environment {theirs}."
+        )
 
 
 def _check_films(env: VectorEnv | EnvBase | None) -> None:

@@ -260,3 +260,9 @@ def test_a_torchrl_environment():
 def test_a_negative_seed_is_refused():
     with pytest.raises(ValueError, match=r"^seed must not be negative, got -1\.$"):
         evaluate(Scripted(lean), TASK, seed=-1)
+
+
+def test_a_policy_of_another_task_is_refused():
+    policy = agents.make("sac", envs.make("Pendulum-v1"), hidden=(8,)).policy
+    with pytest.raises(ValueError, match=r"The policy takes no observations of shape \(4,\): "):
+        agents.evaluate(policy, "InvertedPendulum-v4", episodes=1)

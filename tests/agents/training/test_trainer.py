@@ -6,6 +6,7 @@ from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -618,3 +619,37 @@ def test_an_environment_that_raises_is_the_cause(tmp_path):
     assert said.value.__cause__ is error
     state = checkpoint(tmp_path, "stopped_40.pt")
     assert (state["step"], state["updates"]) == (40, trainer.updates)
+
+
+class TwoMotors(gym.Env):
+    """Observations of Pendulum-v1's size, and actions of another."""
+
+    observation_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("Reacher-v4", r"policy of 'sac' takes no observations of shape \(11,\): "),
+        (TwoMotors, r"actions of 'sac' have shape \(1,\), those of the environment \(2,\)"),
+    ],
+)
+def test_an_agent_of_another_environment_is_refused(task, message):
+    agent = agents.make("sac", envs.make("Pendulum-v1"), hidden=(8,))
+    before = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match=message):
+        Trainer(agent, envs.make(task), TrainerConfig(total_steps=10), progress=False)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_what_is_no_agent_no_configuration_and_no_folder_is_refused(tmp_path):
+    env = envs.make("Pendulum-v1")
+    agent, config = agents.make("sac", env, hidden=(8,)), agents.TrainerConfig(total_steps=10)
+    for given, message in (
+        ((None, env, config), "agent must be of type Agent, got None"),
+        ((agent, env, {"total_steps": 10}), "config must be of type TrainerConfig, got {'total"),
+        ((agent, env, config, str(tmp_path)), "folder must be of RunFolder.create, got '"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            agents.Trainer(*given)
