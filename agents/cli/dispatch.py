@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             output any more.
     """
     logging.getLogger("torchrl").setLevel(logging.WARNING)
+    # Ray, which torchrl imports, would abort with a trace at a SIGTERM while it starts.
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     try:
         _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from maxentflow.agents.task_errors import SignalExit
 from maxentflow.agents.training.session import Interruption, signals
 
 __all__ = ["connected", "ray"]
@@ -54,6 +56,17 @@ def connected(address: str | None = None, *, num_cpus: int = 1) -> Iterator[None
         _check_cores(package, num_cpus)
         yield
         return
+    try:
+        with signals(_end):
+            _connect(package, address, num_cpus)
+            with signals(_end):  # Ray has set its own handler of SIGTERM
+                _check_cores(package, num_cpus)
+                yield
+    finally:
+        package.shutdown()
+
+
+def _connect(package: ModuleType, address: str | None, num_cpus: int) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
@@ -63,15 +76,13 @@ def connected(address: str | None = None, *, num_cpus: int = 1) -> Iterator[None
         else:
             _check_listens(address)
             package.init(address, **quiet)
+    except SystemExit as end:
+        if isinstance(end, SignalExit):
+            raise
+        raise SignalExit(128 + signal.SIGTERM) from end  # Ray's own handler exits with 15
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0].removesuffix(".")
         raise ValueError(f"There is no Ray cluster at {address or 'hand'}: {reason}.") from error
-    try:
-        with signals(_end):  # Ray's own handler of SIGTERM exits with 15
-            _check_cores(package, num_cpus)
-            yield
-    finally:
-        package.shutdown()
 
 
 def _check_listens(address: str) -> None:

@@ -284,6 +284,29 @@ def test_a_signal_ends_a_sweep_that_can_go_on(tmp_path, number, code, word):
     assert (row["state"], row["steps"]) == ("complete", "3000")
 
 
+def test_a_termination_while_ray_starts_ends_a_sweep_that_can_begin(tmp_path):
+    (tmp_path / "early.py").write_text(
+        "import os, signal, time\n"
+        "from ray._private import worker\n"
+        "before = worker.connect\n"
+        "def connect(*arguments, **options):\n"
+        "    before(*arguments, **options)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+        "worker.connect = connect\n"
+    )
+    content = {"agent": "sac", "env": "Pendulum-v1", "settings": {}, "search": {"tau": [0.01]}}
+    path, out = tmp_path / "spec.yaml", tmp_path / "out"
+    path.write_text(json.dumps(content))
+    words = [sys.executable, "-m", "maxentflow.agents", "sweep", str(path), "--out", str(out)]
+    ended = subprocess.run(
+        [*words, "--import", "early"], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert ended.returncode == 143, ended.stderr
+    go_on = f"go on with maxentflow sweep --import early --resume {out}"
+    assert ended.stderr.strip() == f"Terminated; {go_on}."
+
+
 def test_an_address_that_nobody_listens_on():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
