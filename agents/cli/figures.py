@@ -230,7 +230,8 @@ def diagnosis(result: Diagnosis, folder: RunFolder, path: Path) -> None:
         axes = next(panels)
         for name, points in curves.items():
             if points:
-                axes.plot(*np.array(points, float).T, label=name)
+                marker = "." if len(points) < _FEW else ""
+                axes.plot(*np.array(points, float).T, label=name, marker=marker)
         axes.set(xlabel="environment steps", ylabel=label)
         axes.legend(frameon=False, fontsize="small")
     axes = next(panels)

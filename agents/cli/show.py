@@ -57,7 +57,8 @@ def _show(path: Path, folder: RunFolder) -> None:
         raise ValueError(f"{folder.metrics_path} is not the metrics of a run.") from error
     finite = [value for value in returns if math.isfinite(value)]
     if finite:
-        print(f"\nreturns of {len(returns)} evaluations, {min(finite):.4g} to {max(finite):.4g}")
+        many = "an evaluation" if len(returns) == 1 else f"{len(returns)} evaluations"
+        print(f"\nreturns of {many}, {min(finite):.4g} to {max(finite):.4g}")
         print(f"  {sparkline(finite)}")
 
 

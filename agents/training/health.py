@@ -90,7 +90,7 @@ def _returns(rows: Sequence[Mapping[str, float]]) -> Finding:
         row["eval_return"] for row in rows if math.isfinite(row.get("eval_return", math.nan))
     ]
     if len(returns) < 2:
-        return Finding("return", True, f"{len(returns)} evaluations, too few to say.")
+        return Finding("return", True, f"Evaluations: {len(returns)}, too few to say.")
     first, best, last = returns[0], max(returns), returns[-1]
     text = f"From {first:.4g} to {last:.4g}; the best evaluation gave {best:.4g}."
     return Finding("return", last >= best - _FALLEN * (best - first), text)

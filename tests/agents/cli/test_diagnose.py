@@ -118,6 +118,7 @@ def test_panels_of_what_there_is(tmp_path, drawn, columns, panels):
         for line in axes.lines:
             steps = [20, 30] if line.get_label().startswith("eval_") else [10, 20, 30]
             assert line.get_xydata().tolist() == [[step, step / 2] for step in steps]
+            assert line.get_marker() == "."  # one point alone would not be seen
     assert last.get_xlabel() == "log pi"
 
 
