@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from tensordict import TensorDict
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from maxentflow.agents.agent import act_with
 from maxentflow.agents.cli.parsing import check_least, parse
 from maxentflow.agents.task_errors import close
 from maxentflow.agents.training import evaluate, record_video
@@ -73,10 +73,7 @@ def _is_deterministic(policy: TensorDictModuleBase, observations: Any) -> bool:
     actions = []
     for kind in (ExplorationType.DETERMINISTIC, ExplorationType.RANDOM):
         with set_exploration_type(kind):
-            seen = TensorDict(
-                observation=torch.as_tensor(observations), batch_size=len(observations)
-            )
-            actions.append(policy(seen)["action"])
+            actions.append(act_with(policy, torch.as_tensor(observations))["action"])
     return torch.equal(*actions)
 
 

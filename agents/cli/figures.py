@@ -156,8 +156,7 @@ def metrics(rows: Sequence[Mapping[str, float]], columns: Sequence[str], path: P
         axes.remove()
     for axes, name in zip(panels, columns, strict=False):
         points = [(row["step"], row[name]) for row in rows if name in row]
-        marker = "." if len(points) < _FEW else ""
-        axes.plot(*zip(*points, strict=True), color=STYLES[0].color, linewidth=1, marker=marker)
+        _draw_points(axes, points, color=STYLES[0].color, linewidth=1)
         axes.set_title(name, fontsize="small")
         axes.tick_params(labelsize="x-small")
         axes.grid(alpha=0.3)
@@ -230,8 +229,7 @@ def diagnosis(result: Diagnosis, folder: RunFolder, path: Path) -> None:
         axes = next(panels)
         for name, points in curves.items():
             if points:
-                marker = "." if len(points) < _FEW else ""
-                axes.plot(*np.array(points, float).T, label=name, marker=marker)
+                _draw_points(axes, points, label=name)
         axes.set(xlabel="environment steps", ylabel=label)
         axes.legend(frameon=False, fontsize="small")
     axes = next(panels)
@@ -250,6 +248,12 @@ def diagnosis(result: Diagnosis, folder: RunFolder, path: Path) -> None:
     for axes in figure.axes:
         axes.grid(alpha=0.3)
     _save(figure, path)
+
+
+def _draw_points(axes: Axes, points: Sequence[tuple[Any, Any]], **look: Any) -> None:
+    """A line through pairs of numbers, each marked where they are few: one alone has no line."""
+    marker = "." if len(points) < _FEW else ""
+    axes.plot(*np.array(points, float).T, marker=marker, **look)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -76,9 +76,9 @@ def _connect(package: ModuleType, address: str | None, num_cpus: int) -> None:
         else:
             _check_listens(address)
             package.init(address, **quiet)
+    except SignalExit:
+        raise
     except SystemExit as end:
-        if isinstance(end, SignalExit):
-            raise
         raise SignalExit(128 + signal.SIGTERM) from end  # Ray's own handler exits with 15
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0].removesuffix(".")

@@ -124,7 +124,7 @@ class Trainer:
                 f"The environment has {steps.num_envs} copies, the configuration says num_envs="
                 f"{config.num_envs}."
             )
-        _check_fits(agent, steps)
+        _check_fits(agent, steps, config.device)
         if eval_env is None and config.eval_every:
             copies = min(config.eval_episodes, AT_ONCE)
             is_torchrl = isinstance(env, EnvBase)
@@ -455,9 +455,8 @@ def _number(state: Mapping[str, Any], name: str, kind: Any, least: float = -math
     return number
 
 
-def _check_fits(agent: Agent, steps: Simulator) -> None:
+def _check_fits(agent: Agent, steps: Simulator, device: str) -> None:
     """Refuse an agent of another environment; torch's generators are as before."""
-    device = next((parameter.device for parameter in agent.policy.parameters()), None)
     seen = torch.zeros(1, *steps.observation.shape, dtype=steps.observation.dtype, device=device)
     with (
         torch.no_grad(),
